@@ -1,0 +1,1 @@
+"""Everything outside the process: databases, hypervisors, storage, images, nodes, programs."""

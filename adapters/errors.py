@@ -1,0 +1,81 @@
+"""Errors sorted by what to do next; the API alone turns them into words for people.
+
+`Transient`: try again. `Refused` and its children: give up, and undo. The vendor's own
+error travels along as the cause. `code` is stable, kebab-case, and part of the API.
+"""
+
+from collections.abc import Sequence
+
+
+class AdapterError(Exception):
+    """Something outside the process did not do what it was asked."""
+
+    code = "adapter-error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class Transient(AdapterError):
+    """It may work when tried again: time-outs, lost connections, busy backends."""
+
+    code = "transient"
+
+
+class Refused(AdapterError):
+    """It will not work however often it is tried."""
+
+    code = "refused"
+
+
+class OutOfSpace(Refused):
+    """A pool, datastore, repository or host has no room."""
+
+    code = "out-of-space"
+
+
+class InUse(Refused):
+    """The thing has users; `users` names them."""
+
+    code = "in-use"
+
+    def __init__(
+        self, message: str, *, users: Sequence[str] = (), code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.users = tuple(users)
+
+
+class Unsupported(Refused):
+    """The backend, or this image, cannot do that."""
+
+    code = "unsupported"
+
+
+class NotAllowed(Refused):
+    """The backend's credentials or settings forbid it."""
+
+    code = "not-allowed"
+
+
+class Conflict(Refused):
+    """There is something under that name that is not ours, or differs from what was asked."""
+
+    code = "conflict"
+
+
+class NotFound(Refused):
+    """The thing that was named is not there."""
+
+    code = "not-found"
+
+
+class BadImage(Refused):
+    """An image that must not be used; `code` says what is wrong with it.
+
+    Codes: image-backing-file, image-data-file, image-foreign-extent, image-format-mismatch,
+    image-too-large, image-truncated, image-unknown-format, image-corrupt, image-digest-mismatch.
+    """
+
+    code = "image-corrupt"

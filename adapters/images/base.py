@@ -1,0 +1,96 @@
+"""The image ports: a tool that reads and converts disk images, and a repository of them.
+
+Laws, held by `tests/contracts/test_images.py`:
+
+1. Nothing opens an untrusted file before `inspect` has passed it; nothing probes a format.
+2. A conversion is there whole or not at all: work happens under a name of the attempt's own,
+   and only `publish`, a rename in the same file system, puts it in place.
+3. Failures are `Transient`, or `Refused` with a code of their own (`BadImage`, `OutOfSpace`).
+4. A repository without its marker file (a directory that should be a mount) is `Transient`.
+5. Paths inside the repository are relative; one that leaves it is `Refused`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
+
+Progress = Callable[[float], None]  # percent, 0 to 100
+
+
+class ImageTool(Protocol):
+    """Reads, checks, converts and compares disk images."""
+
+    def inspect(self, path: Path, declared: Format, *, max_virtual_mib: int) -> ImageInfo:
+        """Look at an untrusted file. Raises `BadImage` with a code that says what is wrong."""
+
+    def convert(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Path,
+        target_format: Format,
+        progress: Progress,
+    ) -> None:
+        """Write `target`, a new file. Its guest-visible size equals the source's."""
+
+    def fill_target(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        progress: Progress,
+    ) -> None:
+        """Write the image's content straight onto an exported volume, in raw, flushed."""
+
+    def equals_target(
+        self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
+    ) -> bool:
+        """Whether the volume's content equals the image's, the volume's surplus being zeros."""
+
+    def equal(self, a: Path, a_format: Format, b: Path, b_format: Format) -> bool:
+        """Whether two images have the same content."""
+
+    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+        """Bytes that a conversion will need at most."""
+
+
+class ImageRepository(Protocol):
+    """A directory of images, such as an NFS mount, proven by its marker file."""
+
+    root: Path
+    marker: UUID
+
+    def verify(self) -> None:
+        """Prove within 5 s that the repository is mounted and writable. Raises `Transient`."""
+
+    def capacity(self) -> Capacity:
+        """Its room."""
+
+    def path(self, relative: str) -> Path:
+        """The absolute path of something in the repository. Raises `Refused` if outside."""
+
+    def scratch(self, name: str, needed_bytes: int) -> Path:
+        """A fresh path under `incoming/` for an attempt's work. Raises `OutOfSpace`."""
+
+    def publish(self, scratch: Path, relative: str) -> Identity:
+        """Put a finished file (and `<name>` extents beside it) in place. Raises `Conflict`."""
+
+    def has(self, relative: str) -> bool:
+        """Whether the file is there."""
+
+    def identity(self, relative: str) -> Identity:
+        """Its cheap fingerprint. Raises `NotFound`."""
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file, hex."""
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, and its directory when that is empty."""
+
+    def clear(self, prefix: str) -> None:
+        """Remove what attempts whose scratch names start so have left."""

@@ -1,0 +1,62 @@
+"""What an operator can set: environment variables named `CLOUDLOOM_...`."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; `deployments/README.md` lists them."""
+
+    model_config = SettingsConfigDict(env_prefix="CLOUDLOOM_", extra="ignore")
+
+    home: Path = Field(Path("build/cloudloom"), description="Folder of everything that is kept.")
+    database_url: str = Field(
+        "", description="Platform database; empty: SQLite in `home`. `mysql+pymysql://...`."
+    )
+    secret_keys: SecretStr | None = Field(
+        None,
+        description="Fernet keys, comma-separated, newest first; unset: `home/secret.key`.",
+    )
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(7410, description="The API's port.")
+    public_url: str = Field("", description="How clients reach the API; empty: host and port.")
+    prefect_port: int = Field(7411, description="Port of the embedded Prefect server.")
+    prefect_url: str = Field("", description="An external Prefect server's API; empty: embedded.")
+    datacenter: str = Field("main", description="The datacenter whose work a worker takes.")
+    slots: int = Field(2, description="Flow runs at once in one worker.")
+    lease_s: float = Field(15.0, gt=0, description="How long a silent runner keeps an operation.")
+    retries: int = Field(3, ge=0, description="How often a step is tried again when Transient.")
+    retry_delay_s: float = Field(1.0, ge=0, description="First pause before that; then doubled.")
+    retry_delay_max_s: float = Field(30.0, ge=0, description="Longest such pause.")
+    backend_timeout_s: float = Field(
+        60.0, ge=0, description="Longest a backend call may land late; receipts wait for it."
+    )
+    sessions_per_host: int = Field(2, gt=0, description="Operations at once on one host.")
+    power_off_timeout_s: float = Field(
+        30.0, ge=0, description="How long a guest may take to shut down before it is forced."
+    )
+    domain_type: str = Field("qemu", description="libvirt's domain type: `qemu` or `kvm`.")
+    max_virtual_mib: int = Field(
+        4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."
+    )
+    max_upload_mib: int = Field(1024 * 1024, gt=0, description="Largest file that is uploaded.")
+    program_timeout_s: float = Field(
+        6 * 3600.0, gt=0, description="CPU seconds that an external program may use."
+    )
+    program_memory_mib: int = Field(
+        2048, gt=0, description="Address space that an external program may use."
+    )
+
+    @property
+    def database(self) -> str:
+        """The platform database's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'cloudloom.sqlite'}"
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings, read once."""
+    return Settings()

@@ -1,0 +1,269 @@
+"""The vocabulary: frozen values that flows and adapters exchange, JSON in and out.
+
+They are also the journal's wire format: add fields with defaults only. Sizes are in MiB or
+bytes as their names say; ids are UUIDs chosen by the caller. None of them holds a secret.
+"""
+
+import hashlib
+from enum import StrEnum
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class Value(BaseModel):
+    """A frozen value; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Family(StrEnum):
+    """A family of hypervisors; a virtual datacenter has exactly one."""
+
+    KVM = "kvm"
+    MEMORY = "memory"
+
+
+class Format(StrEnum):
+    """Disk formats, by qemu's names (`vpc` is Microsoft's VHD)."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VPC = "vpc"
+    VDI = "vdi"
+
+    @property
+    def extension(self) -> str:
+        """The usual ending of such a file's name."""
+        return "vhd" if self is Format.VPC else self.value
+
+
+class Power(StrEnum):
+    """What a hypervisor says of a VM that is defined there."""
+
+    ON = "on"
+    OFF = "off"
+    PAUSED = "paused"
+
+
+class VmState(StrEnum):
+    """The life of a VM; LOCKED is shown while an operation has it, and is never stored."""
+
+    NOT_ALLOCATED = "NOT_ALLOCATED"
+    ALLOCATED = "ALLOCATED"
+    CONFIGURED = "CONFIGURED"
+    ON = "ON"
+    OFF = "OFF"
+    PAUSED = "PAUSED"
+    LOCKED = "LOCKED"
+    UNKNOWN = "UNKNOWN"
+
+
+class ApplianceState(StrEnum):
+    """Derived from the states of an appliance's VMs."""
+
+    DEPLOYED = "DEPLOYED"
+    NOT_DEPLOYED = "NOT_DEPLOYED"
+    NEEDS_SYNC = "NEEDS_SYNC"
+    LOCKED = "LOCKED"
+    UNKNOWN = "UNKNOWN"
+
+
+class VolumeState(StrEnum):
+    """Whether a VM uses the volume."""
+
+    DETACHED = "DETACHED"
+    ATTACHED = "ATTACHED"
+
+
+class TemplateState(StrEnum):
+    """DOWNLOADING until the image has been inspected and published."""
+
+    DOWNLOADING = "DOWNLOADING"
+    AVAILABLE = "AVAILABLE"
+    ERROR = "ERROR"
+
+
+class ConversionState(StrEnum):
+    """The life of a conversion."""
+
+    ENQUEUED = "ENQUEUED"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+
+
+class OperationState(StrEnum):
+    """The life of an operation; see `flows/policies/lifecycle.py`."""
+
+    ACCEPTED = "accepted"
+    WAITING = "waiting"
+    RUNNING = "running"
+    UNWINDING = "unwinding"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    STUCK = "stuck"
+    ABANDONED = "abandoned"
+
+
+class StepState(StrEnum):
+    """The life of one line of the journal."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    SKIPPED = "skipped"
+
+
+class Owner(Value):
+    """Whose a backend object is: our installation, and the object it stands for."""
+
+    installation: UUID
+    id: UUID
+
+
+# --- storage -----------------------------------------------------------------------------------
+
+
+class Volume(Value):
+    """A block device in a storage pool, named `vol-<id>` where the backend has names."""
+
+    id: UUID
+    size_mib: int = Field(gt=0)
+    installation: UUID
+
+
+class Export(Value):
+    """The right of one initiator to use one volume, as LUN 1 of a target of its own."""
+
+    id: UUID
+    volume: UUID
+    initiator: str = Field(pattern=r"^iqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:-]+$", max_length=200)
+    installation: UUID
+
+    @property
+    def iqn(self) -> str:
+        """The target's name."""
+        return f"iqn.2026-11.org.cloudloom:{self.id}"
+
+
+class Target(Value):
+    """Where an initiator finds an exported volume."""
+
+    host: str
+    port: int
+    iqn: str
+    lun: int = 1
+
+
+class Chap(BaseModel):
+    """A user name and password for one export. Never journaled: it is no `Value`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    user: str
+    password: SecretStr
+
+
+class Capacity(Value):
+    """Room in a pool, datastore or repository."""
+
+    total_mib: int
+    free_mib: int
+
+
+# --- images ------------------------------------------------------------------------------------
+
+
+class ImageInfo(Value):
+    """What inspection found: a single disk image, safe to hand to qemu-img with `-f format`."""
+
+    format: Format
+    virtual_size_bytes: int
+    file_size_bytes: int  # extents included
+    subformat: str = ""  # VMDK's createType (streamOptimized, ...), VHD's fixed or dynamic
+    extents: tuple[str, ...] = ()  # further files beside it, by name, in order
+
+    @property
+    def virtual_size_mib(self) -> int:
+        """The guest's size, rounded up to whole MiB."""
+        return -(-self.virtual_size_bytes // 2**20)
+
+
+class Identity(Value):
+    """A cheap fingerprint of a file: changes when it is replaced or rewritten."""
+
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+
+# --- hypervisors -------------------------------------------------------------------------------
+
+
+class Base(Value):
+    """A read-only image that disks are overlays of: its path as the host sees it."""
+
+    path: str
+    format: Format
+    digest: str  # SHA-256 of the file, hex
+
+
+class Disk(Value):
+    """A disk of a VM on a datastore of its host, `disk-<id>`; empty, or an overlay of `base`."""
+
+    id: UUID
+    vm: UUID
+    position: int = 0  # 0 is vda, the boot disk
+    size_mib: int = Field(gt=0)
+    datastore: str  # directory as the host sees it
+    base: Base | None = None
+    installation: UUID
+
+
+class Nic(Value):
+    """A network interface; `user` is QEMU's user-mode network with restrict=on."""
+
+    id: UUID
+    mac: str = Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")
+    kind: str = "user"
+
+
+class Connection(Value):
+    """A volume as a disk of a VM, over iSCSI."""
+
+    volume: UUID
+    vm: UUID
+    initiator: str
+    target: Target
+    position: int = 1  # 0 is vda, 1 is vdb
+    read_only: bool = False
+
+
+class Vm(Value):
+    """A VM as a hypervisor is to define it, named `vm-<id>`, its uuid being `id`."""
+
+    id: UUID
+    name: str  # what people call it; shown as the title
+    cpu: int = Field(gt=0)
+    ram_mib: int = Field(gt=0)
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    installation: UUID
+
+    @property
+    def digest(self) -> str:
+        """Of all its properties: two definitions are equal when their digests are."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class HostFacts(Value):
+    """What a host says of itself."""
+
+    cpu: int
+    ram_mib: int
+    version: str

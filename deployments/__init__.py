@@ -1,0 +1,1 @@
+"""What runs Cloudloom, and the private counterparts that tests and the demo use."""

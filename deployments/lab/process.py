@@ -1,6 +1,7 @@
 """The lab's programs: each remembered on disk by pid and start time, so that anyone can end it."""
 
 import os
+import select
 import signal
 import socket
 import time
@@ -32,8 +33,10 @@ def free_port() -> int:
     return port
 
 
-def signal_if(pid: int, is_ours: Callable[[], object], number: signal.Signals) -> None:
-    """Signal a process that is still ours when looked at; a recycled pid is never hit."""
+def signal_if(
+    pid: int, is_ours: Callable[[], object], number: signal.Signals, *, wait_s: float = 0.0
+) -> None:
+    """Signal a process that is still ours when looked at, wait for its end; hit no stranger."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -42,6 +45,9 @@ def signal_if(pid: int, is_ours: Callable[[], object], number: signal.Signals) -
         if is_ours():
             with suppress(ProcessLookupError):  # it ended by itself in between
                 signal.pidfd_send_signal(handle, number)
+            end = select.poll()
+            end.register(handle, select.POLLIN)
+            end.poll(wait_s * 1000)
     finally:
         os.close(handle)
 
@@ -71,6 +77,7 @@ class Process:
             ],
             setsid=True,
             setsigmask=[],
+            setsigdef=[signal.SIGPIPE],  # Python ignores it, programs should not
         )
         wait_for(lambda: self.record.exists() or _reap(pid), 10, f"start of {self.name}")
 
@@ -81,12 +88,12 @@ class Process:
             return None
         pid, started, _ = _parse(self.record.read_text())
         try:
-            _, started_now, state = _parse(Path(f"/proc/{pid}/stat").read_text())
+            _, started_now, dead = _parse(Path(f"/proc/{pid}/stat").read_text())
         except (FileNotFoundError, ProcessLookupError):
             return None
         if started_now != started:
             return None
-        if state == "Z":
+        if dead:
             _reap(pid)
             return None
         return pid
@@ -115,15 +122,17 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it runs."""
-        if (pid := self.pid) is not None:
+        pid = self.pid
+        if pid is not None:
             signal_if(pid, self.alive, number)
 
 
-def _parse(stat: str) -> tuple[int, int, str]:
-    """Pid, start time in clock ticks since boot, and state, of a line of /proc/PID/stat."""
+def _parse(stat: str) -> tuple[int, int, bool]:
+    """Pid, start time in clock ticks since boot, and whether dead, of a line of /proc/PID/stat."""
     pid, _, rest = stat.partition(" ")
     fields = rest.rpartition(")")[2].split()
-    return int(pid), int(fields[19]), fields[0]
+    dead = fields[0] == "Z" and int(fields[17]) <= 1  # a dead leader's threads may go on
+    return int(pid), int(fields[19]), dead
 
 
 def _reap(pid: int) -> bool:

@@ -150,6 +150,11 @@ class Export(Value):
         """The target's name."""
         return f"iqn.2026-11.org.cloudloom:{self.id}"
 
+    @property
+    def account(self) -> str:
+        """The user name with which its initiator logs in: an export's `Chap.user`."""
+        return self.id.hex
+
 
 class Target(Value):
     """Where an initiator finds an exported volume."""

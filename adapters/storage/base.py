@@ -50,7 +50,10 @@ class BlockStorage(Protocol):
         """Whether a guest has written since the volume was carved or sealed (False if absent)."""
 
     def ensure_export(self, export: Export, chap: Chap) -> Target:
-        """Export the volume to one initiator. Raises `NotFound` without volume, `Conflict`."""
+        """Export the volume to one initiator, which logs in as `export.account`.
+
+        Raises `NotFound` without volume, `Conflict`, `Refused` when `chap` is for another account.
+        """
 
     def has_export(self, export: Export) -> bool:
         """Whether this very export is there. Raises `Conflict`."""
@@ -59,4 +62,7 @@ class BlockStorage(Protocol):
         """End the export, and the sessions that use it."""
 
     def restore(self, exports: Iterable[tuple[Export, Chap]]) -> tuple[UUID, ...]:
-        """Make the exports that a restarted target daemon has lost; answers those made anew."""
+        """Make the exports that a restarted target daemon has lost; answers those made anew.
+
+        What one export meets keeps no other from being made; the first refusal is raised then.
+        """

@@ -154,7 +154,7 @@ class Tgt:
             if shown.lun and shown.lun.scsi_id not in ("", _scsi_id(export)):
                 raise Conflict(f"target {export.iqn} is another's")
             try:
-                self._take_apart(shown)
+                self._take_apart(shown, export.account)
             except (_Absent, _Busy) as error:  # it has changed since we looked: look again
                 if time.monotonic() > end:
                     raise Transient(f"target {export.iqn} will not end: {error}") from error
@@ -200,8 +200,11 @@ class Tgt:
         if error:  # the name is there already; nothing else is wrong with such a request
             raise _Exists(f"tgtd has an account {chap.user} (error {error})")
 
-    def _take_apart(self, shown: Shown) -> None:
-        """Remove a target, what lets an initiator in first; an account frees its targets."""
+    def _take_apart(self, shown: Shown, account: str) -> None:
+        """Remove a target and its account, first of all what lets an initiator in.
+
+        A target whose account is deleted asks for no password any more.
+        """
         tid = str(shown.tid)
         for initiator in shown.initiators:
             self._admin("target", "unbind", "--tid", tid, "--initiator-name", initiator)
@@ -209,7 +212,7 @@ class Tgt:
             which = ("--sid", str(session), "--cid", str(connection))
             with suppress(_Absent):  # it has ended by itself
                 self._admin("conn", "delete", "--tid", tid, *which)
-        for account in shown.accounts:
+        with suppress(_Absent):  # half an export may have none
             self._admin("account", "delete", "--user", account)
         self._admin("target", "delete", "--tid", tid)
 

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from adapters.types import Base, Capacity
 
+MARKER = ".cloudloom-repository"  # the file in an image repository that proves it
+
 
 class Node(Protocol):
     """One host's files."""

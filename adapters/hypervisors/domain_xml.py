@@ -1,0 +1,176 @@
+"""What libvirt is told: XML of VMs, connections, disks and secrets, as pure functions of values.
+
+Documents are built as trees, never from pieces of text: a name cannot escape its element.
+"""
+
+import xml.etree.ElementTree as ET
+from pathlib import PurePosixPath
+from uuid import UUID, uuid5
+
+from adapters.types import Connection, Disk, Nic, Owner, Vm
+
+NAMESPACE = "urn:cloudloom:owner:1"
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+_LAST_SLOT = 0x1F  # NICs from here downwards; libvirt gives disks the lowest free ones
+
+ET.register_namespace("cloudloom", NAMESPACE)
+ET.register_namespace("qemu", _QEMU)
+
+
+def vm_name(vm: UUID) -> str:
+    """The domain's name."""
+    return f"vm-{vm}"
+
+
+def disk_name(disk: Disk) -> str:
+    """The disk's file, and its volume's name in the datastore's pool."""
+    return f"disk-{disk.id}.qcow2"
+
+
+def disk_path(disk: Disk) -> str:
+    """Where the host finds the disk."""
+    return str(PurePosixPath(disk.datastore, disk_name(disk)))
+
+
+def serial(thing: UUID) -> str:
+    """What the guest reads as the disk's serial: as much of the id as virtio holds."""
+    return thing.hex[:20]
+
+
+def secret_id(volume: UUID, vm: UUID) -> UUID:
+    """The libvirt secret that a VM's connection to a volume logs in with."""
+    return uuid5(volume, f"chap of {vm}")
+
+
+def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
+    """Describe the VM, off, without its connections; `console` is the serial port's log file."""
+    domain = ET.Element("domain", type=domain_type)
+    _text(domain, "name", vm_name(vm.id))
+    _text(domain, "uuid", str(vm.id))
+    _text(domain, "title", _printable(vm.name))
+    owner = Owner(installation=vm.installation, id=vm.id)
+    _ownership(ET.SubElement(domain, "metadata"), owner, vm.digest)
+    _text(domain, "memory", str(vm.ram_mib), unit="MiB")
+    _text(domain, "vcpu", str(vm.cpu))
+    if domain_type == "kvm":
+        ET.SubElement(domain, "cpu", mode="host-passthrough")
+    _text(ET.SubElement(domain, "os"), "type", "hvm", arch="x86_64", machine="pc")
+    features = ET.SubElement(domain, "features")
+    for name in ("acpi", "apic"):
+        ET.SubElement(features, name)
+    clock = ET.SubElement(domain, "clock", offset="utc")
+    ET.SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _text(domain, f"on_{event}", action)
+    devices = ET.SubElement(domain, "devices")
+    for disk in sorted(vm.disks, key=lambda each: each.position):
+        _disk(devices, disk)
+    port = ET.SubElement(devices, "serial", type="pty")
+    ET.SubElement(port, "log", file=console, append="off")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="none")
+    if vm.nics:
+        _user_nics(domain, vm.nics)
+    return _document(domain)
+
+
+def connection_xml(connection: Connection, secret: UUID, user: str) -> str:
+    """Describe a volume as a network disk; QEMU logs in as the VM, with the secret's password."""
+    target = connection.target
+    disk = ET.Element("disk", type="network", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type="raw", cache="none", discard="unmap")
+    source = ET.SubElement(disk, "source", protocol="iscsi", name=f"{target.iqn}/{target.lun}")
+    ET.SubElement(source, "host", name=target.host, port=str(target.port))
+    auth = ET.SubElement(source, "auth", username=user)
+    ET.SubElement(auth, "secret", type="iscsi", uuid=str(secret))
+    initiator = ET.SubElement(source, "initiator")
+    ET.SubElement(initiator, "iqn", name=connection.initiator)
+    _as_virtio(disk, connection.position, connection.volume)
+    return _document(disk)
+
+
+def volume_xml(name: str, disk: Disk, capacity_bytes: int | None) -> str:
+    """Describe a qcow2 file, of its base's size when no capacity is given."""
+    volume = ET.Element("volume")
+    _text(volume, "name", name)
+    if capacity_bytes is not None:
+        _text(volume, "capacity", str(capacity_bytes), unit="bytes")
+    ET.SubElement(ET.SubElement(volume, "target"), "format", type="qcow2")
+    if disk.base is not None:
+        backing = ET.SubElement(volume, "backingStore")
+        _text(backing, "path", disk.base.path)
+        ET.SubElement(backing, "format", type=disk.base.format.value)
+    return _document(volume)
+
+
+def pool_xml(name: str, directory: str) -> str:
+    """Describe a directory of disks."""
+    pool = ET.Element("pool", type="dir")
+    _text(pool, "name", name)
+    _text(ET.SubElement(pool, "target"), "path", directory)
+    return _document(pool)
+
+
+def secret_xml(secret: UUID, owner: Owner) -> str:
+    """Describe a password that libvirt keeps, and shows to nobody but QEMU."""
+    element = ET.Element("secret", ephemeral="no", private="yes")
+    _text(element, "uuid", str(secret))
+    _text(element, "description", f"installation {owner.installation}, volume {owner.id}")
+    _text(ET.SubElement(element, "usage", type="iscsi"), "target", f"cloudloom-{secret}")
+    return _document(element)
+
+
+def target_device(position: int) -> str:
+    """The n-th disk's name in the domain."""
+    return f"vd{chr(ord('a') + position)}"
+
+
+def _disk(devices: ET.Element, disk: Disk) -> None:
+    element = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
+    ET.SubElement(element, "source", file=disk_path(disk))
+    _as_virtio(element, disk.position, disk.id)
+
+
+def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
+    ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
+    _text(disk, "serial", serial(thing))
+    if position == 0:
+        ET.SubElement(disk, "boot", order="1")
+
+
+def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:
+    """Add user-mode networks that reach neither host nor outside: libvirt has no word for it."""
+    command = ET.SubElement(domain, f"{{{_QEMU}}}commandline")
+    for index, nic in enumerate(nics):
+        slot = f"{_LAST_SLOT - index:#x}"
+        for word in (
+            "-netdev",
+            f"user,id=user{index},restrict=on",
+            "-device",
+            f"virtio-net-pci,netdev=user{index},mac={nic.mac},bus=pci.0,addr={slot},romfile=",
+        ):
+            ET.SubElement(command, f"{{{_QEMU}}}arg", value=word)
+
+
+def _ownership(parent: ET.Element, owner: Owner, digest: str) -> None:
+    ET.SubElement(
+        parent,
+        f"{{{NAMESPACE}}}owner",
+        installation=str(owner.installation),
+        id=str(owner.id),
+        digest=digest,
+    )
+
+
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in name)
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text
+
+
+def _document(root: ET.Element) -> str:
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"

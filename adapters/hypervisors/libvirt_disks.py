@@ -1,0 +1,170 @@
+"""Disks as qcow2 volumes of a libvirt host's directory pools.
+
+A pool is made when a datastore is first used and is transient: a view of a directory, of which
+nothing is kept. It remembers what it saw, so before "not there" is believed it looks again.
+"""
+
+import time
+import xml.etree.ElementTree as ET
+from uuid import NAMESPACE_URL, uuid5
+
+import libvirt
+
+from adapters.errors import Conflict, NotFound, OutOfSpace
+from adapters.hypervisors import domain_xml
+from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
+from adapters.types import Base, Capacity, Disk
+
+_MIB = 2**20
+_BUSY_S = 10.0  # a pool cannot look again while a volume is being made in it
+_POLL_S = 0.05
+_ANOTHER_WAS_FIRST = (libvirt.VIR_ERR_STORAGE_VOL_EXIST, libvirt.VIR_ERR_OPERATION_INVALID)
+
+
+class LibvirtDisks:
+    """The disks of one libvirt host."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._base_bytes: dict[Base, int] = {}  # its digest is part of a base: never outdated
+
+    def capacity(self, directory: str) -> Capacity:
+        """Answer the room in a datastore. Raises `NotFound`."""
+        with speaking_libvirt():
+            pool = self._pool(directory)
+            _look_again(pool)
+            _, total, _, free = pool.info()
+        return Capacity(total_mib=total // _MIB, free_mib=free // _MIB)
+
+    def ensure(self, disk: Disk) -> None:
+        """Make the disk, at least as large as its base. Raises `OutOfSpace`, `NotFound`."""
+        if self.has(disk):
+            return
+        with speaking_libvirt():
+            pool = self._pool(disk.datastore)
+            wanted = self._wanted_bytes(pool, disk)
+            if wanted > pool.info()[1]:
+                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
+            try:
+                pool.createXML(domain_xml.volume_xml(domain_xml.disk_name(disk), disk, wanted))
+            except libvirt.libvirtError as error:
+                if not says(error, *_ANOTHER_WAS_FIRST) or not self.has(disk):
+                    raise
+
+    def has(self, disk: Disk) -> bool:
+        """Whether this very disk is there. Raises `Conflict`."""
+        with speaking_libvirt():
+            volume = self._find(disk, domain_xml.disk_name(disk))
+            if volume is None:
+                return False
+            found = ET.fromstring(volume.XMLDesc())  # noqa: S314 - libvirt's own words
+            if not self._is(disk, found):
+                raise Conflict(f"{domain_xml.disk_path(disk)} is there, and is another disk")
+        return True
+
+    def delete(self, disk: Disk) -> None:
+        """Remove the disk. Raises `Conflict` when it is another one."""
+        there = self.has(disk)
+        with speaking_libvirt():
+            for name in (domain_xml.disk_name(disk), _probe_name(disk)):
+                volume = self._find(disk, name)
+                if volume is not None and (there or name == _probe_name(disk)):
+                    volume.delete()
+
+    def _is(self, disk: Disk, found: ET.Element) -> bool:
+        def kind(path: str) -> str | None:
+            element = found.find(path)
+            return None if element is None else element.get("type")
+
+        if kind("target/format") != "qcow2":
+            return False
+        base = disk.base
+        if found.findtext("backingStore/path") != (base.path if base else None):
+            return False
+        if base and kind("backingStore/format") != base.format.value:
+            return False
+        found_bytes = int(found.findtext("capacity", "0"))
+        if found_bytes == disk.size_mib * _MIB or base is None:
+            return found_bytes == disk.size_mib * _MIB
+        try:
+            return found_bytes == self._wanted_bytes(self._pool(disk.datastore), disk)
+        except NotFound:  # nobody can tell any more how large the base was
+            return found_bytes > disk.size_mib * _MIB
+
+    def _wanted_bytes(self, pool: libvirt.virStoragePool, disk: Disk) -> int:
+        asked = disk.size_mib * _MIB
+        if disk.base is None:
+            return asked
+        if disk.base not in self._base_bytes:
+            self._base_bytes[disk.base] = self._measure(pool, disk)
+        return max(asked, self._base_bytes[disk.base])
+
+    def _measure(self, pool: libvirt.virStoragePool, disk: Disk) -> int:
+        """Answer the base's virtual size: that of an overlay made without asking for a size."""
+        name = _probe_name(disk)
+        with speaking_libvirt():
+            left_over = _seen(pool, name)
+            if left_over is not None:
+                left_over.delete()
+            probe = pool.createXML(domain_xml.volume_xml(name, disk, None))
+            try:
+                return int(probe.info()[1])
+            finally:
+                probe.delete()
+
+    def _find(self, disk: Disk, name: str) -> libvirt.virStorageVol | None:
+        """Answer a volume in the disk's datastore, its file having been there just now."""
+        try:
+            pool = self._pool(disk.datastore)
+        except NotFound:  # without a datastore there is no disk either
+            return None
+        found = _seen(pool, name)
+        if found is None:
+            _look_again(pool)
+            found = _seen(pool, name)
+        return found
+
+    def _pool(self, directory: str) -> libvirt.virStoragePool:
+        """Answer the directory's pool, whoever made it. Raises `NotFound` without directory."""
+        connection = self._session()
+        with speaking_libvirt():
+            try:
+                return connection.storagePoolLookupByTargetPath(directory)
+            except libvirt.libvirtError as error:
+                if not says(error, libvirt.VIR_ERR_NO_STORAGE_POOL):
+                    raise
+            name = f"cloudloom-{uuid5(NAMESPACE_URL, directory)}"
+            try:
+                return connection.storagePoolCreateXML(domain_xml.pool_xml(name, directory))
+            except libvirt.libvirtError as error:
+                if not says(error, libvirt.VIR_ERR_OPERATION_FAILED):
+                    raise
+            return connection.storagePoolLookupByTargetPath(directory)  # another was first
+
+
+def _probe_name(disk: Disk) -> str:
+    return f"size-{disk.id}.qcow2"
+
+
+def _seen(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:
+    try:
+        volume = pool.storageVolLookupByName(name)
+        volume.info()  # looks at the file
+    except libvirt.libvirtError as error:
+        if not says(error, libvirt.VIR_ERR_NO_STORAGE_VOL):
+            raise
+        return None
+    return volume
+
+
+def _look_again(pool: libvirt.virStoragePool) -> None:
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            pool.refresh()
+        except libvirt.libvirtError as error:
+            if "asynchronous jobs" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return

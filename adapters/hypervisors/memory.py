@@ -1,0 +1,277 @@
+"""A pretended host: the reference twin of every hypervisor adapter.
+
+Its world holds `disk` (host, vm, installation, size_mib, datastore, base), `vm` (host,
+installation, digest, power, console) and `connection` (host, vm, volume, initiator, target,
+position), the last under `<vm>.<volume>`. A `datastore` under its directory may set `total_mib`;
+0 means that there is none. A guest's writes set `written` of the storage twin's `volume`.
+"""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
+from adapters.hypervisors.base import Capability
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from adapters.world import World
+
+_DATASTORE_MIB = 2**20
+_CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
+
+Properties = dict[str, Any]
+
+
+class MemoryHypervisor:
+    """One host among those of its world."""
+
+    capabilities = frozenset({Capability.OVERLAY, Capability.ISCSI_PER_VM, Capability.PAUSE})
+
+    def __init__(self, world: World, host: UUID, installation: UUID, facts: HostFacts) -> None:
+        self.world = world
+        self.host = host
+        self.installation = installation
+        self.facts = facts
+
+    def describe(self) -> HostFacts:
+        return self.world.call("hypervisors.describe", self.host, lambda: self.facts, self.facts)
+
+    def datastore(self, directory: str) -> Capacity:
+        empty = Capacity(total_mib=0, free_mib=0)
+        return self.world.call(
+            "hypervisors.datastore", directory, lambda: self._capacity(directory), empty
+        )
+
+    def initiator(self, vm: UUID) -> str:
+        return f"iqn.2026-11.org.cloudloom:vm-{vm}"
+
+    def ensure_disk(self, disk: Disk) -> None:
+        def effect() -> None:
+            if self._disk(disk):
+                return
+            if disk.size_mib > self._capacity(disk.datastore).total_mib:
+                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
+            if disk.base is not None and not self._has_file(disk.base.path):
+                raise NotFound(f"no base {disk.base.path}")
+            self.world.put("disk", disk.id, self._of_disk(disk))
+
+        self.world.call("hypervisors.ensure_disk", disk.id, effect, None)
+
+    def has_disk(self, disk: Disk) -> bool:
+        def effect() -> bool:
+            return self._disk(disk) is not None
+
+        return self.world.call("hypervisors.has_disk", disk.id, effect, lie=False)
+
+    def delete_disk(self, disk: Disk) -> None:
+        def effect() -> None:
+            vm = self._vm(disk.vm)
+            if vm and vm["power"] != Power.OFF and str(disk.id) in vm["disks"]:
+                raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
+            if self._disk(disk):
+                self.world.remove("disk", disk.id)
+
+        self.world.call("hypervisors.delete_disk", disk.id, effect, None)
+
+    def disk_path(self, disk: Disk) -> str:
+        return f"{disk.datastore}/disk-{disk.id}.qcow2"
+
+    def ensure_vm(self, vm: Vm) -> None:
+        def effect() -> None:
+            if self._defined(vm):
+                return
+            for disk in vm.disks:
+                if not self._disk(disk):
+                    raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+            properties = {
+                "host": str(self.host),
+                "installation": str(vm.installation),
+                "name": vm.name,
+                "digest": vm.digest,
+                "disks": {str(disk.id): disk.position for disk in vm.disks},
+                "power": Power.OFF,
+                "console": "",
+            }
+            self.world.put("vm", vm.id, properties)
+
+        self.world.call("hypervisors.ensure_vm", vm.id, effect, None)
+
+    def has_vm(self, vm: Vm) -> bool:
+        def effect() -> bool:
+            return self._defined(vm)
+
+        return self.world.call("hypervisors.has_vm", vm.id, effect, lie=False)
+
+    def delete_vm(self, vm: UUID) -> None:
+        def effect() -> None:
+            self._require_off(vm)
+            for key in self._connections(vm):
+                self.world.remove("connection", key)
+            if self._vm(vm):
+                self.world.remove("vm", vm)
+
+        self.world.call("hypervisors.delete_vm", vm, effect, None)
+
+    def connect(self, connection: Connection, chap: Chap) -> None:  # noqa: ARG002 - as the port
+        def effect() -> None:
+            if not self._vm(connection.vm):
+                raise NotFound(f"no VM {connection.vm}")
+            self._require_off(connection.vm)
+            if self._connection(connection):
+                return
+            if connection.position in self._taken(connection.vm):
+                raise Conflict(f"VM {connection.vm} has another disk there")
+            self.world.put("connection", _key(connection), self._of_connection(connection))
+
+        self.world.call("hypervisors.connect", connection.volume, effect, None)
+
+    def has_connection(self, connection: Connection) -> bool:
+        def effect() -> bool:
+            self._vm(connection.vm)
+            return self._connection(connection) is not None
+
+        return self.world.call("hypervisors.has_connection", connection.volume, effect, lie=False)
+
+    def disconnect(self, connection: Connection) -> None:
+        def effect() -> None:
+            if self.world.find("connection", _key(connection)):
+                self._require_off(connection.vm)
+                self.world.remove("connection", _key(connection))
+
+        self.world.call("hypervisors.disconnect", connection.volume, effect, None)
+
+    def power(self, vm: UUID) -> Power | None:
+        def effect() -> Power | None:
+            found = self._vm(vm)
+            return Power(found["power"]) if found else None
+
+        return self.world.call("hypervisors.power", vm, effect, None)
+
+    def set_power(self, vm: UUID, power: Power, *, timeout_s: float) -> None:  # noqa: ARG002 - as the port
+        def effect() -> None:
+            found = self._vm(vm)
+            if found is None:
+                if power is not Power.OFF:
+                    raise NotFound(f"no VM {vm}")
+                return
+            if found["power"] == Power.OFF and power is Power.PAUSED:
+                raise Refused(f"VM {vm} is off")
+            if found["power"] == Power.OFF and power is Power.ON:
+                self._boot(vm, found)
+            self.world.put("vm", vm, {**found, "power": power})
+
+        self.world.call("hypervisors.set_power", vm, effect, None)
+
+    def console(self, vm: UUID) -> bytes:
+        def effect() -> bytes:
+            found = self._vm(vm)
+            return found["console"].encode() if found else b""
+
+        return self.world.call("hypervisors.console", vm, effect, b"")
+
+    def vms(self) -> dict[UUID, Power]:
+        def effect() -> dict[UUID, Power]:
+            return {
+                UUID(vm): Power(found["power"])
+                for vm, found in self.world.all("vm").items()
+                if self._is_ours(found)
+            }
+
+        return self.world.call("hypervisors.vms", self.host, effect, {})
+
+    def guest_writes(self, vm: UUID) -> None:
+        """Let the guest write to every volume that it is connected to and that lets it in."""
+        for connection in self._connections(vm).values():
+            volume = self.world.find("volume", connection["volume"])
+            if volume is not None and self._is_exported(connection):
+                self.world.put("volume", connection["volume"], {**volume, "written": True})
+
+    def _capacity(self, directory: str) -> Capacity:
+        told = self.world.find("datastore", directory) or {}
+        total_mib = told.get("total_mib", _DATASTORE_MIB)
+        if not total_mib:
+            raise NotFound(f"no datastore {directory}")
+        mine = {"host": str(self.host), "datastore": directory}
+        disks = (each for each in self.world.all("disk").values() if mine.items() <= each.items())
+        used_mib = sum(disk["size_mib"] for disk in disks)
+        return Capacity(total_mib=total_mib, free_mib=max(total_mib - used_mib, 0))
+
+    def _has_file(self, path: str) -> bool:
+        """Whether the host has the file: a real one, or a copy that the node twin pretends."""
+        return Path(path).exists() or self.world.find("copy", f"{self.host}:{path}") is not None
+
+    def _is_ours(self, found: Properties) -> bool:
+        return (found["host"], found["installation"]) == (str(self.host), str(self.installation))
+
+    def _disk(self, disk: Disk) -> Properties | None:
+        """Answer the disk's properties, or None. Raises `Conflict`."""
+        found = self.world.find("disk", disk.id)
+        if found and found != self._of_disk(disk):
+            raise Conflict(f"disk {disk.id} is there, and is another disk")
+        return found
+
+    def _of_disk(self, disk: Disk) -> Properties:
+        return {
+            "host": str(self.host),
+            "vm": str(disk.vm),
+            "installation": str(disk.installation),
+            "size_mib": disk.size_mib,
+            "datastore": disk.datastore,
+            "base": disk.base and disk.base.model_dump(mode="json"),
+        }
+
+    def _vm(self, vm: UUID) -> Properties | None:
+        """Answer the VM's properties, or None when it is not here. Raises `Conflict`."""
+        found = self.world.find("vm", vm)
+        if found is None or found["host"] != str(self.host):
+            return None
+        if not self._is_ours(found):
+            raise Conflict(f"VM {vm} is another's")
+        return found
+
+    def _defined(self, vm: Vm) -> bool:
+        found = self._vm(vm.id)
+        if found and found["digest"] != vm.digest:
+            raise Conflict(f"VM {vm.id} is defined, and otherwise")
+        return found is not None
+
+    def _require_off(self, vm: UUID) -> None:
+        found = self._vm(vm)
+        if found and found["power"] != Power.OFF:
+            raise InUse(f"VM {vm} is on", users=(str(vm),))
+
+    def _boot(self, vm: UUID, found: Properties) -> None:
+        for disk in found["disks"]:
+            if self.world.find("disk", disk) is None:
+                raise NotFound(f"VM {vm} lacks disk {disk}")
+        for connection in self._connections(vm).values():
+            volume = self.world.find("volume", connection["volume"])
+            if volume is not None and not self._is_exported(connection):
+                raise Transient(f"volume {connection['volume']} lets VM {vm} not in")
+        found["console"] = _CONSOLE
+
+    def _is_exported(self, connection: Properties) -> bool:
+        wanted = {key: connection[key] for key in ("volume", "initiator")}
+        return any(wanted.items() <= found.items() for found in self.world.all("export").values())
+
+    def _connections(self, vm: UUID) -> dict[str, Properties]:
+        wanted = {"host": str(self.host), "vm": str(vm)}
+        every = self.world.all("connection").items()
+        return {key: found for key, found in every if wanted.items() <= found.items()}
+
+    def _taken(self, vm: UUID) -> set[int]:
+        disks = (self._vm(vm) or {"disks": {}})["disks"].values()
+        return {*disks, *(found["position"] for found in self._connections(vm).values())}
+
+    def _connection(self, connection: Connection) -> Properties | None:
+        """Answer the connection's properties, or None. Raises `Conflict`."""
+        found = self.world.find("connection", _key(connection))
+        if found and found != self._of_connection(connection):
+            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
+        return found
+
+    def _of_connection(self, connection: Connection) -> Properties:
+        return {"host": str(self.host), **connection.model_dump(mode="json")}
+
+
+def _key(connection: Connection) -> str:
+    return f"{connection.vm}.{connection.volume}"

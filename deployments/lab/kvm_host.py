@@ -27,7 +27,7 @@ for pair in etc:/etc/libvirt lib:/var/lib/libvirt cache:/var/cache/libvirt \
     log:/var/log/libvirt state:/run; do
     mount --bind "$0/${pair%%:*}" "${pair#*:}"
 done
-exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$0/run/libvirtd.pid"
+exec libvirtd -f /etc/libvirt/libvirtd.conf -p "$0/run/pid"
 """
 _LIBVIRTD = """listen_tls = 0
 listen_tcp = 0

@@ -1,0 +1,66 @@
+"""Real counterparts as fixtures, and where they are asked for (`-p tests.labs`, by conftest.py).
+
+On Debian as root a lab that does not start is a failure; elsewhere its tests are skipped.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.lab import appliance
+from deployments.lab.kvm_host import KvmHost
+from deployments.lab.mariadb import MariaDb
+from deployments.lab.tgtd import Tgtd
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the lab tier where it cannot run, saying why."""
+    if reason := _unable():
+        for item in items:
+            if item.get_closest_marker("lab"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _unable() -> str:
+    if not Path("/etc/debian_version").exists():
+        return "the labs need Debian"
+    if os.geteuid() != 0:
+        return "the labs need root"
+    return ""
+
+
+@pytest.fixture(scope="session")
+def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
+    """A libvirt host; tests name their objects by new UUIDs, and share it."""
+    with KvmHost(tmp_path_factory.mktemp("kvm")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def appliance_image() -> Path:
+    """The appliance's raw disk image; read only."""
+    return appliance.build()
+
+
+@pytest.fixture
+def tgtd(tmp_path: Path) -> Iterator[Tgtd]:
+    """An iSCSI server of the test's own."""
+    server = Tgtd(tmp_path / "tgtd")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A database server; take a `fresh()` database from it."""
+    server = MariaDb(tmp_path_factory.mktemp("mariadb"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -193,7 +193,8 @@ class Tgt:
             control.settimeout(_PATIENCE_S)
             control.connect(_SOCKET.format(control=self.control))
             control.sendall(request)
-            answer = control.recv(_ANSWER.size, socket.MSG_WAITALL)
+            with control.makefile("rb") as answers:
+                answer = answers.read(_ANSWER.size)
             if len(answer) < _ANSWER.size:
                 raise NotAllowed("tgtd takes requests from root only")
         error, _ = _ANSWER.unpack(answer)

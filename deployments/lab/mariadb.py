@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pymysql
 
+from deployments.lab import CACHE
 from deployments.lab.process import Process, free_port, wait_for
-
-_CACHE = Path.home() / ".cache" / "cloudloom"
 
 
 class MariaDb:
@@ -78,9 +77,9 @@ def _template() -> Path:
     version = subprocess.run(
         ["mariadbd", "--no-defaults", "--version"], check=True, capture_output=True, text=True
     ).stdout.split()[2]
-    template = _CACHE / f"mariadb-{version}"
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / "mariadb.lock").open("w") as lock:
+    template = CACHE / f"mariadb-{version}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "mariadb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # labs that start at once: one makes it
         if not template.exists():
             making = template.with_suffix(".making")

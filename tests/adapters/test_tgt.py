@@ -172,9 +172,9 @@ def test_the_accounts_request_is_what_tgtadm_sends(tmp_path: Path) -> None:
 
         def serve() -> None:
             connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(10)
-                sent.append(connection.recv(len(account_request(chap)), socket.MSG_WAITALL))
+            connection.settimeout(10)
+            with connection, connection.makefile("rb") as requests:
+                sent.append(requests.read(len(account_request(chap))))
                 connection.sendall(bytes([0, 0, 0, 0, 8, 0, 0, 0]))
 
         server = threading.Thread(target=serve)

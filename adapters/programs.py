@@ -262,7 +262,7 @@ def end_others(operation_id: str, keep_epoch: int, *, within_s: float = 10.0) ->
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Whether it may still act; not by waiting for it, which would take its end from its parent."""
+    """Whether it may still act, without a wait that would take its end from its parent."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,0 +1,198 @@
+"""Pretended images and a repository of them: the reference twins.
+
+An image is a small text: its format, the size the guest sees, and some content. The repository
+is a real one in a real directory, whose answers obey the world's fates. Volumes are filled in
+the world, where the memory storage keeps them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.errors import BadImage, NotAllowed, Refused, Transient
+from adapters.images.base import Progress
+from adapters.images.repository import INCOMING, DirectoryRepository
+from adapters.images.untrusted import UntrustedFile, require_size
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
+from adapters.world import World
+
+_MAX_BYTES = 2**20
+
+
+def write_image(path: Path, format_: Format, virtual_size_bytes: int, content: str) -> None:
+    """Make an image as `MemoryImageTool` reads it."""
+    image = {"format": format_, "virtual_size_bytes": virtual_size_bytes, "content": content}
+    path.write_text(json.dumps(image))
+
+
+class MemoryImageTool:
+    """The image tool for pretended images."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def inspect(self, path: Path, declared: Format, *, max_virtual_mib: int) -> ImageInfo:
+        def effect() -> ImageInfo:
+            size = _read(path, declared)["virtual_size_bytes"]
+            return ImageInfo(
+                format=declared,
+                virtual_size_bytes=require_size(size, max_virtual_mib),
+                file_size_bytes=path.stat().st_size,
+            )
+
+        lie = ImageInfo(format=declared, virtual_size_bytes=0, file_size_bytes=0)
+        return self.world.call("images.inspect", path.name, effect, lie)
+
+    def convert(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Path,
+        target_format: Format,
+        progress: Progress,
+    ) -> None:
+        def effect() -> None:
+            image = _read(source, source_format)
+            progress(0.0)
+            write_image(target, target_format, image["virtual_size_bytes"], image["content"])
+            progress(100.0)
+
+        self.world.call("images.convert", target.name, effect, None)
+
+    def fill_target(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        progress: Progress,
+    ) -> None:
+        def effect() -> None:
+            image = _read(source, source_format)
+            key, volume = self._volume(target, initiator, chap)
+            if image["virtual_size_bytes"] > volume["size_mib"] * 2**20:
+                raise Refused(f"the image is larger than volume {key}")
+            progress(0.0)
+            self.world.put("volume", key, {**volume, "content": image["content"]})
+            progress(100.0)
+
+        self.world.call("images.fill_target", target.iqn, effect, None)
+
+    def equals_target(
+        self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
+    ) -> bool:
+        def effect() -> bool:
+            _, volume = self._volume(target, initiator, chap)
+            return bool(volume["content"] == _read(source, source_format)["content"])
+
+        return self.world.call("images.equals_target", target.iqn, effect, lie=True)
+
+    def equal(self, a: Path, a_format: Format, b: Path, b_format: Format) -> bool:
+        def effect() -> bool:
+            return bool(_read(a, a_format)["content"] == _read(b, b_format)["content"])
+
+        return self.world.call("images.equal", a.name, effect, lie=True)
+
+    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+        def effect() -> int:
+            return len(json.dumps(_read(source, source_format))) + len(target_format)
+
+        return self.world.call("images.measure", source.name, effect, 0)
+
+    def _volume(self, target: Target, initiator: str, chap: Chap) -> tuple[str, dict[str, Any]]:
+        """The volume behind an export, by its id."""
+        exports = self.world.all("export").items()
+        for key, export in exports:
+            if export["iqn"] == target.iqn:
+                if (export["initiator"], UUID(key).hex) != (initiator, chap.user):
+                    raise NotAllowed(f"{initiator} may not use {target.iqn}")
+                if volume := self.world.find("volume", export["volume"]):
+                    return export["volume"], volume
+        raise Transient(f"nothing answers at {target.iqn}")
+
+
+class MemoryRepository:
+    """A repository whose calls meet their fates."""
+
+    def __init__(self, world: World, root: Path, marker: UUID) -> None:
+        self.world = world
+        self.root = root.absolute()
+        self.marker = marker
+        self._real = DirectoryRepository(root, marker)
+
+    def verify(self) -> None:
+        self.world.call("repository.verify", self.root, self._real.verify, None)
+
+    def capacity(self) -> Capacity:
+        lie = Capacity(total_mib=0, free_mib=0)
+        return self.world.call("repository.capacity", self.root, self._real.capacity, lie)
+
+    def path(self, relative: str) -> Path:
+        return self._real.path(relative)
+
+    def scratch(self, name: str, needed_bytes: int) -> Path:
+        return self.world.call(
+            "repository.scratch",
+            name,
+            lambda: self._real.scratch(name, needed_bytes),
+            self.root / INCOMING / name,
+        )
+
+    def publish(self, scratch: Path, relative: str) -> Identity:
+        return self.world.call(
+            "repository.publish",
+            relative,
+            lambda: self._real.publish(scratch, relative),
+            Identity(size_bytes=0, modified_ns=0, inode=0),
+        )
+
+    def has(self, relative: str) -> bool:
+        return self.world.call(
+            "repository.has", relative, lambda: self._real.has(relative), lie=False
+        )
+
+    def identity(self, relative: str) -> Identity:
+        return self.world.call(
+            "repository.identity",
+            relative,
+            lambda: self._real.identity(relative),
+            Identity(size_bytes=0, modified_ns=0, inode=0),
+        )
+
+    def digest(self, path: Path) -> str:
+        return self.world.call(
+            "repository.digest", path.name, lambda: self._real.digest(path), "0" * 64
+        )
+
+    def delete(self, relative: str) -> None:
+        self.world.call("repository.delete", relative, lambda: self._real.delete(relative), None)
+
+    def find_scratch(self, prefix: str) -> Path | None:
+        return self.world.call(
+            "repository.find_scratch", prefix, lambda: self._real.find_scratch(prefix), None
+        )
+
+    def rename_scratch(self, name: str, new: str) -> None:
+        self.world.call(
+            "repository.rename_scratch", name, lambda: self._real.rename_scratch(name, new), None
+        )
+
+    def clear(self, prefix: str) -> None:
+        self.world.call("repository.clear", prefix, lambda: self._real.clear(prefix), None)
+
+
+def _read(path: Path, declared: Format) -> dict[str, Any]:
+    """The image in a file. Raises `BadImage` unless it is what it was declared to be."""
+    with UntrustedFile.open(path) as file:
+        head = file.head(_MAX_BYTES)
+    try:
+        image: dict[str, Any] = json.loads(head)
+        found = Format(image["format"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise BadImage(f"{path.name} is nothing known", code="image-unknown-format") from error
+    if found is not declared:
+        text = f"{path.name} was declared as {declared}, but is {found}"
+        raise BadImage(text, code="image-format-mismatch")
+    return image

@@ -1,0 +1,212 @@
+"""Disk images by way of `qemu-img`: the format is always named, never guessed."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapters import programs
+from adapters.errors import (
+    AdapterError,
+    BadImage,
+    InUse,
+    NotAllowed,
+    NotFound,
+    OutOfSpace,
+    Refused,
+    Transient,
+)
+from adapters.images.base import Progress
+from adapters.images.inspect import inspect
+from adapters.images.untrusted import corrupt
+from adapters.programs import ProgramFailed
+from adapters.types import Chap, Format, ImageInfo, Target
+
+_PROGRESS = re.compile(r"\(([0-9.]+)/100%\)")
+_OPTIONS = {  # of the images that are made
+    Format.VMDK: "subformat=monolithicSparse",  # streamOptimized cannot be written to
+    Format.VPC: "force_size=on",  # else the size is rounded up to cylinders
+}
+_MEASURED = {Format.RAW, Format.QCOW2}  # qemu-img measures these only
+_VDI_COARSENESS = 16  # its blocks are as many times qcow2's clusters, and written in full
+_CHECKED = {Format.QCOW2, Format.VMDK, Format.VDI}
+_CHECK_CPU_S = 60.0  # and a second for each GiB
+_DIFFERENT = 1  # exit codes: of compare,
+_LEAKS = 3  # and of check
+_ISCSI_TIMEOUT_S = 30  # without one, qemu waits for a lost target for ever
+_MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the first that fits
+    (r"No space left on device|Disk quota exceeded", OutOfSpace),
+    (r"Authori[sz]ation failure|Authentication fail|Permission denied", NotAllowed),
+    (r"Failed to connect|Connection (refused|reset)|[Tt]imed out|No route to host", Transient),
+    (r"iSCSI|Input/output error|Stale file handle|Failed to log", Transient),
+    (r"Failed to get .* lock", InUse),
+    (r"No such file or directory", NotFound),
+    (
+        r"[Tt]runcated|end of file|too small|too short",
+        lambda text: BadImage(text, code="image-truncated"),
+    ),
+    (r"[Cc]orrupt|[Ii]nvalid|not in .* format|Unsupported|[Uu]nknown", BadImage),
+)
+
+
+@contextmanager
+def speaking_qemu() -> Iterator[None]:
+    """Sort what qemu-img says."""
+    try:
+        yield
+    except ProgramFailed as error:
+        text = error.stderr.strip().removeprefix("qemu-img: ") or str(error)
+        meaning = next((kind for words, kind in _MEANINGS if re.search(words, text)), Refused)
+        raise meaning(text) from error
+
+
+class QemuImg:
+    """The image tool for real images."""
+
+    def inspect(self, path: Path, declared: Format, *, max_virtual_mib: int) -> ImageInfo:
+        """Look ourselves first; then qemu-img must see the same and find nothing missing."""
+        found = inspect(path, declared, max_virtual_mib=max_virtual_mib)
+        if declared is Format.RAW:
+            return found
+        seen = self.info(path, declared)
+        if seen.virtual_size_bytes != found.virtual_size_bytes:
+            raise corrupt(f"{path.name} has one size or another, by how it is read")
+        if declared in _CHECKED:
+            self.check(path, declared)
+        return found
+
+    def info(self, path: Path, format_: Format) -> ImageInfo:
+        """What qemu-img reads in an image's header."""
+        with speaking_qemu():
+            told = _json("info", "-f", format_, "--", path.absolute())
+        return ImageInfo(
+            format=format_,
+            virtual_size_bytes=told["virtual-size"],
+            file_size_bytes=path.stat().st_size,
+        )
+
+    def check(self, path: Path, format_: Format) -> None:
+        """Refuse an image whose tables contradict each other or point outside the file."""
+        cpu_s = _CHECK_CPU_S + path.stat().st_size / 2**30
+        try:
+            _json("check", "-f", format_, "--", path.absolute(), cpu_s=cpu_s)
+        except ProgramFailed as error:
+            if error.exit_code != _LEAKS:  # those are clusters that nobody uses
+                raise corrupt(f"{path.name} is damaged: {error.stderr.strip()[:500]}") from error
+
+    def convert(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Path,
+        target_format: Format,
+        progress: Progress,
+    ) -> None:
+        """Convert; what a failure leaves of the target is removed."""
+        options = ["-o", _OPTIONS[target_format]] if target_format in _OPTIONS else []
+        formats = ["-f", source_format, "-O", target_format, *options]
+        try:
+            _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def resize(self, path: Path, format_: Format, size_bytes: int) -> None:
+        """Let the guest see a larger disk; shrinking is refused."""
+        with speaking_qemu():
+            programs.run(
+                "qemu-img", "resize", "-q", "-f", format_, "--", path.absolute(), str(size_bytes)
+            )
+
+    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+        """Bytes that will be allocated; what qemu-img cannot measure needs about as qcow2."""
+        measured = target_format if target_format in _MEASURED else Format.QCOW2
+        arguments = ("-f", source_format, "-O", measured, "--", source.absolute())
+        with speaking_qemu():
+            told = _json("measure", *arguments)
+        coarse = _VDI_COARSENESS if target_format is Format.VDI else 1
+        return int(min(told["required"] * coarse, told["fully-allocated"]))
+
+    def equal(self, a: Path, a_format: Format, b: Path, b_format: Format) -> bool:
+        """Compare two images; what one has more must be zeros."""
+        formats = ("-f", a_format, "-F", b_format)
+        return _compare(*formats, "--", str(a.absolute()), str(b.absolute()))
+
+    def fill_target(
+        self,
+        source: Path,
+        source_format: Format,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        progress: Progress,
+    ) -> None:
+        """Write onto a volume. The cache mode makes qemu-img flush it before it says done."""
+        where = ["--target-image-opts", "-n", "-t", "writeback", "-f", source_format]
+        what = ["--", str(source.absolute()), _iscsi(target, initiator, chap)]
+        _convert([*_SECRET, *where, *what], progress, _password(chap))
+
+    def equals_target(
+        self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
+    ) -> bool:
+        """Compare with a volume; its surplus must be zeros."""
+        image = f"driver={source_format},file.driver=file,file.filename={_quoted(source)}"
+        volume = _iscsi(target, initiator, chap)
+        return _compare(*_SECRET, "--image-opts", "--", image, volume, stdin=_password(chap))
+
+
+_SECRET = ("--object", "secret,id=chap,file=/dev/stdin")  # no command line, no file, no log
+
+
+def _json(command: str, *arguments: str | Path, cpu_s: float | None = None) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(
+        programs.run("qemu-img", command, "--output=json", *arguments, cpu_s=cpu_s)
+    )
+    return told
+
+
+def _convert(arguments: list[str], progress: Progress, stdin: str = "") -> None:
+    def report(line: str) -> None:
+        if match := _PROGRESS.search(line):
+            progress(float(match[1]))
+
+    with speaking_qemu():
+        programs.run("qemu-img", "convert", "-p", *arguments, on_output=report, stdin=stdin)
+
+
+def _compare(*arguments: str, stdin: str = "") -> bool:
+    with speaking_qemu():
+        try:
+            programs.run("qemu-img", "compare", "-q", *arguments, stdin=stdin)
+        except ProgramFailed as error:
+            if error.exit_code == _DIFFERENT:
+                return False
+            raise
+    return True
+
+
+def _iscsi(target: Target, initiator: str, chap: Chap) -> str:
+    options = {
+        "driver": "iscsi",
+        "transport": "tcp",
+        "portal": f"{target.host}:{target.port}",
+        "target": target.iqn,
+        "lun": target.lun,
+        "initiator-name": initiator,
+        "user": chap.user,
+        "password-secret": "chap",
+        "timeout": _ISCSI_TIMEOUT_S,
+    }
+    return ",".join(f"{key}={_quoted(value)}" for key, value in options.items())
+
+
+def _quoted(value: object) -> str:
+    """A value among options, where a comma ends it."""
+    text = str(value.absolute()) if isinstance(value, Path) else str(value)
+    return text.replace(",", ",,")
+
+
+def _password(chap: Chap) -> str:
+    return chap.password.get_secret_value()

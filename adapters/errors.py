@@ -5,6 +5,7 @@ error travels along as the cause. `code` is stable, kebab-case, and part of the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class AdapterError(Exception):
@@ -15,6 +16,7 @@ class AdapterError(Exception):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code or self.code
+        self.details: dict[str, Any] = {}  # more that the API may say, as JSON
 
 
 class Transient(AdapterError):
@@ -36,7 +38,7 @@ class OutOfSpace(Refused):
 
 
 class InUse(Refused):
-    """The thing has users; `users` names them."""
+    """The thing has users; the details name them."""
 
     code = "in-use"
 
@@ -45,6 +47,7 @@ class InUse(Refused):
     ) -> None:
         super().__init__(message, code=code)
         self.users = tuple(users)
+        self.details = {"users": list(users)}
 
 
 class Unsupported(Refused):

@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     power_off_timeout_s: float = Field(
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )
+    cpu_overcommit: float = Field(
+        4.0, gt=0, description="Virtual CPUs that a physical one may carry."
+    )
+    image_tool: str = Field(
+        "qemu-img", description="`qemu-img`, or `memory` for simulated images (tests, simulation)."
+    )
     domain_type: str = Field("qemu", description="libvirt's domain type: `qemu` or `kvm`.")
     max_virtual_mib: int = Field(
         4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."

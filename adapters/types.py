@@ -6,7 +6,7 @@ bytes as their names say; ids are UUIDs chosen by the caller. None of them holds
 
 import hashlib
 from enum import StrEnum
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -156,6 +156,11 @@ class Export(Value):
         return self.id.hex
 
 
+def export_id(volume: UUID, initiator: str) -> UUID:
+    """The id of an initiator's right to use a volume: the same whoever asks."""
+    return uuid5(volume, initiator)
+
+
 class Target(Value):
     """Where an initiator finds an exported volume."""
 
@@ -217,6 +222,11 @@ class Base(Value):
     format: Format
     digest: str  # SHA-256 of the file, hex
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a host's own copy, not the library's file."""
+        return self.path.rsplit("/", 1)[-1].startswith(f"base-{self.digest}")
+
 
 class Disk(Value):
     """A disk of a VM on a datastore of its host, `disk-<id>`; empty, or an overlay of `base`."""
@@ -247,6 +257,16 @@ class Connection(Value):
     target: Target
     position: int = 1  # 0 is vda, 1 is vdb
     read_only: bool = False
+
+    @property
+    def id(self) -> UUID:
+        """A volume is a disk of one VM only."""
+        return self.volume
+
+    @property
+    def export(self) -> UUID:
+        """The export that it uses, whose password opens it."""
+        return export_id(self.volume, self.initiator)
 
 
 class Vm(Value):

@@ -1,0 +1,1 @@
+"""Operations: every one a flow of steps that runs forward, or back."""

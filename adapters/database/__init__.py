@@ -1,0 +1,1 @@
+"""The platform database: the truth about operations and everything they made."""

@@ -92,5 +92,11 @@ class ImageRepository(Protocol):
     def delete(self, relative: str) -> None:
         """Remove a file, and its directory when that is empty."""
 
+    def find_scratch(self, prefix: str) -> Path | None:
+        """The first scratch file whose name starts so, if there is one."""
+
+    def rename_scratch(self, name: str, new: str) -> None:
+        """Rename a scratch file; done already is success. Raises `NotFound` without either."""
+
     def clear(self, prefix: str) -> None:
         """Remove what attempts whose scratch names start so have left."""

@@ -1,0 +1,78 @@
+"""Claims: who needs a shared backend object, for as long as they live.
+
+A thing goes with its last claim. Claiming and starting to remove lock the same row, so nobody
+can claim what is being removed, and nothing is removed that somebody has just claimed.
+"""
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.session import Database
+from adapters.errors import InUse, Transient
+
+
+class Claims:
+    """Claims on shared things, by name (`base:<host>:<digest>`) and holder (`disk:<id>`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, thing: str, holder: str) -> None:
+        """Need the thing; may be repeated. Raises `Transient` while it is being removed."""
+        with self._database.write() as db:
+            row = _locked(db, thing)
+            if row.removing:
+                raise Transient(f"{thing} is being removed")
+            if db.get(models.Claim, (thing, holder)) is None:
+                db.add(models.Claim(thing=thing, holder=holder))
+
+    def release(self, thing: str, holder: str) -> bool:
+        """Need it no more; True when nobody does: remove it now, then `removed`."""
+        with self._database.write() as db:
+            row = _locked(db, thing)
+            db.execute(
+                delete(models.Claim).where(
+                    models.Claim.thing == thing, models.Claim.holder == holder
+                )
+            )
+            row.removing = not _holders(db, thing)
+            return row.removing
+
+    def removed(self, thing: str) -> None:
+        """The thing is gone; it may be made, and claimed, again."""
+        with self._database.write() as db:
+            row = db.get(models.SharedThing, thing, with_for_update=True)
+            if row is not None and row.removing:
+                db.delete(row)
+
+    def begin_removal(self, thing: str) -> None:
+        """Remove a library file that somebody asked to remove. Raises `InUse` with its users."""
+        with self._database.write() as db:
+            row = _locked(db, thing)
+            if holders := _holders(db, thing):
+                raise InUse(f"{thing} is in use", users=holders)
+            row.removing = True
+
+    def holders(self, thing: str) -> tuple[str, ...]:
+        """Who needs the thing."""
+        with self._database.read() as db:
+            return _holders(db, thing)
+
+
+def _holders(db: Session, thing: str) -> tuple[str, ...]:
+    query = select(models.Claim.holder).where(models.Claim.thing == thing)
+    return tuple(db.scalars(query.order_by(models.Claim.holder)))
+
+
+def _locked(db: Session, thing: str) -> models.SharedThing:
+    row = db.get(models.SharedThing, thing, with_for_update=True)
+    if row is None:
+        try:
+            with db.begin_nested():
+                db.add(models.SharedThing(name=thing, removing=False))
+        except IntegrityError:  # somebody else's insert was first
+            pass
+        row = db.get_one(models.SharedThing, thing, with_for_update=True)
+    return row

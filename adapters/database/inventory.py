@@ -1,0 +1,442 @@
+"""The inventory: hosts, pools, VMs and volumes; rows in, values out.
+
+What an operation writes here is idempotent, keyed by the object it is about, and undone by a
+call of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.library import Image, image_of
+from adapters.database.session import Database
+from adapters.errors import Conflict, NotFound
+from adapters.types import (
+    Base,
+    Disk,
+    Export,
+    Family,
+    Nic,
+    Target,
+    Value,
+    Vm,
+    VmState,
+    VolumeState,
+)
+
+
+class HostRecord(Value):
+    """A host, and how to reach it."""
+
+    id: UUID
+    datacenter_id: UUID
+    name: str
+    family: Family
+    address: str
+
+
+class HostLoad(Value):
+    """A host as placement sees it: what it has, and what is reserved on it."""
+
+    id: UUID
+    name: str
+    family: Family
+    cpu: int
+    ram_mib: int
+    cpu_reserved: int
+    ram_reserved_mib: int
+    datastores: tuple[tuple[UUID, str], ...]
+
+
+class PoolRecord(Value):
+    """A storage pool, and how to reach its device."""
+
+    id: UUID
+    datacenter_id: UUID
+    technology: str
+    directory: str
+    total_mib: int
+    host: str
+    port: int
+    control: int
+
+
+class VolumeRecord(Value):
+    """A volume's row."""
+
+    id: UUID
+    name: str
+    virtual_datacenter_id: UUID
+    pool_id: UUID
+    size_mib: int
+    carved: bool = False
+    vm_id: UUID | None = None
+    position: int = 0
+
+
+class DiskRecord(Value):
+    """A VM's disk: its image in the library, and where it is once it is anywhere."""
+
+    id: UUID
+    position: int
+    size_mib: int
+    image: Image
+    base: Base | None
+    volume_id: UUID | None
+
+
+class VmRecord(Value):
+    """A VM with all that deploying it takes."""
+
+    id: UUID
+    name: str
+    appliance_id: UUID
+    virtual_datacenter_id: UUID
+    datacenter_id: UUID
+    family: Family
+    cpu: int
+    ram_mib: int
+    state: VmState
+    depends_on: tuple[str, ...]
+    host_id: UUID | None
+    datastore: str
+    disks: tuple[DiskRecord, ...]
+    nics: tuple[Nic, ...]
+    volumes: tuple[VolumeRecord, ...]
+    installation: UUID
+
+    @property
+    def host(self) -> UUID:
+        """The host that is reserved for it. Raises `Conflict` when there is none."""
+        if self.host_id is None:
+            raise Conflict(f"VM {self.name} has no host", code="not-allocated")
+        return self.host_id
+
+    @property
+    def local_disks(self) -> tuple[DiskRecord, ...]:
+        """The disks on its host's datastore: all that are not persistent."""
+        return tuple(disk for disk in self.disks if disk.volume_id is None)
+
+    def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
+        """A disk as the hypervisor is to make it."""
+        return Disk(
+            id=record.id,
+            vm=self.id,
+            position=record.position,
+            size_mib=record.size_mib,
+            datastore=self.datastore,
+            base=base or record.base,
+            installation=self.installation,
+        )
+
+    def definition(self, bases: dict[UUID, Base] | None = None) -> Vm:
+        """The VM as the hypervisor is to define it, on these bases or the recorded ones."""
+        return Vm(
+            id=self.id,
+            name=self.name,
+            cpu=self.cpu,
+            ram_mib=self.ram_mib,
+            disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
+            nics=self.nics,
+            installation=self.installation,
+        )
+
+
+class Inventory:
+    """Everything that is, was asked for, or is reserved."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        with database.read() as db:
+            self.installation = db.scalars(select(models.Installation.id)).one()
+
+    # --- infrastructure -----------------------------------------------------------------------
+
+    def host(self, host: UUID) -> HostRecord:
+        """A host. Raises `NotFound`."""
+        with self._database.read() as db:
+            row = _get(db, models.Host, host)
+            return HostRecord(**{name: getattr(row, name) for name in HostRecord.model_fields})
+
+    def pool(self, pool: UUID) -> PoolRecord:
+        """A storage pool. Raises `NotFound`."""
+        with self._database.read() as db:
+            row = _get(db, models.StoragePool, pool)
+            device = _get(db, models.StorageDevice, row.device_id)
+            return PoolRecord(
+                id=row.id,
+                datacenter_id=device.datacenter_id,
+                technology=device.technology,
+                directory=row.directory,
+                total_mib=row.total_mib,
+                host=device.host,
+                port=device.port,
+                control=device.control,
+            )
+
+    def pools(self) -> tuple[UUID, ...]:
+        """Every storage pool."""
+        with self._database.read() as db:
+            return tuple(db.scalars(select(models.StoragePool.id)))
+
+    def repository(self, datacenter: UUID) -> tuple[str, UUID]:
+        """A datacenter's image repository: its directory and its marker."""
+        with self._database.read() as db:
+            row = _get(db, models.Datacenter, datacenter)
+            return row.repository, row.repository_marker
+
+    # --- VMs ----------------------------------------------------------------------------------
+
+    def vm(self, vm: UUID) -> VmRecord:
+        """A VM. Raises `NotFound`."""
+        with self._database.read() as db:
+            return self._vm(db, _get(db, models.VirtualMachine, vm))
+
+    def vms_of(self, appliance: UUID) -> list[VmRecord]:
+        """An appliance's VMs, in the blueprint's order."""
+        query = (
+            select(models.VirtualMachine)
+            .where(models.VirtualMachine.appliance_id == appliance)
+            .order_by(models.VirtualMachine.position)
+        )
+        with self._database.read() as db:
+            return [self._vm(db, row) for row in db.scalars(query)]
+
+    def _vm(self, db: Session, row: models.VirtualMachine) -> VmRecord:
+        appliance = _get(db, models.Appliance, row.appliance_id)
+        vdc = _get(db, models.VirtualDatacenter, appliance.virtual_datacenter_id)
+        datastore = db.get(models.Datastore, row.datastore_id) if row.datastore_id else None
+        disks = db.scalars(
+            select(models.VmDisk)
+            .where(models.VmDisk.vm_id == row.id)
+            .order_by(models.VmDisk.position)
+        )
+        nics = db.scalars(
+            select(models.NicRow)
+            .where(models.NicRow.vm_id == row.id)
+            .order_by(models.NicRow.position)
+        )
+        volumes = db.scalars(
+            select(models.VolumeRow)
+            .where(models.VolumeRow.vm_id == row.id)
+            .order_by(models.VolumeRow.position)
+        )
+        return VmRecord(
+            id=row.id,
+            name=row.name,
+            appliance_id=appliance.id,
+            virtual_datacenter_id=vdc.id,
+            datacenter_id=vdc.datacenter_id,
+            family=vdc.family,
+            cpu=row.cpu,
+            ram_mib=row.ram_mib,
+            state=row.state,
+            depends_on=tuple(row.depends_on),
+            host_id=row.host_id,
+            datastore=datastore.directory if datastore else "",
+            disks=tuple(_disk(db, each) for each in disks),
+            nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics),
+            volumes=tuple(_volume(each) for each in volumes),
+            installation=self.installation,
+        )
+
+    def loads(self, datacenter: UUID) -> list[HostLoad]:
+        """Every host of a datacenter, with what is reserved there."""
+        with self._database.read() as db:
+            return _loads(db, datacenter)
+
+    def reserve(self, vm: UUID, choose: Callable[[list[HostLoad]], tuple[UUID, UUID]]) -> UUID:
+        """Reserve the host and datastore that `choose` picks, one VM of a datacenter at a time.
+
+        A VM that has a host keeps it. Raises what `choose` raises.
+        """
+        datacenter = self.vm(vm).datacenter_id
+        with self._database.write() as db:
+            db.get(models.Datacenter, datacenter, with_for_update=True)
+            row = _get(db, models.VirtualMachine, vm)
+            if row.host_id is None:
+                row.host_id, row.datastore_id = choose(_loads(db, datacenter))
+                row.state = VmState.ALLOCATED
+            host: UUID = row.host_id
+            return host
+
+    def free(self, vm: UUID) -> None:
+        """Give the VM's host back; its disks are overlays of nothing any more."""
+        with self._database.write() as db:
+            row = _get(db, models.VirtualMachine, vm)
+            row.host_id = row.datastore_id = None
+            row.state = VmState.NOT_ALLOCATED
+            for disk in db.scalars(select(models.VmDisk).where(models.VmDisk.vm_id == vm)):
+                disk.base = None
+
+    def set_state(self, vm: UUID, state: VmState) -> None:
+        """Record the VM's state."""
+        with self._database.write() as db:
+            _get(db, models.VirtualMachine, vm).state = state
+
+    def set_base(self, disk: UUID, base: Base | None) -> None:
+        """Record what the disk is an overlay of."""
+        with self._database.write() as db:
+            _get(db, models.VmDisk, disk).base = base.model_dump(mode="json") if base else None
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    def volume(self, volume: UUID) -> VolumeRecord:
+        """A volume. Raises `NotFound`."""
+        with self._database.read() as db:
+            return _volume(_get(db, models.VolumeRow, volume))
+
+    def has_volume(self, volume: UUID) -> bool:
+        """Whether there is such a row."""
+        with self._database.read() as db:
+            return db.get(models.VolumeRow, volume) is not None
+
+    def enter_volume(self, volume: VolumeRecord) -> None:
+        """Write a new volume down. Raises `Conflict` when its name is taken."""
+        with self._database.write() as db:
+            if db.get(models.VolumeRow, volume.id):
+                return
+            try:
+                with db.begin_nested():
+                    db.add(models.VolumeRow(**volume.model_dump(), state=VolumeState.DETACHED))
+            except IntegrityError as error:
+                taken = f"there is a volume called {volume.name}"
+                raise Conflict(taken, code="name-taken") from error
+
+    def forget_volume(self, volume: UUID) -> None:
+        """Remove a volume's row; absent is success."""
+        with self._database.write() as db:
+            db.execute(delete(models.VolumeRow).where(models.VolumeRow.id == volume))
+
+    def set_carved(self, volume: UUID, *, carved: bool) -> None:
+        """Record whether the volume is in its pool."""
+        with self._database.write() as db:
+            _get(db, models.VolumeRow, volume).carved = carved
+
+    def assign(self, volume: UUID, vm: UUID, position: int) -> None:
+        """Give a volume to a VM, as its disk at this position. Raises `Conflict`."""
+        with self._database.write() as db:
+            row = _get(db, models.VolumeRow, volume)
+            if row.vm_id not in {None, vm}:
+                raise Conflict(f"volume {row.name} is attached", code="volume-in-use")
+            row.vm_id, row.position, row.state = vm, position, VolumeState.ATTACHED
+
+    def unassign(self, volume: UUID) -> None:
+        """Take a volume away from its VM."""
+        with self._database.write() as db:
+            row = _get(db, models.VolumeRow, volume)
+            row.vm_id, row.position, row.state = None, 0, VolumeState.DETACHED
+
+    def set_persistent(self, disk: UUID, volume: UUID | None) -> None:
+        """Record the volume that is the disk from now on; None: the datastore's file is."""
+        with self._database.write() as db:
+            _get(db, models.VmDisk, disk).volume_id = volume
+
+    def persistent_on(self, disk: UUID) -> UUID | None:
+        """The volume that is the disk, if one is."""
+        with self._database.read() as db:
+            volume: UUID | None = _get(db, models.VmDisk, disk).volume_id
+            return volume
+
+    def enter_export(self, export: Export, target: Target) -> None:
+        """Remember an export, so that its target can be rebuilt. Its secret has its id."""
+        with self._database.write() as db:
+            if db.get(models.ExportRow, export.id) is None:
+                db.add(
+                    models.ExportRow(
+                        id=export.id,
+                        volume_id=export.volume,
+                        initiator=export.initiator,
+                        secret_id=export.id,
+                        target=target.model_dump(),
+                    )
+                )
+
+    def forget_export(self, export: UUID) -> None:
+        """Remove an export's row; absent is success."""
+        with self._database.write() as db:
+            db.execute(delete(models.ExportRow).where(models.ExportRow.id == export))
+
+    def target(self, export: UUID) -> Target:
+        """Where an initiator finds an exported volume. Raises `NotFound`."""
+        with self._database.read() as db:
+            return Target(**_get(db, models.ExportRow, export).target)
+
+    def exports_of(self, pool: UUID) -> list[Export]:
+        """Every export of a pool's volumes."""
+        query = (
+            select(models.ExportRow)
+            .join(models.VolumeRow, models.VolumeRow.id == models.ExportRow.volume_id)
+            .where(models.VolumeRow.pool_id == pool)
+        )
+        with self._database.read() as db:
+            return [
+                Export(
+                    id=row.id,
+                    volume=row.volume_id,
+                    initiator=row.initiator,
+                    installation=self.installation,
+                )
+                for row in db.scalars(query)
+            ]
+
+
+def _get(db: Session, table: type[Any], key: UUID) -> Any:
+    if (row := db.get(table, key)) is None:
+        raise NotFound(f"no {table.__tablename__.rstrip('s').replace('_', ' ')} {key}")
+    return row
+
+
+def _volume(row: models.VolumeRow) -> VolumeRecord:
+    return VolumeRecord(**{name: getattr(row, name) for name in VolumeRecord.model_fields})
+
+
+def _disk(db: Session, row: models.VmDisk) -> DiskRecord:
+    return DiskRecord(
+        id=row.id,
+        position=row.position,
+        size_mib=row.size_mib,
+        image=image_of(_get(db, models.TemplateDisk, row.template_disk_id)),
+        base=Base(**row.base) if row.base else None,
+        volume_id=row.volume_id,
+    )
+
+
+def _loads(db: Session, datacenter: UUID) -> list[HostLoad]:
+    reserved = (
+        select(
+            models.VirtualMachine.host_id,
+            func.sum(models.VirtualMachine.cpu).label("cpu"),
+            func.sum(models.VirtualMachine.ram_mib).label("ram"),
+        )
+        .where(models.VirtualMachine.host_id.is_not(None))
+        .group_by(models.VirtualMachine.host_id)
+        .subquery()
+    )
+    query = (
+        select(models.Host, reserved.c.cpu, reserved.c.ram)
+        .outerjoin(reserved, reserved.c.host_id == models.Host.id)
+        .where(models.Host.datacenter_id == datacenter)
+        .order_by(models.Host.name)
+    )
+    stores: dict[UUID, list[tuple[UUID, str]]] = {}
+    for store in db.scalars(select(models.Datastore).order_by(models.Datastore.directory)):
+        stores.setdefault(store.host_id, []).append((store.id, store.directory))
+    return [
+        HostLoad(
+            id=host.id,
+            name=host.name,
+            family=host.family,
+            cpu=host.cpu,
+            ram_mib=host.ram_mib,
+            cpu_reserved=int(cpu or 0),
+            ram_reserved_mib=int(ram or 0),
+            datastores=tuple(stores.get(host.id, ())),
+        )
+        for host, cpu, ram in db.execute(query)
+    ]

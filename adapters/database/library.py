@@ -1,0 +1,196 @@
+"""The library's rows: templates, their disks' images, and conversions of those."""
+
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from adapters.database import models
+from adapters.database.session import Database, utc_now
+from adapters.errors import Conflict, NotFound
+from adapters.types import ConversionState, Format, Identity, TemplateState, Value
+
+
+class Image(Value):
+    """A disk image in a datacenter's repository: a template's own, or a conversion of one."""
+
+    id: UUID
+    format: Format
+    subformat: str = ""
+    digest: str
+    path: str  # relative to the repository
+    virtual_size_mib: int
+    identity: Identity
+
+
+class NewTemplate(Value):
+    """A template to be: what an import is asked to make."""
+
+    id: UUID
+    enterprise_id: UUID
+    datacenter_id: UUID
+    name: str
+    cpu: int = 1
+    ram_mib: int = 128
+
+
+class Conversion(Value):
+    """An image to be had in another format; the id follows from what it is made of."""
+
+    datacenter_id: UUID
+    source: Image
+    format: Format
+    options: str = ""
+
+    @property
+    def id(self) -> UUID:
+        """The same for equal (datacenter, digest, format, options)."""
+        return uuid5(self.datacenter_id, f"{self.source.digest}/{self.format}/{self.options}")
+
+    @property
+    def path(self) -> str:
+        """Where the repository has it."""
+        return f"conversions/{self.source.digest[:2]}/{self.id}.{self.format.extension}"
+
+
+def image_of(row: models.TemplateDisk) -> Image:
+    """The value of a template disk's row."""
+    return Image(
+        id=row.id,
+        format=row.format,
+        subformat=row.subformat,
+        digest=row.digest,
+        path=row.path,
+        virtual_size_mib=row.virtual_size_mib,
+        identity=Identity(**row.identity),
+    )
+
+
+class Library:
+    """Templates and conversions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def enter_template(self, template: NewTemplate) -> None:
+        """Write a template down, DOWNLOADING. Raises `Conflict` when its name is taken."""
+        with self._database.write() as db:
+            if db.get(models.Template, template.id):
+                return
+            try:
+                with db.begin_nested():
+                    db.add(
+                        models.Template(
+                            **template.model_dump(),
+                            state=TemplateState.DOWNLOADING,
+                            created_at=utc_now(),
+                        )
+                    )
+            except IntegrityError as error:
+                taken = f"there is a template called {template.name}"
+                raise Conflict(taken, code="name-taken") from error
+
+    def template_state(self, template: UUID) -> TemplateState | None:
+        """Its state, or None when there is no such template."""
+        with self._database.read() as db:
+            row = db.get(models.Template, template)
+            return row.state if row else None
+
+    def forget_template(self, template: UUID) -> None:
+        """Remove a template's rows; absent is success."""
+        with self._database.write() as db:
+            db.execute(
+                delete(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
+            )
+            db.execute(delete(models.Template).where(models.Template.id == template))
+
+    def offer(self, template: UUID, images: list[Image]) -> None:
+        """The images are in place: the template is AVAILABLE."""
+        with self._database.write() as db:
+            row = db.get(models.Template, template, with_for_update=True)
+            if row is None:
+                raise NotFound(f"no template {template}")
+            for position, image in enumerate(images):
+                fields: dict[str, Any] = image.model_dump(mode="python")
+                fields["identity"] = image.identity.model_dump()
+                db.merge(
+                    models.TemplateDisk(
+                        **fields,
+                        template_id=template,
+                        position=position,
+                        size_bytes=image.identity.size_bytes,
+                    )
+                )
+            row.state = TemplateState.AVAILABLE
+
+    def withdraw(self, template: UUID) -> None:
+        """Take the offer back: DOWNLOADING, without disks; absent is success."""
+        with self._database.write() as db:
+            db.execute(
+                delete(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
+            )
+            if row := db.get(models.Template, template):
+                row.state = TemplateState.DOWNLOADING
+
+    def images(self, template: UUID) -> list[Image]:
+        """The images of a template's disks, in order. Raises `NotFound`."""
+        query = (
+            select(models.TemplateDisk)
+            .where(models.TemplateDisk.template_id == template)
+            .order_by(models.TemplateDisk.position)
+        )
+        with self._database.read() as db:
+            if db.get(models.Template, template) is None:
+                raise NotFound(f"no template {template}")
+            return [image_of(row) for row in db.scalars(query)]
+
+    def enqueue(self, conversion: Conversion) -> None:
+        """Write a conversion down, unless it is known; a failed one is tried anew."""
+        with self._database.write() as db:
+            row = db.get(models.Conversion, conversion.id)
+            if row is None:
+                db.add(
+                    models.Conversion(
+                        id=conversion.id,
+                        datacenter_id=conversion.datacenter_id,
+                        source_digest=conversion.source.digest,
+                        format=conversion.format,
+                        options=conversion.options,
+                        state=ConversionState.ENQUEUED,
+                        path=conversion.path,
+                        digest="",
+                        identity={},
+                    )
+                )
+            elif row.state is ConversionState.FAILED:
+                row.state = ConversionState.ENQUEUED
+
+    def finish(self, conversion: Conversion, digest: str, identity: Identity) -> None:
+        """The converted image is in place."""
+        with self._database.write() as db:
+            row = db.get_one(models.Conversion, conversion.id)
+            row.state, row.digest = ConversionState.FINISHED, digest
+            row.identity = identity.model_dump()
+
+    def give_up(self, conversion: Conversion) -> None:
+        """It FAILED, unless it is FINISHED; absent is success."""
+        with self._database.write() as db:
+            row = db.get(models.Conversion, conversion.id)
+            if row and row.state is not ConversionState.FINISHED:
+                row.state = ConversionState.FAILED
+
+    def converted(self, conversion: Conversion) -> Image | None:
+        """The converted image, once it is FINISHED."""
+        with self._database.read() as db:
+            row = db.get(models.Conversion, conversion.id)
+            if row is None or row.state is not ConversionState.FINISHED:
+                return None
+            return Image(
+                id=row.id,
+                format=row.format,
+                digest=row.digest,
+                path=row.path,
+                virtual_size_mib=conversion.source.virtual_size_mib,
+                identity=Identity(**row.identity),
+            )

@@ -1,0 +1,456 @@
+"""The tables. Rows never leave this package except as values (`adapters.types`, `records`).
+
+Names compare by bytes on every database. States are strings, so that a new one needs no
+migration. Sizes are MiB unless the column says otherwise.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from adapters.database.session import UtcDateTime
+from adapters.types import (
+    ConversionState,
+    Family,
+    Format,
+    OperationState,
+    StepState,
+    TemplateState,
+    VmState,
+    VolumeState,
+)
+
+
+def _words(*enums: type[StrEnum]) -> dict[type[StrEnum], Any]:
+    from sqlalchemy import Enum
+
+    return {
+        each: Enum(
+            each,
+            native_enum=False,
+            create_constraint=False,
+            length=24,
+            values_callable=lambda words: [word.value for word in words],
+        )
+        for each in enums
+    }
+
+
+class Base(DeclarativeBase):
+    """Conventions of every table."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        UUID: Uuid(),
+        str: String(255),
+        datetime: UtcDateTime(),
+        bytes: LargeBinary(),
+        dict[str, Any]: JSON(),
+        list[str]: JSON(),
+        **_words(
+            ConversionState,
+            Family,
+            Format,
+            OperationState,
+            StepState,
+            TemplateState,
+            VmState,
+            VolumeState,
+        ),
+    }
+    __table_args__: ClassVar[Any] = {"mysql_collate": "utf8mb4_bin", "mysql_charset": "utf8mb4"}
+
+
+def _table(*parts: Any) -> tuple[Any, ...]:
+    return (*parts, Base.__table_args__)
+
+
+_LONG = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+
+
+class Installation(Base):
+    """This installation: the id that every backend object of ours carries."""
+
+    __tablename__ = "installation"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
+class Enterprise(Base):
+    """A tenant."""
+
+    __tablename__ = "enterprises"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class ApiToken(Base):
+    """A bearer token, by the SHA-256 of its secret half."""
+
+    __tablename__ = "api_tokens"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """An answer that was given to a key, to be given again."""
+
+    __tablename__ = "idempotency_keys"
+    token_id: Mapped[UUID] = mapped_column(ForeignKey("api_tokens.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_digest: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    location: Mapped[str | None]
+    answer: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Secret(Base):
+    """A password, encrypted with the keyring."""
+
+    __tablename__ = "secrets"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user: Mapped[str]
+    ciphertext: Mapped[bytes]
+
+
+class Datacenter(Base):
+    """A site, with its image repository."""
+
+    __tablename__ = "datacenters"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    repository: Mapped[str]
+    repository_marker: Mapped[UUID]
+
+
+class Host(Base):
+    """A machine that runs VMs; `address` is what its hypervisor adapter connects to."""
+
+    __tablename__ = "hosts"
+    __table_args__ = _table(UniqueConstraint("datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    name: Mapped[str]
+    family: Mapped[Family]
+    address: Mapped[str]
+    cpu: Mapped[int]
+    ram_mib: Mapped[int]
+
+
+class Datastore(Base):
+    """Where a host keeps VM disks; the same `uuid` on two hosts means shared."""
+
+    __tablename__ = "datastores"
+    __table_args__ = _table(UniqueConstraint("host_id", "directory"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
+    uuid: Mapped[UUID]
+    directory: Mapped[str]
+
+
+class StorageDevice(Base):
+    """An iSCSI storage server: for `directory`, a target daemon on this machine."""
+
+    __tablename__ = "storage_devices"
+    __table_args__ = _table(UniqueConstraint("datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    name: Mapped[str]
+    technology: Mapped[str]
+    host: Mapped[str]
+    port: Mapped[int]
+    control: Mapped[int]
+
+
+class StoragePool(Base):
+    """A part of a storage device, of one tier."""
+
+    __tablename__ = "storage_pools"
+    __table_args__ = _table(UniqueConstraint("device_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    device_id: Mapped[UUID] = mapped_column(ForeignKey("storage_devices.id"))
+    name: Mapped[str]
+    tier: Mapped[str]
+    directory: Mapped[str]
+    total_mib: Mapped[int]
+
+
+class Template(Base):
+    """An image with its hardware wishes, in a datacenter's library."""
+
+    __tablename__ = "templates"
+    __table_args__ = _table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    name: Mapped[str]
+    state: Mapped[TemplateState]
+    cpu: Mapped[int]
+    ram_mib: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class TemplateDisk(Base):
+    """One disk image of a template; `path`, in the repository, is empty until published."""
+
+    __tablename__ = "template_disks"
+    __table_args__ = _table(UniqueConstraint("template_id", "position"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    template_id: Mapped[UUID] = mapped_column(ForeignKey("templates.id"))
+    position: Mapped[int]
+    format: Mapped[Format]
+    subformat: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(500))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    virtual_size_mib: Mapped[int]
+    identity: Mapped[dict[str, Any]]
+
+
+class Conversion(Base):
+    """A template disk's image in another format, cached by digest, format and options."""
+
+    __tablename__ = "conversions"
+    __table_args__ = _table(
+        UniqueConstraint("datacenter_id", "source_digest", "format", "options")
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    source_digest: Mapped[str] = mapped_column(String(64))
+    format: Mapped[Format]
+    options: Mapped[str]
+    state: Mapped[ConversionState]
+    path: Mapped[str] = mapped_column(String(500))
+    digest: Mapped[str] = mapped_column(String(64))
+    identity: Mapped[dict[str, Any]]
+
+
+class VirtualDatacenter(Base):
+    """A tenant's slice of one datacenter, with one hypervisor family."""
+
+    __tablename__ = "virtual_datacenters"
+    __table_args__ = _table(UniqueConstraint("enterprise_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    name: Mapped[str]
+    family: Mapped[Family]
+
+
+class Network(Base):
+    """A network of a virtual datacenter; `unmanaged` ones have no addresses of ours."""
+
+    __tablename__ = "networks"
+    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
+    name: Mapped[str]
+    kind: Mapped[str]
+
+
+class Appliance(Base):
+    """A virtual appliance; its state is derived from its VMs'."""
+
+    __tablename__ = "appliances"
+    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
+    name: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class VirtualMachine(Base):
+    """A VM; `state` is the one it had before an operation locked it."""
+
+    __tablename__ = "vms"
+    __table_args__ = _table(UniqueConstraint("appliance_id", "name"), Index(None, "host_id"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    appliance_id: Mapped[UUID] = mapped_column(ForeignKey("appliances.id"))
+    template_id: Mapped[UUID] = mapped_column(ForeignKey("templates.id"))
+    name: Mapped[str]
+    position: Mapped[int]
+    depends_on: Mapped[list[str]]
+    cpu: Mapped[int]
+    ram_mib: Mapped[int]
+    state: Mapped[VmState]
+    host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"))
+    datastore_id: Mapped[UUID | None] = mapped_column(ForeignKey("datastores.id"))
+
+
+class VmDisk(Base):
+    """A disk of a VM: on its host's datastore while deployed, or a volume once persistent."""
+
+    __tablename__ = "disks"
+    __table_args__ = _table(UniqueConstraint("vm_id", "position"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    position: Mapped[int]
+    template_disk_id: Mapped[UUID] = mapped_column(ForeignKey("template_disks.id"))
+    size_mib: Mapped[int]
+    base: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    volume_id: Mapped[UUID | None] = mapped_column(ForeignKey("volumes.id"))
+
+
+class NicRow(Base):
+    """A network interface of a VM."""
+
+    __tablename__ = "nics"
+    __table_args__ = _table(UniqueConstraint("vm_id", "position"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    position: Mapped[int]
+    mac: Mapped[str] = mapped_column(String(17), unique=True)
+
+
+class VolumeRow(Base):
+    """An iSCSI volume; `position` is its place among the disks of the VM that uses it."""
+
+    __tablename__ = "volumes"
+    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
+    pool_id: Mapped[UUID] = mapped_column(ForeignKey("storage_pools.id"))
+    name: Mapped[str]
+    size_mib: Mapped[int]
+    carved: Mapped[bool]
+    state: Mapped[VolumeState]
+    vm_id: Mapped[UUID | None] = mapped_column(ForeignKey("vms.id"))
+    position: Mapped[int]
+
+
+class ExportRow(Base):
+    """The right of one initiator to use a volume, and where it finds it."""
+
+    __tablename__ = "exports"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    volume_id: Mapped[UUID] = mapped_column(ForeignKey("volumes.id"), index=True)
+    initiator: Mapped[str]
+    secret_id: Mapped[UUID] = mapped_column(ForeignKey("secrets.id"))
+    target: Mapped[dict[str, Any]]
+
+
+class SharedThing(Base):
+    """A backend object with claims; the row that claiming and removing both lock."""
+
+    __tablename__ = "shared_things"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    removing: Mapped[bool]
+
+
+class Claim(Base):
+    """`holder` (such as `disk:<id>`) needs the shared thing for as long as it lives."""
+
+    __tablename__ = "claims"
+    thing: Mapped[str] = mapped_column(ForeignKey("shared_things.name"), primary_key=True)
+    holder: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Lock(Base):
+    """An object that an operation has; gone when the operation ends."""
+
+    __tablename__ = "locks"
+    object_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), index=True)
+
+
+class Operation(Base):
+    """One thing asked for; with its lease (`runner` to `due_at`).
+
+    `due_at` is when somebody has to look after it: at once while accepted, when the lease
+    expires while one runs, later for a provisional receipt, never when stuck or settled.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = _table(Index(None, "due_at"), Index(None, "accepted_at"))
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    state: Mapped[OperationState]
+    target_kind: Mapped[str] = mapped_column(String(32))
+    target_id: Mapped[UUID] = mapped_column(index=True)
+    target_name: Mapped[str]
+    arguments: Mapped[dict[str, Any]]
+    objects: Mapped[list[str]]
+    enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
+    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    requested_by: Mapped[str]
+    wish: Mapped[str | None] = mapped_column(String(16))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    accepted_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    provisional: Mapped[bool]
+    left_behind: Mapped[bool]
+    epoch: Mapped[int]
+    runner_host: Mapped[str | None]
+    runner_pid: Mapped[int | None]
+    runner_started: Mapped[float | None]
+    due_at: Mapped[datetime | None]
+    attempt: Mapped[int]
+    flow_run_id: Mapped[UUID | None]
+
+
+class Step(Base):
+    """One line of the journal."""
+
+    __tablename__ = "steps"
+    __table_args__ = _table(Index(None, "operation_id", "position"))
+    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    lane: Mapped[str]
+    layer: Mapped[int]
+    position: Mapped[int]
+    arguments: Mapped[dict[str, Any]]
+    found: Mapped[bool]
+    state: Mapped[StepState]
+    result: Mapped[Any] = mapped_column(JSON())
+    error: Mapped[str | None] = mapped_column(_LONG)
+    attempts: Mapped[int]
+    epoch: Mapped[int]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class Receipt(Base):
+    """What was asked about one step when its operation ended, and what was answered."""
+
+    __tablename__ = "receipts"
+    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    query: Mapped[str] = mapped_column(_LONG)
+    expected: Mapped[str] = mapped_column(String(16))
+    answer: Mapped[str] = mapped_column(_LONG)
+    as_expected: Mapped[bool]
+    looked_at: Mapped[datetime]

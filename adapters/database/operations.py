@@ -1,0 +1,397 @@
+"""Operations: accepted, leased to one runner at a time, ended, settled.
+
+A lease is the operation's own row: `epoch` counts its runners, `due_at` is when it expires by
+the database's time. Taking it is one UPDATE; whatever a runner writes is conditional on its
+epoch (`holding`), in the same transaction, so a runner that was overtaken writes nothing more.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import psutil
+from pydantic import Field
+from sqlalchemy import CursorResult, Update, delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.session import Database, utc_now
+from adapters.errors import AdapterError, Conflict, NotFound
+from adapters.types import OperationState, Value
+
+ENDED = frozenset(
+    {
+        OperationState.SUCCEEDED,
+        OperationState.FAILED,
+        OperationState.CANCELLED,
+        OperationState.ABANDONED,
+    }
+)
+
+
+class LeaseLost(AdapterError):
+    """Another runner has, or may have, the operation: stop before the next effect."""
+
+    code = "lease-lost"
+
+
+class Locked(Conflict):
+    """An object is under an operation; the details say which."""
+
+    code = "locked"
+
+    def __init__(self, kind: str, object_id: UUID, operation: UUID) -> None:
+        super().__init__(f"{kind} {object_id} is locked by operation {operation}")
+        self.details = {"operation": str(operation)}
+
+
+class Runner(Value):
+    """A process on a machine, told from later ones with its pid by its start time."""
+
+    host: str
+    pid: int
+    started: float
+
+    def alive_here(self) -> psutil.Process | None:
+        """The process, when it is one of this machine and still the same."""
+        if self.host != machine() or not psutil.pid_exists(self.pid):
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            return process if abs(process.create_time() - self.started) < 1.0 else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+@cache
+def machine() -> str:
+    """This machine, since this boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}/{boot}"
+
+
+def this_runner() -> Runner:
+    """The calling process."""
+    pid = os.getpid()
+    return Runner(host=machine(), pid=pid, started=psutil.Process(pid).create_time())
+
+
+class Operation(Value):
+    """An operation's row, as a value."""
+
+    id: UUID
+    kind: str
+    version: str
+    state: OperationState
+    target_kind: str
+    target_id: UUID
+    target_name: str
+    arguments: dict[str, Any]
+    enterprise_id: UUID
+    datacenter_id: UUID
+    requested_by: str
+    wish: str | None
+    error: dict[str, Any] | None
+    accepted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    provisional: bool
+    left_behind: bool
+    epoch: int
+    attempt: int
+    flow_run_id: UUID | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its outcome is known; the receipt may still be provisional."""
+        return self.state in ENDED
+
+
+class Lease(Value):
+    """One runner's hold on an operation, and whom it was taken from."""
+
+    operation: UUID
+    epoch: int
+    former: Runner | None
+
+
+class Request(Value):
+    """What is asked for: which flow, of what, with which arguments; and what it locks."""
+
+    id: UUID
+    kind: str
+    version: str
+    target_kind: str
+    target_id: UUID
+    target_name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    enterprise_id: UUID
+    datacenter_id: UUID
+    requested_by: str
+    locks: tuple[tuple[str, UUID], ...] = ()
+
+
+def as_value(row: models.Operation) -> Operation:
+    """The value of a row."""
+    return Operation(**{name: getattr(row, name) for name in Operation.model_fields})
+
+
+def accept(db: Session, request: Request) -> Operation:
+    """Write down what was asked for, and lock what it is about. Raises `Locked`."""
+    fields = request.model_dump(exclude={"locks"})
+    row = models.Operation(
+        **fields,
+        objects=[str(each) for _, each in request.locks],
+        state=OperationState.ACCEPTED,
+        accepted_at=utc_now(),
+        due_at=utc_now(),
+        provisional=False,
+        left_behind=False,
+        epoch=0,
+        attempt=0,
+    )
+    db.add(row)
+    db.flush()
+    lock(db, request.id, request.locks)
+    db.refresh(row)
+    return as_value(row)
+
+
+def lock(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> None:
+    """Lock objects for an operation, all of them or none. Raises `Locked`."""
+    for kind, object_id in sorted(objects, key=lambda each: each[1]):
+        held = db.get(models.Lock, object_id, with_for_update=True)
+        if held and held.operation_id != operation:
+            raise Locked(kind, object_id, held.operation_id)
+        if held:
+            continue
+        try:
+            with db.begin_nested():
+                db.add(models.Lock(object_id=object_id, kind=kind, operation_id=operation))
+        except IntegrityError as error:  # somebody else's insert was first
+            other = db.scalars(
+                select(models.Lock.operation_id).where(models.Lock.object_id == object_id)
+            ).one_or_none()
+            raise Locked(kind, object_id, other or operation) from error
+
+
+def _rows(db: Session, change: Update) -> int:
+    return cast(CursorResult[Any], db.execute(change)).rowcount
+
+
+class Operations:
+    """The operations of a database."""
+
+    def __init__(self, database: Database, lease_s: float) -> None:
+        self.database = database
+        self.lease_s = lease_s
+
+    def accept(self, request: Request) -> Operation:
+        """Accept in a transaction of its own."""
+        with self.database.write() as db:
+            return accept(db, request)
+
+    def read(self, operation: UUID) -> Operation:
+        """The operation. Raises `NotFound`."""
+        with self.database.read() as db:
+            if row := db.get(models.Operation, operation):
+                return as_value(row)
+        raise NotFound(f"no operation {operation}")
+
+    def due(self, limit: int = 100) -> list[Operation]:
+        """Operations that somebody has to look after now, oldest first."""
+        query = (
+            select(models.Operation)
+            .where(models.Operation.due_at <= utc_now())
+            .order_by(models.Operation.due_at)
+            .limit(limit)
+        )
+        with self.database.read() as db:
+            return [as_value(row) for row in db.scalars(query)]
+
+    def claim(self, operation: UUID, runner: Runner) -> Lease:
+        """Become the operation's runner. Raises `LeaseLost` while another one is."""
+        with self.database.write() as db:
+            row = db.get(models.Operation, operation, with_for_update=True)
+            if row is None:
+                raise NotFound(f"no operation {operation}")
+            former = None
+            if row.runner_pid is not None and row.runner_host and row.runner_started:
+                former = Runner(
+                    host=row.runner_host, pid=row.runner_pid, started=row.runner_started
+                )
+            taken = _rows(
+                db,
+                update(models.Operation)
+                .where(models.Operation.id == operation, models.Operation.due_at <= utc_now())
+                .values(
+                    epoch=models.Operation.epoch + 1,
+                    runner_host=runner.host,
+                    runner_pid=runner.pid,
+                    runner_started=runner.started,
+                    due_at=utc_now(self.lease_s),
+                ),
+            )
+            if taken != 1:
+                raise LeaseLost(f"operation {operation}: another runner has it, or nobody may")
+            db.refresh(row)
+            return Lease(operation=operation, epoch=row.epoch, former=former)
+
+    @contextmanager
+    def holding(self, lease: Lease) -> Iterator[Session]:
+        """Open a transaction that only the lease's holder commits; it renews the lease too."""
+        with self.database.write() as db:
+            held = _rows(
+                db,
+                update(models.Operation)
+                .where(
+                    models.Operation.id == lease.operation,
+                    models.Operation.epoch == lease.epoch,
+                    models.Operation.due_at > utc_now(),
+                )
+                .values(due_at=utc_now(self.lease_s)),
+            )
+            if held != 1:
+                raise LeaseLost(f"operation {lease.operation}: epoch {lease.epoch} has ended")
+            yield db
+
+    def renew(self, lease: Lease) -> str | None:
+        """Say that the runner lives; answers what somebody wishes meanwhile."""
+        with self.holding(lease) as db:
+            return db.scalars(
+                select(models.Operation.wish).where(models.Operation.id == lease.operation)
+            ).one()
+
+    def begin(self, lease: Lease, version: str) -> None:
+        """Go forward: `running`, at this version of the flow."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            row.state = OperationState.RUNNING
+            row.version = version
+            row.started_at = row.started_at or utc_now()
+
+    def turn_back(self, lease: Lease, error: dict[str, Any]) -> None:
+        """Go back: `unwinding`, because of the first error."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            row.state = OperationState.UNWINDING
+            row.error = row.error or error
+
+    def end(self, lease: Lease, state: OperationState) -> None:
+        """The outcome is known: tell everybody. Locks stay until `settle`."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            row.state = state
+            row.ended_at = utc_now()
+
+    def stick(self, lease: Lease, error: dict[str, Any]) -> None:
+        """An undo or a destructive step was refused: an operator has to look."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            row.state = OperationState.STUCK
+            row.error = error
+            self._let_go(row)
+
+    def settle(
+        self, lease: Lease, receipts: Sequence[models.Receipt], look_again_s: float | None
+    ) -> None:
+        """Keep the receipt, release the locks; look again later when it is provisional."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            for receipt in receipts:
+                db.merge(receipt)
+            row.left_behind = not all(receipt.as_expected for receipt in receipts)
+            row.provisional = look_again_s is not None
+            self._let_go(row)
+            if look_again_s is not None:
+                row.due_at = utc_now(look_again_s)
+            db.execute(delete(models.Lock).where(models.Lock.operation_id == lease.operation))
+
+    def lock_again(self, lease: Lease) -> bool:
+        """Take an ended operation's locks once more; answers whether a later one had them since.
+
+        Raises `Locked` when a later one has them now.
+        """
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            later = select(models.Operation.objects).where(
+                models.Operation.id != row.id, models.Operation.accepted_at >= row.ended_at
+            )
+            if any(set(objects) & set(row.objects) for objects in db.scalars(later)):
+                return True
+            lock(db, row.id, [(row.target_kind, UUID(each)) for each in row.objects])
+            return False
+
+    def release(self, lease: Lease) -> None:
+        """Hand the operation back: it is due at once."""
+        with self.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            self._let_go(row)
+            row.due_at = utc_now()
+
+    @staticmethod
+    def _let_go(row: models.Operation) -> None:
+        row.runner_host = row.runner_pid = row.runner_started = row.due_at = None
+
+    def want(self, operation: UUID, wish: str) -> Operation:
+        """Ask for `cancel` or `unwind`; a stuck operation is taken up again for it."""
+        with self.database.write() as db:
+            row = self._live(db, operation)
+            row.wish = wish
+            self._take_up(row)
+            return as_value(row)
+
+    def resume(self, operation: UUID) -> Operation:
+        """Take a stuck operation up again, the way it was going."""
+        with self.database.write() as db:
+            row = self._live(db, operation)
+            if row.state != OperationState.STUCK:
+                raise Conflict(f"operation {operation} is {row.state}", code="not-stuck")
+            self._take_up(row)
+            return as_value(row)
+
+    def abandon(self, operation: UUID, reason: str, who: str) -> Operation:
+        """Give a stuck operation up: its locks go, its receipt lists what may remain."""
+        with self.database.write() as db:
+            row = self._live(db, operation)
+            if row.state != OperationState.STUCK:
+                raise Conflict(f"operation {operation} is {row.state}", code="not-stuck")
+            row.state = OperationState.ABANDONED
+            row.error = {**(row.error or {}), "abandoned_by": who, "reason": reason}
+            row.ended_at = utc_now()
+            row.due_at = utc_now()
+            db.execute(delete(models.Lock).where(models.Lock.operation_id == operation))
+            db.flush()
+            db.refresh(row)
+            return as_value(row)
+
+    @staticmethod
+    def _live(db: Session, operation: UUID) -> models.Operation:
+        row = db.get(models.Operation, operation, with_for_update=True)
+        if row is None:
+            raise NotFound(f"no operation {operation}")
+        if row.state in ENDED:
+            raise Conflict(f"operation {operation} has {row.state}", code="operation-ended")
+        return row
+
+    @staticmethod
+    def _take_up(row: models.Operation) -> None:
+        if row.state == OperationState.STUCK:
+            row.state = OperationState.UNWINDING if row.wish else OperationState.RUNNING
+            row.due_at = utc_now()
+
+    def sent(self, operation: UUID, attempt: int, flow_run: UUID) -> None:
+        """Remember the flow run of an attempt: the newest is the one to look at."""
+        with self.database.write() as db:
+            db.execute(
+                update(models.Operation)
+                .where(models.Operation.id == operation, models.Operation.attempt <= attempt)
+                .values(attempt=attempt, flow_run_id=flow_run)
+            )

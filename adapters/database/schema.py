@@ -1,0 +1,53 @@
+"""The schema's versions: made by Alembic from the first table on."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import NAMESPACE_DNS, uuid4, uuid5
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, select
+
+from adapters.database import models
+from adapters.database.session import Database
+
+HEAD = "0001"
+FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
+
+
+def migrate(database: Database, home: Path) -> None:
+    """Bring the schema up to date, and seed what every installation has."""
+    with _alone(home), database.engine.connect() as connection:
+        command.upgrade(_config(connection), "head")
+        connection.commit()
+    with database.write() as db:
+        if db.scalars(select(models.Installation)).one_or_none() is None:
+            db.add(models.Installation(id=uuid4()))
+            db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
+
+
+def differences(connection: Connection) -> list[object]:
+    """What the migrations and the models disagree about; empty when they are equal."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, models.Base.metadata))
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One process of this machine at a time; DDL in a transaction is not for every database."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "migrate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,133 @@
+"""Engines and transactions, alike on SQLite and MySQL/MariaDB.
+
+Time is the database's own, in UTC microseconds (`utc_now`), so that leases mean the same to
+every process. On SQLite a writing transaction takes the lock at BEGIN: it waits and is never
+refused half-way, and commits reach the disk before they are answered.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import DateTime, Engine, create_engine, event
+from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from adapters.errors import Transient
+
+_SQLITE_PRAGMAS = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept as UTC with microseconds."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """MySQL drops microseconds unless told."""
+        return dialect.type_descriptor(DATETIME(fsp=6) if dialect.name == "mysql" else DateTime())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Drop the zone once it is UTC."""
+        return value.astimezone(UTC).replace(tzinfo=None) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Say that it is UTC."""
+        return value.replace(tzinfo=UTC) if value else None
+
+
+class utc_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """The database's time, `seconds` from now."""
+
+    type = UtcDateTime()
+    inherit_cache = False
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.microseconds = round(seconds * 1_000_000)
+
+
+@compiles(utc_now, "sqlite")
+def _sqlite_now(element: utc_now, _compiler: object, **_options: object) -> str:
+    return f"utc_now({element.microseconds})"
+
+
+@compiles(utc_now, "mysql")
+@compiles(utc_now, "mariadb")
+def _mysql_now(element: utc_now, _compiler: object, **_options: object) -> str:
+    return f"TIMESTAMPADD(MICROSECOND, {element.microseconds}, UTC_TIMESTAMP(6))"
+
+
+def _now_text(microseconds: int) -> str:
+    """SQLite has no microseconds of its own; this is how SQLAlchemy writes a datetime there."""
+    now = datetime.now(UTC).replace(tzinfo=None) + timedelta(microseconds=microseconds)
+    return now.isoformat(sep=" ", timespec="microseconds")
+
+
+@cache
+def engine(url: str) -> Engine:
+    """This process's engine for a database."""
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=20,
+            isolation_level="READ COMMITTED",
+            connect_args={"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'"},
+        )
+    made = create_engine(url, pool_size=20)
+
+    @event.listens_for(made, "connect")
+    def _settings(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.create_function("utc_now", 1, _now_text)
+        for pragma in _SQLITE_PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(made, "begin")
+    def _begin(connection: Any) -> None:
+        reads = connection.get_execution_options().get("reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return made
+
+
+class Database:
+    """Transactions on one database; a lost or busy one is `Transient`."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = engine(url)
+        self._reads = self.engine.execution_options(reads=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a transaction that may write; commits at the end, or leaves nothing."""
+        with _speaking_sql(), Session(self.engine, expire_on_commit=False) as db, db.begin():
+            yield db
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a transaction that only reads, and never waits for a writer on SQLite."""
+        with _speaking_sql(), Session(self._reads) as db, db.begin():
+            yield db
+
+
+@contextmanager
+def _speaking_sql() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        # 1205: lock wait time-out, 1213: deadlock; both are solved by trying again.
+        code = error.orig.args[0] if error.orig and error.orig.args else None
+        if error.connection_invalidated or code in {1205, 1213, 2006, 2013}:
+            raise Transient(f"database: {error.orig}") from error
+        if "database is locked" in str(error.orig):
+            raise Transient("database: locked") from error
+        raise

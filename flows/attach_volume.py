@@ -1,0 +1,110 @@
+"""Attach a volume to a VM that is off: exported to its initiator, and connected."""
+
+from uuid import UUID
+
+from adapters.database.inventory import VmRecord, VolumeRecord
+from adapters.database.operations import Operation
+from adapters.types import Connection, Export, Target, export_id
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.steps import step
+
+
+@operation("volume")
+def attach_volume(request: Operation) -> None:
+    """Assign the volume to the VM; where that is deployed, export it and connect it."""
+    vm_id, position = UUID(request.arguments["vm"]), int(request.arguments["position"])
+    assign_volume(request.target_id, vm_id, position)
+    vm = cloud.inventory.vm(vm_id)
+    if vm.host_id:
+        plug_in(cloud.inventory.volume(request.target_id), vm)
+
+
+def plug_in(volume: VolumeRecord, vm: VmRecord) -> Connection:
+    """Export a volume to a VM's initiator, and connect it."""
+    export = export_for(volume.id, vm)
+    target = export_volume(export, volume.pool_id, vm.id)
+    connection = connection_of(volume, vm, export.initiator, target)
+    connect_volume(connection, vm.host)
+    return connection
+
+
+def export_for(volume: UUID, vm: VmRecord) -> Export:
+    """The VM's right to use the volume."""
+    initiator = cloud.hypervisor(vm.host).initiator(vm.id)
+    return Export(
+        id=export_id(volume, initiator),
+        volume=volume,
+        initiator=initiator,
+        installation=vm.installation,
+    )
+
+
+def connection_of(
+    volume: VolumeRecord, vm: VmRecord, initiator: str, target: Target
+) -> Connection:
+    """The volume as a disk of the VM."""
+    return Connection(
+        volume=volume.id, vm=vm.id, initiator=initiator, target=target, position=volume.position
+    )
+
+
+@step("assign-volume")
+def assign_volume(volume: UUID, vm: UUID, position: int) -> None:
+    cloud.inventory.assign(volume, vm, position)
+
+
+@assign_volume.undo
+def _(volume: UUID, vm: UUID, position: int) -> None:
+    if assigned(volume, vm, position):
+        cloud.inventory.unassign(volume)
+
+
+@assign_volume.look
+def assigned(volume: UUID, vm: UUID, position: int) -> bool:
+    """Whether the VM has the volume, there."""
+    record = cloud.inventory.volume(volume)
+    return (record.vm_id, record.position) == (vm, position)
+
+
+@step("export-volume")
+def export_volume(export: Export, pool: UUID, vm: UUID) -> Target:
+    cloud.claims.claim(f"export:{export.id}", f"vm:{vm}")
+    chap = cloud.secrets.ensure(export.id)
+    target = cloud.storage(pool).ensure_export(export, chap)
+    cloud.inventory.enter_export(export, target)
+    return target
+
+
+@export_volume.undo
+def withdraw_export(export: Export, pool: UUID, vm: UUID) -> None:
+    """End the VM's right; with the last claim on it, the export and its password go."""
+    if cloud.claims.release(f"export:{export.id}", f"vm:{vm}"):
+        cloud.storage(pool).delete_export(export)
+        cloud.inventory.forget_export(export.id)
+        cloud.secrets.forget(export.id)
+        cloud.claims.removed(f"export:{export.id}")
+
+
+@export_volume.look
+def exported(export: Export, pool: UUID, vm: UUID) -> bool:
+    """Whether the export is there for this VM: no other's claim explains it."""
+    others = set(cloud.claims.holders(f"export:{export.id}")) - {f"vm:{vm}"}
+    return not others and cloud.storage(pool).has_export(export)
+
+
+@step("connect-volume")
+def connect_volume(connection: Connection, host: UUID) -> None:
+    cloud.hypervisor(host).connect(connection, cloud.secrets.read(connection.export))
+
+
+@connect_volume.undo
+def disconnect(connection: Connection, host: UUID) -> None:
+    """Take the volume out of the VM's definition."""
+    cloud.hypervisor(host).disconnect(connection)
+
+
+@connect_volume.look
+def connected(connection: Connection, host: UUID) -> bool:
+    """Whether the VM's definition has the volume."""
+    return cloud.hypervisor(host).has_connection(connection)

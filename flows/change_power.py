@@ -1,0 +1,50 @@
+"""Switch a deployed VM on or off."""
+
+from uuid import UUID
+
+from adapters.database.operations import Operation
+from adapters.types import Power, VmState
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.policies.lifecycle import state_of
+from flows.steps import step
+
+
+@operation("vm")
+def change_power(request: Operation) -> None:
+    """Switch the VM, and record its state."""
+    vm = cloud.inventory.vm(request.target_id)
+    former, wanted = VmState(request.arguments["former"]), Power(request.arguments["power"])
+    switch_vm(vm.id, vm.host, wanted, Power.OFF if wanted is Power.ON else Power.ON)
+    record_state(vm.id, state_of(wanted), former)
+
+
+@step("switch-vm")
+def switch_vm(vm: UUID, host: UUID, power: Power, former: Power) -> None:
+    cloud.hypervisor(host).set_power(vm, power, timeout_s=cloud.settings.power_off_timeout_s)
+
+
+@switch_vm.undo
+def _(vm: UUID, host: UUID, power: Power, former: Power) -> None:
+    cloud.hypervisor(host).set_power(vm, former, timeout_s=0)
+
+
+@switch_vm.look
+def has_power(vm: UUID, host: UUID, power: Power, former: Power) -> bool:
+    """Whether the hypervisor says so."""
+    return cloud.hypervisor(host).power(vm) is power
+
+
+@step("record-state")
+def record_state(vm: UUID, state: VmState, former: VmState) -> None:
+    cloud.inventory.set_state(vm, state)
+
+
+@record_state.undo
+def _(vm: UUID, state: VmState, former: VmState) -> None:
+    cloud.inventory.set_state(vm, former)
+
+
+@record_state.look
+def _(vm: UUID, state: VmState, former: VmState) -> bool:
+    return cloud.inventory.vm(vm).state is state

@@ -1,0 +1,160 @@
+"""The composition root: settings become adapters; one object, replaced whole in tests."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from uuid import UUID
+
+from adapters.database.claims import Claims
+from adapters.database.inventory import Inventory
+from adapters.database.journal import Journal
+from adapters.database.library import Library
+from adapters.database.operations import Operations
+from adapters.database.secrets import Secrets, keyring
+from adapters.database.session import Database
+from adapters.errors import Unsupported
+from adapters.hypervisors.base import Hypervisor
+from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.images.base import ImageRepository, ImageTool
+from adapters.images.memory import MemoryImageTool, MemoryRepository
+from adapters.nodes.base import Node
+from adapters.nodes.memory import MemoryNode
+from adapters.settings import Settings, settings
+from adapters.storage.base import BlockStorage
+from adapters.storage.memory import MemoryStorage
+from adapters.types import Family, HostFacts
+from adapters.world import World
+
+
+class Cloud:
+    """Everything that flows act on, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._made = threading.RLock()
+        self._hosts: dict[UUID, Hypervisor] = {}
+        self._sessions: dict[UUID, threading.Semaphore] = {}
+
+    def become(self, settings: Settings) -> None:
+        """Start anew with other settings."""
+        self.__dict__.clear()
+        Cloud.__init__(self)
+        self.settings = settings
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the operator set."""
+        return settings()
+
+    @cached_property
+    def database(self) -> Database:
+        """The platform database."""
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        return Database(self.settings.database)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Operations and their leases."""
+        return Operations(self.database, self.settings.lease_s)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The lines of operations."""
+        return Journal(self.operations)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """Hosts, VMs, volumes."""
+        return Inventory(self.database)
+
+    @cached_property
+    def library(self) -> Library:
+        """Templates and conversions."""
+        return Library(self.database)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who needs which shared thing."""
+        return Claims(self.database)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """Passwords."""
+        return Secrets(self.database, keyring(self.settings))
+
+    @cached_property
+    def world(self) -> World:
+        """The memory adapters' world."""
+        return World(self.settings.home / "world.sqlite")
+
+    @cached_property
+    def images(self) -> ImageTool:
+        """The tool that reads and converts images."""
+        if self.settings.image_tool == "memory":
+            return MemoryImageTool(self.world)
+        from adapters.images.qemu_img import QemuImg
+
+        return QemuImg()
+
+    def repository(self, datacenter: UUID) -> ImageRepository:
+        """A datacenter's image repository."""
+        root, marker = self.inventory.repository(datacenter)
+        if self.settings.image_tool == "memory":
+            return MemoryRepository(self.world, Path(root), marker)
+        from adapters.images.repository import DirectoryRepository
+
+        return DirectoryRepository(Path(root), marker)
+
+    def hypervisor(self, host: UUID) -> Hypervisor:
+        """A host's hypervisor, connected once per process."""
+        with self._made:
+            if host not in self._hosts:
+                record = self.inventory.host(host)
+                self._hosts[host] = self.hypervisor_at(record.family, record.address, host)
+            return self._hosts[host]
+
+    def hypervisor_at(self, family: Family, address: str, host: UUID) -> Hypervisor:
+        """A hypervisor by what reaches it: how a host is found before it is one of ours."""
+        installation = self.inventory.installation
+        if family is Family.MEMORY:
+            facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
+            return MemoryHypervisor(self.world, host, installation, facts)
+        from adapters.hypervisors.kvm import KvmHypervisor
+
+        consoles = self.settings.home.absolute() / "consoles"
+        return KvmHypervisor(address, installation, self.settings.domain_type, str(consoles))
+
+    def node(self, host: UUID) -> Node:
+        """Access to a host's files."""
+        if self.inventory.host(host).family is Family.MEMORY:
+            return MemoryNode(self.world, host)
+        from adapters.nodes.local import LocalNode
+
+        return LocalNode()
+
+    def storage(self, pool: UUID) -> BlockStorage:
+        """A storage pool."""
+        record = self.inventory.pool(pool)
+        if record.technology == "memory":
+            return MemoryStorage(self.world, pool, record.total_mib)
+        if record.technology != "directory":
+            raise Unsupported(f"no adapter for storage of technology {record.technology}")
+        from adapters.storage.directory import DirectoryStorage
+        from adapters.storage.tgt import Tgt
+
+        tgt = Tgt(record.control, record.host, record.port)
+        return DirectoryStorage(Path(record.directory), tgt, record.total_mib)
+
+    @contextmanager
+    def session(self, host: UUID) -> Iterator[None]:
+        """One of the few places at a host: the others of this process wait."""
+        with self._made:
+            places = self._sessions.setdefault(
+                host, threading.Semaphore(self.settings.sessions_per_host)
+            )
+        with places:
+            yield
+
+
+cloud = Cloud()

@@ -1,0 +1,88 @@
+"""Convert an image to a format that a hypervisor boots; what fits is not even copied."""
+
+from uuid import UUID
+
+from adapters.database.library import Conversion, Image
+from adapters.database.operations import Operation
+from adapters.errors import Conflict
+from adapters.types import Family, Format
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.policies.conversion import needed_format
+from flows.saga import epoch
+from flows.steps import Effect, step
+
+
+@operation("template")
+def convert_image(request: Operation) -> None:
+    """Convert every disk of the template that does not have the format yet."""
+    wanted = Format(request.arguments["format"])
+    for image in cloud.library.images(request.target_id):
+        if image.format != wanted:
+            convert(
+                Conversion(datacenter_id=request.datacenter_id, source=image, format=wanted),
+                request.id,
+            )
+
+
+def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
+    """The image that a VM of this family starts from: itself, or its conversion."""
+    wanted = needed_format(family, image.format)
+    if wanted is None:
+        return image
+    made = Conversion(datacenter_id=datacenter, source=image, format=wanted)
+    if converted := cloud.library.converted(made):
+        return converted
+    raise Conflict(f"image {image.id} is not there in {wanted} yet", code="not-converted")
+
+
+def convert(conversion: Conversion, operation_id: UUID) -> None:
+    """Convert one image, unless that has been done."""
+    open_scratch(f"{operation_id}-{conversion.id}", conversion.datacenter_id)
+    convert_disk(conversion, operation_id)
+
+
+@step("open-scratch", Effect.TEMPORARY)
+def open_scratch(prefix: str, datacenter: UUID) -> None:
+    cloud.repository(datacenter).verify()
+
+
+@open_scratch.undo
+def _(prefix: str, datacenter: UUID) -> None:
+    cloud.repository(datacenter).clear(prefix)
+
+
+@open_scratch.look
+def _(prefix: str, datacenter: UUID) -> bool:
+    return cloud.repository(datacenter).find_scratch(prefix) is not None
+
+
+@step("convert-disk", Effect.STAYS)
+def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
+    """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
+    if cloud.library.converted(conversion):
+        return
+    cloud.library.enqueue(conversion)
+    repository = cloud.repository(conversion.datacenter_id)
+    repository.clear(f"{operation_id}-{conversion.id}")
+    source, has = repository.path(conversion.source.path), conversion.source.format
+    needed = cloud.images.measure(source, has, conversion.format)
+    scratch = repository.scratch(f"{operation_id}-{conversion.id}-{epoch()}", needed)
+    cloud.images.convert(source, has, scratch, conversion.format, lambda _percent: None)
+    digest = repository.digest(scratch)
+    try:
+        identity = repository.publish(scratch, conversion.path)
+    except Conflict:  # another operation was first; its bytes may differ, its content does not
+        identity = repository.identity(conversion.path)
+        digest = repository.digest(repository.path(conversion.path))
+    cloud.library.finish(conversion, digest, identity)
+
+
+@convert_disk.undo
+def _(conversion: Conversion, operation_id: UUID) -> None:
+    cloud.library.give_up(conversion)
+
+
+@convert_disk.look
+def _(conversion: Conversion, operation_id: UUID) -> bool:
+    return cloud.library.converted(conversion) is not None

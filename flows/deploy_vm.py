@@ -1,0 +1,69 @@
+"""Deploy one VM: placed, its disks made, defined, its volumes connected, switched on."""
+
+from uuid import UUID
+
+from adapters.database.inventory import VmRecord
+from adapters.database.library import Conversion
+from adapters.database.operations import Operation
+from adapters.types import Power, Vm, VmState
+from flows.attach_volume import plug_in
+from flows.change_power import record_state, switch_vm
+from flows.cloud import cloud
+from flows.convert_image import convert
+from flows.create_iscsi_volume import carve
+from flows.operation import operation
+from flows.policies.conversion import needed_format
+from flows.reserve_host import reserve_host
+from flows.steps import step
+from flows.survey import survey_vm
+from flows.vm_disks import make_disks
+
+
+@operation("vm")
+def deploy_vm(request: Operation) -> None:
+    """Reserve a host, prepare images and volumes, make the disks, define, connect, start."""
+    reserve_host(request.target_id)
+    vm = survey_vm(request.target_id)
+    prepare([vm], request.id)
+    bring_up(vm)
+
+
+def prepare(vms: list[VmRecord], operation_id: UUID) -> None:
+    """Carve the volumes that are only written down; convert, once each, what does not boot."""
+    for volume in (volume for vm in vms for volume in vm.volumes):
+        if not volume.carved:
+            carve(volume)
+    wanted: dict[UUID, Conversion] = {}
+    for vm in vms:
+        for disk in vm.local_disks:
+            if target := needed_format(vm.family, disk.image.format):
+                made = Conversion(datacenter_id=vm.datacenter_id, source=disk.image, format=target)
+                wanted[made.id] = made
+    for conversion in wanted.values():
+        convert(conversion, operation_id)
+
+
+def bring_up(vm: VmRecord) -> None:
+    """Make a VM that has a host run there."""
+    with cloud.session(vm.host):
+        bases = make_disks(vm)
+        define_vm(vm.definition(bases), vm.host)
+        for volume in vm.volumes:
+            plug_in(volume, vm)
+        switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
+        record_state(vm.id, VmState.ON, VmState.ALLOCATED)
+
+
+@step("define-vm")
+def define_vm(vm: Vm, host: UUID) -> None:
+    cloud.hypervisor(host).ensure_vm(vm)
+
+
+@define_vm.undo
+def _(vm: Vm, host: UUID) -> None:
+    cloud.hypervisor(host).delete_vm(vm.id)
+
+
+@define_vm.look
+def _(vm: Vm, host: UUID) -> bool:
+    return cloud.hypervisor(host).has_vm(vm)

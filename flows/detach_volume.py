@@ -1,0 +1,61 @@
+"""Detach a volume from a VM that is off. Its bytes stay; it can be attached again."""
+
+from uuid import UUID
+
+from adapters.database.inventory import VolumeRecord
+from adapters.database.operations import Operation
+from adapters.types import Connection, Export
+from flows.attach_volume import (
+    assigned,
+    connected,
+    disconnect,
+    export_for,
+    exported,
+    withdraw_export,
+)
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.steps import Effect, step
+from flows.survey import survey_connection, survey_vm, survey_volume
+
+
+@operation("volume")
+def detach_volume(request: Operation) -> None:
+    """Where the VM is deployed, disconnect the volume and end its export; then unassign it."""
+    volume = survey_volume(request.target_id)
+    vm = survey_vm(UUID(request.arguments["vm"]))
+    if vm.host_id:
+        unplug_volume(survey_connection(volume, vm), vm.host)
+        end_export(export_for(volume.id, vm), volume.pool_id, vm.id)
+    unassign_volume(volume, vm.id)
+
+
+@step("unplug-volume", Effect.REMOVES)
+def unplug_volume(connection: Connection, host: UUID) -> None:
+    disconnect(connection, host)
+
+
+@unplug_volume.look
+def _(connection: Connection, host: UUID) -> bool:
+    return connected(connection, host)
+
+
+@step("end-export", Effect.REMOVES)
+def end_export(export: Export, pool: UUID, vm: UUID) -> None:
+    withdraw_export(export, pool, vm)
+
+
+@end_export.look
+def _(export: Export, pool: UUID, vm: UUID) -> bool:
+    return exported(export, pool, vm)
+
+
+@step("unassign-volume", Effect.REMOVES)
+def unassign_volume(volume: VolumeRecord, vm: UUID) -> None:
+    if assigned(volume.id, vm, volume.position):
+        cloud.inventory.unassign(volume.id)
+
+
+@unassign_volume.look
+def _(volume: VolumeRecord, vm: UUID) -> bool:
+    return assigned(volume.id, vm, volume.position)

@@ -1,0 +1,117 @@
+"""Import an uploaded image: inspected before any tool opens it, then put into the library."""
+
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from adapters.database.library import Image, NewTemplate
+from adapters.database.operations import Operation
+from adapters.errors import BadImage, NotFound
+from adapters.images.base import ImageRepository
+from adapters.types import Format, Identity, ImageInfo, TemplateState
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.steps import Effect, step
+
+
+@operation("template")
+def import_image(request: Operation) -> None:
+    """Write the template down, take the upload, inspect and publish it, and offer it."""
+    template = NewTemplate.model_validate(request.arguments["template"])
+    declared, digest = Format(request.arguments["format"]), request.arguments["digest"]
+    enter_template(template)
+    take_upload(template.id, template.datacenter_id, request.arguments["upload"])
+    info = inspect_upload(template.id, template.datacenter_id, declared, digest)
+    path = f"templates/{template.id}/disk-0.{declared.extension}"
+    identity = publish_image(template.id, template.datacenter_id, path)
+    image = Image(
+        id=uuid5(template.id, "disk-0"),
+        format=info.format,
+        subformat=info.subformat,
+        digest=digest,
+        path=path,
+        virtual_size_mib=info.virtual_size_mib,
+        identity=identity,
+    )
+    offer_template(template.id, [image])
+
+
+@step("enter-template")
+def enter_template(template: NewTemplate) -> None:
+    cloud.library.enter_template(template)
+
+
+@enter_template.undo
+def _(template: NewTemplate) -> None:
+    cloud.library.forget_template(template.id)
+
+
+@enter_template.look
+def _(template: NewTemplate) -> bool:
+    return cloud.library.template_state(template.id) is not None
+
+
+@step("take-upload", Effect.TEMPORARY)
+def take_upload(template: UUID, datacenter: UUID, upload: str) -> None:
+    """Make the gateway's file this operation's own."""
+    cloud.repository(datacenter).rename_scratch(upload, f"import-{template}")
+
+
+@take_upload.undo
+def _(template: UUID, datacenter: UUID, upload: str) -> None:
+    cloud.repository(datacenter).clear(upload)
+    cloud.repository(datacenter).clear(f"import-{template}")
+
+
+@take_upload.look
+def _(template: UUID, datacenter: UUID, upload: str) -> bool:
+    return cloud.repository(datacenter).find_scratch(f"import-{template}") is not None
+
+
+def taken(repository: ImageRepository, template: UUID) -> Path:
+    """The upload that this operation took."""
+    if path := repository.find_scratch(f"import-{template}"):
+        return path
+    raise NotFound("the uploaded file is gone", code="upload-missing")
+
+
+@step("inspect-upload")
+def inspect_upload(template: UUID, datacenter: UUID, declared: Format, digest: str) -> ImageInfo:
+    """Refuse an image that is not what was declared, or that reaches outside of itself."""
+    repository = cloud.repository(datacenter)
+    upload = taken(repository, template)
+    if repository.digest(upload) != digest:
+        raise BadImage("the file is not the one that was sent", code="image-digest-mismatch")
+    return cloud.images.inspect(upload, declared, max_virtual_mib=cloud.settings.max_virtual_mib)
+
+
+@step("publish-image")
+def publish_image(template: UUID, datacenter: UUID, path: str) -> Identity:
+    repository = cloud.repository(datacenter)
+    if repository.has(path):
+        return repository.identity(path)
+    return repository.publish(taken(repository, template), path)
+
+
+@publish_image.undo
+def _(template: UUID, datacenter: UUID, path: str) -> None:
+    cloud.repository(datacenter).delete(path)
+
+
+@publish_image.look
+def _(template: UUID, datacenter: UUID, path: str) -> bool:
+    return cloud.repository(datacenter).has(path)
+
+
+@step("offer-template")
+def offer_template(template: UUID, images: list[Image]) -> None:
+    cloud.library.offer(template, images)
+
+
+@offer_template.undo
+def _(template: UUID, images: list[Image]) -> None:
+    cloud.library.withdraw(template)
+
+
+@offer_template.look
+def _(template: UUID, images: list[Image]) -> bool:
+    return cloud.library.template_state(template) is TemplateState.AVAILABLE

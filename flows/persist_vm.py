@@ -1,0 +1,96 @@
+"""Persist a VM: its boot disk becomes an iSCSI volume that outlives its deployment."""
+
+from uuid import UUID
+
+from adapters.database.inventory import VmRecord, VolumeRecord
+from adapters.database.operations import Operation
+from adapters.errors import Conflict
+from adapters.types import Connection, Vm
+from flows.attach_volume import (
+    assign_volume,
+    connection_of,
+    export_for,
+    export_volume,
+)
+from flows.cloud import cloud
+from flows.create_iscsi_volume import as_volume, carve, enter_volume
+from flows.fill_volume import fill_volume
+from flows.operation import operation
+from flows.steps import step
+from flows.survey import survey_connection, survey_vm
+from flows.undeploy_vm import leave_base, remove_disk
+
+
+@operation("vm")
+def persist_vm(request: Operation) -> None:
+    """Carve a volume, copy the disk onto it, boot from it from now on; then remove the disk."""
+    vm = survey_vm(request.target_id)
+    boot = next(disk for disk in vm.local_disks if disk.position == 0)
+    volume = VolumeRecord.model_validate(request.arguments["volume"])
+    enter_volume(volume)
+    carve(volume)
+    fill_volume(as_volume(volume), volume.pool_id, vm.disk(boot), vm.host)
+    assign_volume(volume.id, vm.id, boot.position)
+    export = export_for(volume.id, vm)
+    target = export_volume(export, volume.pool_id, vm.id)
+    mark_persistent(boot.id, volume.id)
+    boots_from = connection_of(volume, vm, export.initiator, target)
+    data = [survey_connection(each, vm) for each in vm.volumes]
+    redefine_vm(vm.definition(), without(vm, boot.id), [boots_from, *data], vm.host)
+    remove_disk(vm.disk(boot), vm.host)
+    if boot.base:
+        leave_base(boot.id, boot.base, vm.host)
+
+
+def without(vm: VmRecord, disk: UUID) -> Vm:
+    """The VM's definition when that disk is a volume."""
+    left = tuple(each for each in vm.disks if each.id != disk)
+    return vm.model_copy(update={"disks": left}).definition()
+
+
+@step("mark-persistent")
+def mark_persistent(disk: UUID, volume: UUID) -> None:
+    cloud.inventory.set_persistent(disk, volume)
+
+
+@mark_persistent.undo
+def _(disk: UUID, volume: UUID) -> None:
+    cloud.inventory.set_persistent(disk, None)
+
+
+@mark_persistent.look
+def _(disk: UUID, volume: UUID) -> bool:
+    return cloud.inventory.persistent_on(disk) == volume
+
+
+@step("redefine-vm")
+def redefine_vm(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> None:
+    """Replace the definition of a VM that is off; the first connection is the disk that moved."""
+    _define_anew(vm, connections, host)
+
+
+@redefine_vm.undo
+def _(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> None:
+    if _is_defined(vm, connections, host) or not _is_defined(former, connections[1:], host):
+        _define_anew(former, connections[1:], host)
+
+
+@redefine_vm.look
+def _(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> bool:
+    return _is_defined(vm, connections, host)
+
+
+def _define_anew(vm: Vm, connections: list[Connection], host: UUID) -> None:
+    hypervisor = cloud.hypervisor(host)
+    hypervisor.delete_vm(vm.id)
+    hypervisor.ensure_vm(vm)
+    for each in connections:
+        hypervisor.connect(each, cloud.secrets.read(each.export))
+
+
+def _is_defined(vm: Vm, connections: list[Connection], host: UUID) -> bool:
+    hypervisor = cloud.hypervisor(host)
+    try:
+        return hypervisor.has_vm(vm) and all(map(hypervisor.has_connection, connections))
+    except Conflict:  # the other of the two definitions
+        return False

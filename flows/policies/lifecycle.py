@@ -1,0 +1,55 @@
+"""The only place that knows which state allows what.
+
+| operation | VM states that allow it |
+|---|---|
+| deploy | NOT_ALLOCATED |
+| undeploy | any but NOT_ALLOCATED |
+| power on | CONFIGURED, OFF |
+| power off | ON, PAUSED |
+| persist | CONFIGURED, OFF |
+| attach, detach | NOT_ALLOCATED, CONFIGURED, OFF |
+
+A VM under an operation is LOCKED, and allows nothing.
+"""
+
+from collections.abc import Iterable
+
+from adapters.errors import Conflict
+from adapters.types import ApplianceState, Power, VmState
+
+_STILL = frozenset({VmState.CONFIGURED, VmState.OFF})
+_ALLOWED = {
+    "deploy": frozenset({VmState.NOT_ALLOCATED}),
+    "undeploy": frozenset(VmState) - {VmState.NOT_ALLOCATED, VmState.LOCKED},
+    "power on": _STILL,
+    "power off": frozenset({VmState.ON, VmState.PAUSED}),
+    "persist": _STILL,
+    "attach": _STILL | {VmState.NOT_ALLOCATED},
+    "detach": _STILL | {VmState.NOT_ALLOCATED},
+}
+_OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
+
+
+def require(what: str, name: str, state: VmState) -> None:
+    """Refuse what the state does not allow, as a `Conflict` with code `wrong-state`."""
+    if state not in _ALLOWED[what]:
+        raise Conflict(f"cannot {what} VM {name}: it is {state}", code="wrong-state")
+
+
+def state_of(power: Power) -> VmState:
+    """The state of a deployed VM whose hypervisor says this."""
+    return _OF_POWER[power]
+
+
+def appliance_state(vms: Iterable[VmState]) -> ApplianceState:
+    """An appliance's state, derived from its VMs' (LOCKED ones as such)."""
+    states = set(vms)
+    if VmState.UNKNOWN in states:
+        return ApplianceState.UNKNOWN
+    if VmState.LOCKED in states:
+        return ApplianceState.LOCKED
+    if states <= {VmState.NOT_ALLOCATED}:
+        return ApplianceState.NOT_DEPLOYED
+    if states & {VmState.NOT_ALLOCATED, VmState.ALLOCATED}:
+        return ApplianceState.NEEDS_SYNC
+    return ApplianceState.DEPLOYED

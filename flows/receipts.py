@@ -1,0 +1,61 @@
+"""Receipts: when an operation has ended, every effect it meant is asked for, and written down.
+
+After success, what was to be made is there and what was to be removed is not. After a way back,
+what was not there before is not there now. Only backends are asked, by each step's own look.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import UTC, datetime
+
+from adapters.database.journal import Line
+from adapters.database.models import Receipt
+from adapters.database.operations import Operation
+from adapters.errors import AdapterError, Conflict
+from adapters.types import OperationState, StepState
+from flows.steps import STEPS, Effect
+
+PRESENT, ABSENT = "present", "absent"
+_QUESTIONS_AT_ONCE = 8
+
+
+def look_back(operation: Operation, lines: Sequence[Line]) -> list[Receipt]:
+    """Ask about every effect, some at a time; one that cannot be asked is not as expected."""
+    asked = [line for line in lines if _expected(operation, line)]
+    with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
+        looks = [pool.submit(copy_context().run, _ask, operation, line) for line in asked]
+        return [look.result() for look in looks]
+
+
+def _expected(operation: Operation, line: Line) -> str:
+    step = STEPS[line.name]
+    if step.question is None:
+        return ""
+    if line.found and step.effect is not Effect.REMOVES:
+        return PRESENT  # it was there before us, and still is
+    if step.effect is Effect.STAYS:
+        return PRESENT if line.state is StepState.DONE else ""
+    if operation.state is OperationState.SUCCEEDED and step.effect is Effect.MAKES:
+        return PRESENT
+    return ABSENT
+
+
+def _ask(operation: Operation, line: Line) -> Receipt:
+    question = STEPS[line.name].question
+    expected = _expected(operation, line)
+    try:
+        answer = PRESENT if question and question(**line.arguments) else ABSENT
+    except Conflict as other:  # something stands there that is not ours: ours does not
+        answer = f"{ABSENT} ({other})"
+    except AdapterError as error:
+        answer = f"unknown: {error}"
+    return Receipt(
+        operation_id=operation.id,
+        key=line.key,
+        query=f"{line.name}: is it there? {line.arguments}",
+        expected=expected,
+        answer=answer,
+        as_expected=answer.split(" ")[0] == expected,
+        looked_at=datetime.now(UTC),
+    )

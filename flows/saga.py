@@ -1,0 +1,378 @@
+"""Sagas: steps that run forward, and back when a later one fails.
+
+What makes it safe to kill the runner at any line is kept here and nowhere else:
+
+* a step's intent is in the journal before it runs; a step that is done answers its recorded
+  result and is not run again;
+* the first attempt looks before it commits the intent; what was there then is never undone;
+* every write is conditional on the lease: a runner that has lost it stops before its next
+  effect, and whoever takes over ends it first;
+* from the intent of a destructive step on, the operation only goes forward, until it is done
+  or refused (stuck).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic_core import to_jsonable_python
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_never
+from tenacity.wait import wait_exponential
+
+from adapters import programs
+from adapters.database.journal import Line
+from adapters.database.operations import Lease, LeaseLost, Locked, Operation, this_runner
+from adapters.errors import AdapterError, Conflict, Transient
+from adapters.types import OperationState, StepState
+from flows.cloud import cloud
+from flows.engine import shown
+from flows.receipts import look_back
+from flows.steps import STEPS, Effect, Step, performer
+
+R = TypeVar("R")
+Problem = dict[str, Any]
+Lanes = Mapping[str, Callable[[], None]]
+
+log = logging.getLogger(__name__)
+_lane: ContextVar[str] = ContextVar("lane", default="")
+_running: ContextVar["Saga"] = ContextVar("saga")
+
+
+class Stopped(AdapterError):
+    """Another lane failed, or somebody asked to stop."""
+
+    code = "stopped"
+
+
+def lanes(*layers: Lanes) -> None:
+    """Run each layer's lanes in parallel, one layer after the other; a failure stops them all."""
+    for layer in layers:
+        _running.get().run_layer(layer)
+
+
+def epoch() -> int:
+    """Which runner of the operation this is, from 1: names what only this attempt may use."""
+    return _running.get().lease.epoch
+
+
+def problem_of(error: BaseException) -> Problem:
+    """An error as the database keeps it and the API shows it; of a defect, only its kind."""
+    if not isinstance(error, AdapterError):
+        return {"code": "internal-error", "detail": type(error).__name__}
+    return {"code": error.code, "detail": str(error), **error.details}
+
+
+class Saga:
+    """One runner's way through one operation."""
+
+    def __init__(self, operation: Operation, lease: Lease) -> None:
+        self.operation = operation
+        self.lease = lease
+        self._journal = cloud.journal
+        self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._turned = False
+        self._called: set[str] = set()
+        self._layer = 0
+        self._known = {line.key: line for line in self._journal.lines(operation.id)}
+        self._no_way_back = any(
+            STEPS[each.name].effect is Effect.REMOVES for each in self._known.values()
+        )
+
+    # --- the way of the whole operation -------------------------------------------------------
+
+    def go(self, body: Callable[[Operation], None], version: str) -> None:
+        """Run the operation forward or back, as its row says, and settle it."""
+        was = self.operation
+        if not was.ended:
+            if was.state is OperationState.UNWINDING or (was.wish and not self._no_way_back):
+                self._go_back(Stopped(f"asked to {was.wish or 'unwind'}"))
+            elif self._known and was.version != version and not self._no_way_back:
+                self._go_back(Conflict("its flow has changed since", code="version-changed"))
+            else:
+                self._go_forward(body, version)
+        self.operation = cloud.operations.read(was.id)
+        if self.operation.ended:
+            self._settle()
+
+    def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
+        if self._known and self.operation.version != version:
+            self._journal.start_over(self.lease)
+            self._known = {each.key: each for each in self._journal.lines(self.operation.id)}
+        cloud.operations.begin(self.lease, version)
+        try:
+            body(self.operation)
+            self._check()
+            self._end_temporaries()
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if self._lost.is_set():
+                raise LeaseLost(f"operation {self.operation.id}: lease lost") from error
+            log.warning("operation %s failed", self.operation.id, exc_info=error)
+            if self._no_way_back:
+                cloud.operations.stick(self.lease, problem_of(error))
+            else:
+                self._go_back(error)
+        else:
+            cloud.operations.end(self.lease, OperationState.SUCCEEDED)
+
+    def _end_temporaries(self) -> None:
+        lines = self._journal.lines(self.operation.id)
+        passing = {x.key for x in lines if STEPS[x.name].effect is Effect.TEMPORARY}
+        if passing and (refusal := self._unwind(passing)):
+            raise refusal
+
+    def _go_back(self, error: Exception) -> None:
+        self._turned = True
+        self._stop.clear()
+        wished = cloud.operations.read(self.operation.id)
+        cloud.operations.turn_back(self.lease, problem_of(error))
+        if refusal := self._unwind():
+            cloud.operations.stick(self.lease, problem_of(refusal))
+            return
+        cancelled = wished.wish is not None and wished.error is None
+        outcome = OperationState.CANCELLED if cancelled else OperationState.FAILED
+        cloud.operations.end(self.lease, outcome)
+
+    def _settle(self) -> None:
+        operation, lines = self.operation, self._journal.lines(self.operation.id)
+        if operation.provisional and self._superseded():
+            cloud.operations.settle(self.lease, [], None)
+            return
+        receipts = look_back(operation, lines)
+        undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
+        behind = {each.key for each in receipts if not each.as_expected}
+        if operation.provisional and behind:
+            self._unwind(behind)
+            receipts = look_back(operation, lines)
+            behind = {each.key for each in receipts if not each.as_expected}
+        again = undone and bool(receipts) and (bool(behind) or not operation.provisional)
+        timeout_s = cloud.settings.backend_timeout_s
+        cloud.operations.settle(self.lease, receipts, timeout_s if again else None)
+
+    def _superseded(self) -> bool:
+        """Whether a later operation has, or had, our objects: what is there now may be its own."""
+        try:
+            return cloud.operations.lock_again(self.lease)
+        except Locked:
+            return True
+
+    # --- forward ------------------------------------------------------------------------------
+
+    def perform(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
+        """Run a step, or answer what it answered before."""
+        if key in self._called:
+            raise RuntimeError(f"{key} is called twice in one operation")
+        self._called.add(key)
+        line = self._known.get(key)
+        if line and line.state is StepState.DONE:
+            return step.recorded(line.result)
+        return shown(
+            key, lambda: self._forward(step, key, line or self._intend(step, key, arguments))
+        )
+
+    def _intend(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Line:
+        self._check()
+        found = False
+        if question := step.question:
+            found = self._persevere(partial(question, **arguments))
+        line = self._persevere(
+            lambda: self._journal.intend(
+                self.lease,
+                key=key,
+                name=step.name,
+                lane=_lane.get(),
+                layer=self._layer,
+                arguments=arguments,
+                found=found,
+            )
+        )
+        self._no_way_back |= step.effect is Effect.REMOVES
+        return line
+
+    def _forward(self, step: Step[Any, Any], key: str, line: Line) -> Any:
+        def attempt() -> Any:
+            self._check()
+            self._journal.attempt(self.lease, key, StepState.RUNNING)
+            return step.do(**line.arguments)
+
+        try:
+            result = self._persevere(attempt, key, forever=self._no_way_back)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._settle_line(key, StepState.FAILED, error=str(error))
+            raise
+        self._settle_line(key, StepState.DONE, result=to_jsonable_python(result))
+        return result
+
+    def run_layer(self, layer: Lanes) -> None:
+        """Run lanes in parallel; when one fails, stop the others, wait for them, and fail."""
+        self._layer += 1
+        with ThreadPoolExecutor(max(1, min(len(layer), 16))) as pool:
+            running = [
+                pool.submit(copy_context().run, self._run_lane, name, lane)
+                for name, lane in layer.items()
+            ]
+        errors = [error for each in running if (error := each.exception())]
+        self._layer += 1
+        if errors:
+            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+
+    def _run_lane(self, name: str, lane: Callable[[], None]) -> None:
+        _lane.set(name)
+        try:
+            lane()
+        except BaseException:
+            self._halt()
+            raise
+
+    # --- back ---------------------------------------------------------------------------------
+
+    def _unwind(self, only: set[str] | None = None) -> Exception | None:
+        """Undo what the journal holds, later layers first, lanes in parallel; or say who refused."""
+        lines = [
+            x for x in self._journal.lines(self.operation.id) if only is None or x.key in only
+        ]
+        lines.sort(key=lambda line: (-line.layer, line.lane, -line.position))
+        for _, in_layer in groupby(lines, key=lambda line: line.layer):
+            by_lane = [list(lane) for _, lane in groupby(in_layer, key=lambda line: line.lane)]
+            with ThreadPoolExecutor(min(len(by_lane), 16)) as pool:
+                undone = [
+                    pool.submit(copy_context().run, self._undo_lane, each) for each in by_lane
+                ]
+            for each in undone:
+                if refusal := each.result():
+                    return refusal
+        return None
+
+    def _undo_lane(self, newest_first: Sequence[Line]) -> Exception | None:
+        for line in newest_first:
+            try:
+                self._undo(line)
+            except LeaseLost:
+                raise
+            except Exception as error:
+                log.exception("undo of %s refused", line.key)
+                self._settle_line(line.key, StepState.FAILED, error=str(error))
+                return error
+        return None
+
+    def _undo(self, line: Line) -> None:
+        backward = STEPS[line.name].backward
+        if line.found or backward is None:
+            self._settle_line(line.key, StepState.SKIPPED)
+            return
+
+        def attempt() -> None:
+            self._journal.attempt(self.lease, line.key, StepState.UNDOING)
+            backward(**line.arguments)
+
+        shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
+        self._settle_line(line.key, StepState.UNDONE)
+
+    # --- perseverance and the lease -----------------------------------------------------------
+
+    def _persevere(self, fn: Callable[[], R], key: str = "", *, forever: bool = False) -> R:
+        """Try again while it is Transient: some times, or until the lease is lost."""
+        settings = cloud.settings
+        retrying = Retrying(
+            retry=retry_if_exception(
+                lambda e: isinstance(e, Transient) and not self._stop.is_set()
+            ),
+            stop=stop_never if forever else stop_after_attempt(1 + settings.retries),
+            wait=wait_exponential(settings.retry_delay_s, max=settings.retry_delay_max_s),
+            sleep=self._pause,
+            reraise=True,
+        )
+        for attempt in retrying:
+            with attempt:
+                try:
+                    return fn()
+                except Transient as error:
+                    self._check()
+                    if key:
+                        self._journal.stumble(self.lease, key, str(error))
+                    raise
+        raise AssertionError("unreachable: the last attempt answers or raises")
+
+    def _pause(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+
+    def _settle_line(self, key: str, state: StepState, **outcome: Any) -> None:
+        self._persevere(
+            lambda: self._journal.settle(self.lease, key, state, **outcome), forever=True
+        )
+
+    def _check(self) -> None:
+        if self._lost.is_set():
+            raise LeaseLost(f"operation {self.operation.id}: lease lost")
+        if self._stop.is_set():
+            raise Stopped("stopped")
+
+    def _halt(self) -> None:
+        """Let no lane begin another effect, and end the programs of those that run."""
+        self._stop.set()
+        programs.stop_all(programs.runner.get())
+
+    def _keep_lease(self, done: threading.Event) -> None:
+        while not done.wait(min(1.0, cloud.settings.lease_s / 4)):
+            try:
+                wish = cloud.operations.renew(self.lease)
+            except LeaseLost:
+                self._lost.set()
+                self._halt()
+                return
+            except Transient:  # the database is away: the lease itself says for how long
+                log.warning("operation %s: lease not renewed", self.operation.id)
+                continue
+            if wish and not self.operation.wish and not (self._turned or self._no_way_back):
+                self.operation = self.operation.model_copy(update={"wish": wish})
+                self._halt()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the lease while inside, after ending whoever had it before."""
+        performer.set(self)
+        _running.set(self)
+        programs.runner.set(f"{self.operation.id}/{self.lease.epoch}")
+        former = self.lease.former
+        if former and former != this_runner() and (process := former.alive_here()):
+            process.kill()
+            process.wait(timeout=10)
+        programs.end_others(str(self.operation.id), self.lease.epoch)
+        done = threading.Event()
+        keeper = threading.Thread(
+            target=copy_context().run, args=(self._keep_lease, done), name="lease", daemon=True
+        )
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
+
+def execute(
+    operation: UUID, kinds: frozenset[str], body: Callable[[Operation], None], version: str
+) -> Operation:
+    """Be the runner of an operation of these kinds until it has ended, or is stuck.
+
+    Raises `Conflict` for an operation of another kind, `LeaseLost` when another run has it.
+    """
+    row = cloud.operations.read(operation)
+    if kinds and row.kind not in kinds:
+        raise Conflict(f"operation {operation} is {row.kind}", code="another-kind")
+    lease = cloud.operations.claim(operation, this_runner())
+    saga = Saga(cloud.operations.read(operation), lease)
+    with saga.held():
+        saga.go(body, version)
+    return cloud.operations.read(operation)

@@ -1,0 +1,26 @@
+"""What a flow is told of the inventory once, and keeps: a resumed run is told the same."""
+
+from uuid import UUID
+
+from adapters.database.inventory import VmRecord, VolumeRecord
+from adapters.types import Connection
+from flows.attach_volume import connection_of, export_for
+from flows.cloud import cloud
+from flows.steps import step
+
+
+@step("survey-vm")
+def survey_vm(vm: UUID) -> VmRecord:
+    return cloud.inventory.vm(vm)
+
+
+@step("survey-volume")
+def survey_volume(volume: UUID) -> VolumeRecord:
+    return cloud.inventory.volume(volume)
+
+
+@step("survey-connection")
+def survey_connection(volume: VolumeRecord, vm: VmRecord) -> Connection:
+    export = export_for(volume.id, vm)
+    target = cloud.inventory.target(export.id)
+    return connection_of(volume, vm, export.initiator, target)

@@ -1,0 +1,85 @@
+"""Undeploy a VM. Forward-only: its disks go, its volumes stay."""
+
+from uuid import UUID
+
+from adapters.database.operations import Operation
+from adapters.types import Base, Disk, Power
+from flows.attach_volume import export_for
+from flows.cloud import cloud
+from flows.detach_volume import end_export
+from flows.operation import operation
+from flows.reserve_host import has_host
+from flows.steps import Effect, step
+from flows.survey import survey_vm
+from flows.vm_disks import base_held, delete_disk, has_disk, release_base
+
+
+@operation("vm")
+def undeploy_vm(request: Operation) -> None:
+    """Stop the VM, forget its definition, end its exports, remove its disks, free its host."""
+    tear_down(request.target_id)
+
+
+def tear_down(vm_id: UUID) -> None:
+    """Take a VM off its host."""
+    vm = survey_vm(vm_id)
+    with cloud.session(vm.host):
+        stop_vm(vm.id, vm.host)
+        undefine_vm(vm.id, vm.host)
+        for volume in vm.volumes:
+            end_export(export_for(volume.id, vm), volume.pool_id, vm.id)
+        for record in vm.local_disks:
+            remove_disk(vm.disk(record), vm.host)
+            if record.base:
+                leave_base(record.id, record.base, vm.host)
+        free_host(vm.id)
+
+
+@step("stop-vm", Effect.REMOVES)
+def stop_vm(vm: UUID, host: UUID) -> None:
+    cloud.hypervisor(host).set_power(vm, Power.OFF, timeout_s=cloud.settings.power_off_timeout_s)
+
+
+@stop_vm.look
+def _(vm: UUID, host: UUID) -> bool:
+    return cloud.hypervisor(host).power(vm) in {Power.ON, Power.PAUSED}
+
+
+@step("undefine-vm", Effect.REMOVES)
+def undefine_vm(vm: UUID, host: UUID) -> None:
+    cloud.hypervisor(host).delete_vm(vm)
+
+
+@undefine_vm.look
+def _(vm: UUID, host: UUID) -> bool:
+    return cloud.hypervisor(host).power(vm) is not None
+
+
+@step("remove-disk", Effect.REMOVES)
+def remove_disk(disk: Disk, host: UUID) -> None:
+    delete_disk(disk, host)
+
+
+@remove_disk.look
+def _(disk: Disk, host: UUID) -> bool:
+    return has_disk(disk, host)
+
+
+@step("leave-base", Effect.REMOVES)
+def leave_base(disk: UUID, base: Base, host: UUID) -> None:
+    release_base(disk, base, host)
+
+
+@leave_base.look
+def _(disk: UUID, base: Base, host: UUID) -> bool:
+    return base_held(disk, base, host)
+
+
+@step("free-host", Effect.REMOVES)
+def free_host(vm: UUID) -> None:
+    cloud.inventory.free(vm)
+
+
+@free_host.look
+def _(vm: UUID) -> bool:
+    return has_host(vm)

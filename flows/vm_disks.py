@@ -1,0 +1,96 @@
+"""A VM's disks on its host: overlays of a base that each of them claims while it lives."""
+
+from pathlib import Path
+from uuid import UUID
+
+from adapters.database.inventory import DiskRecord, VmRecord
+from adapters.database.library import Image
+from adapters.errors import Refused
+from adapters.types import Base, Disk
+from flows.cloud import cloud
+from flows.convert_image import bootable
+from flows.steps import step
+
+
+def make_disks(vm: VmRecord) -> dict[UUID, Base]:
+    """Make the VM's disks on its host's datastore; answers their bases."""
+    return {record.id: make_overlay(record, vm) for record in vm.local_disks}
+
+
+def make_overlay(record: DiskRecord, vm: VmRecord) -> Base:
+    """Make one disk, over the image itself or the host's copy of it."""
+    image = bootable(record.image, vm.family, vm.datacenter_id)
+    base = choose_base(record.id, image, vm.host, vm.datastore, vm.datacenter_id)
+    source = cloud.repository(vm.datacenter_id).path(image.path)
+    hold_base(record.id, base, str(source), vm.host)
+    make_disk(vm.disk(record, base), vm.host)
+    return base
+
+
+@step("choose-base")
+def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
+    """The image itself where the host sees the repository, else a copy on its datastore."""
+    repository = cloud.repository(datacenter)
+    if repository.identity(image.path) != image.identity:
+        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
+    path = repository.path(image.path)
+    if not cloud.node(host).sees(str(repository.root), repository.marker):
+        path = Path(datastore) / f"base-{image.digest}.{image.format.extension}"
+    return Base(path=str(path), format=image.format, digest=image.digest)
+
+
+@step("hold-base")
+def hold_base(disk: UUID, base: Base, source: str, host: UUID) -> None:
+    """Claim the base for as long as the disk lives; copy it to the host when it must be there."""
+    cloud.claims.claim(claim_on(base, host), f"disk:{disk}")
+    if base.is_copy:
+        cloud.node(host).ensure_copy(source, base)
+    cloud.inventory.set_base(disk, base)
+
+
+@hold_base.undo
+def _(disk: UUID, base: Base, source: str, host: UUID) -> None:
+    release_base(disk, base, host)
+    cloud.inventory.set_base(disk, None)
+
+
+@hold_base.look
+def _(disk: UUID, base: Base, source: str, host: UUID) -> bool:
+    return base_held(disk, base, host)
+
+
+def release_base(disk: UUID, base: Base, host: UUID) -> None:
+    """Release the base; a copy on the host goes with its last disk, a library file stays."""
+    if cloud.claims.release(claim_on(base, host), f"disk:{disk}"):
+        if base.is_copy:
+            cloud.node(host).delete_copy(base)
+        cloud.claims.removed(claim_on(base, host))
+
+
+def base_held(disk: UUID, base: Base, host: UUID) -> bool:
+    """Whether the disk has its base, or a copy is there that no other disk explains."""
+    holders = cloud.claims.holders(claim_on(base, host))
+    stray = base.is_copy and not holders and cloud.node(host).has_copy(base)
+    return f"disk:{disk}" in holders or stray
+
+
+def claim_on(base: Base, host: UUID) -> str:
+    """What a disk claims: the library's file, or one host's copy."""
+    return f"copy:{host}:{base.digest}" if base.is_copy else f"file:{base.path}"
+
+
+@step("make-disk")
+def make_disk(disk: Disk, host: UUID) -> None:
+    cloud.hypervisor(host).ensure_disk(disk)
+
+
+@make_disk.undo
+def delete_disk(disk: Disk, host: UUID) -> None:
+    """Remove the disk from its datastore."""
+    cloud.hypervisor(host).delete_disk(disk)
+
+
+@make_disk.look
+def has_disk(disk: Disk, host: UUID) -> bool:
+    """Whether the disk is on its datastore."""
+    return cloud.hypervisor(host).has_disk(disk)

@@ -1,0 +1,307 @@
+"""A small cloud on memory adapters, and photographs of it: before == after is the whole law."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import insert, select
+
+from adapters.database import models
+from adapters.database.operations import Operation, Request
+from adapters.database.schema import FIRST_ENTERPRISE, migrate
+from adapters.database.session import Database, engine, utc_now
+from adapters.images.memory import write_image
+from adapters.images.repository import initialise
+from adapters.settings import Settings
+from adapters.types import Family, Format, TemplateState, VmState, VolumeState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+
+# What an operation leaves in the database on purpose: its own story.
+STORY = {"operations", "steps", "receipts", "idempotency_keys", "locks"}
+
+
+def settings_in(home: Path, **changes: Any) -> Settings:
+    """Settings for a test: no pauses, memory adapters."""
+    fields: dict[str, Any] = {
+        "home": home,
+        "image_tool": "memory",
+        "retries": 1,
+        "retry_delay_s": 0,
+        "retry_delay_max_s": 0,
+        "backend_timeout_s": 0,
+        "lease_s": 15,
+    }
+    return Settings(**{**fields, **changes})
+
+
+def fresh_database(home: Path, template: Path) -> None:
+    """A migrated database in `home`, copied from one that was migrated once."""
+    if not template.exists():
+        database = Database(f"sqlite:///{template}")
+        migrate(database, template.parent)
+        database.engine.dispose()
+        engine.cache_clear()
+    shutil.copy(template, home / "cloudloom.sqlite")
+
+
+@dataclass
+class World:
+    """The ids of what a small cloud has."""
+
+    home: Path
+    datacenter: UUID
+    hosts: list[UUID]
+    datastores: list[str]
+    pool: UUID
+    vdc: UUID
+    network: UUID
+    template: UUID
+
+    def add(self, row: models.Base) -> None:
+        with cloud.database.write() as db:
+            db.add(row)
+
+    def appliance(self, *vms: str, template: UUID | None = None, **links: list[str]) -> UUID:
+        """An appliance with VMs of these names; `links` says which depend on which."""
+        appliance = uuid4()
+        self.add(
+            models.Appliance(
+                id=appliance,
+                virtual_datacenter_id=self.vdc,
+                name=f"app-{appliance}",
+                created_at=utc_now(),
+            )
+        )
+        for position, name in enumerate(vms):
+            self.vm(appliance, name, position, template or self.template, links.get(name, []))
+        return appliance
+
+    def vm(
+        self, appliance: UUID, name: str, position: int, template: UUID, depends_on: list[str]
+    ) -> UUID:
+        vm = uuid4()
+        with cloud.database.write() as db:
+            db.add(
+                models.VirtualMachine(
+                    id=vm,
+                    appliance_id=appliance,
+                    template_id=template,
+                    name=name,
+                    position=position,
+                    depends_on=depends_on,
+                    cpu=1,
+                    ram_mib=64,
+                    state=VmState.NOT_ALLOCATED,
+                )
+            )
+            db.flush()
+            image = db.scalars(
+                select(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
+            ).one()
+            db.add(
+                models.VmDisk(
+                    id=uuid4(),
+                    vm_id=vm,
+                    position=0,
+                    template_disk_id=image.id,
+                    size_mib=image.virtual_size_mib,
+                )
+            )
+            db.add(
+                models.NicRow(
+                    id=uuid4(),
+                    vm_id=vm,
+                    network_id=self.network,
+                    position=0,
+                    mac="52:54:00:" + ":".join(vm.hex[n : n + 2] for n in (0, 2, 4)),
+                )
+            )
+        return vm
+
+    def volume(self, name: str, vm: UUID | None = None, *, carved: bool = True) -> UUID:
+        volume = uuid4()
+        self.add(
+            models.VolumeRow(
+                id=volume,
+                virtual_datacenter_id=self.vdc,
+                pool_id=self.pool,
+                name=name,
+                size_mib=8,
+                carved=carved,
+                state=VolumeState.ATTACHED if vm else VolumeState.DETACHED,
+                vm_id=vm,
+                position=1 if vm else 0,
+            )
+        )
+        if carved:
+            from flows.create_iscsi_volume import as_volume
+
+            cloud.storage(self.pool).ensure_volume(as_volume(cloud.inventory.volume(volume)))
+        return volume
+
+    def image(self, name: str, form: Format) -> UUID:
+        """A template whose one image has this format."""
+        template, disk = uuid4(), uuid4()
+        repository = cloud.repository(self.datacenter)
+        path = f"templates/{template}/disk-0.{form.extension}"
+        scratch = repository.scratch(f"made-{template}", 1024)
+        write_image(scratch, form, 16 * 2**20, name)
+        digest = repository.digest(scratch)
+        identity = repository.publish(scratch, path)
+        with cloud.database.write() as db:
+            db.add(
+                models.Template(
+                    id=template,
+                    enterprise_id=FIRST_ENTERPRISE,
+                    datacenter_id=self.datacenter,
+                    name=name,
+                    state=TemplateState.AVAILABLE,
+                    cpu=1,
+                    ram_mib=64,
+                    created_at=utc_now(),
+                )
+            )
+            db.flush()
+            db.add(
+                models.TemplateDisk(
+                    id=disk,
+                    template_id=template,
+                    position=0,
+                    format=form,
+                    subformat="",
+                    digest=digest,
+                    path=path,
+                    size_bytes=identity.size_bytes,
+                    virtual_size_mib=16,
+                    identity=identity.model_dump(),
+                )
+            )
+        return template
+
+    def accept(
+        self, kind: str, target: UUID, *locks: tuple[str, UUID], **arguments: Any
+    ) -> Operation:
+        """Accept an operation as the API would."""
+        flow = FLOWS[kind]
+        return cloud.operations.accept(
+            Request(
+                id=uuid4(),
+                kind=kind,
+                version=flow.version,
+                target_kind=flow.target,
+                target_id=target,
+                target_name=str(target),
+                arguments=arguments,
+                enterprise_id=FIRST_ENTERPRISE,
+                datacenter_id=self.datacenter,
+                requested_by="tests",
+                locks=locks or ((flow.target, target),),
+            )
+        )
+
+    def run(self, kind: str, target: UUID, **arguments: Any) -> Operation:
+        """Accept and run an operation here and now; it must succeed."""
+        operation = FLOWS[kind](self.accept(kind, target, **arguments).id)
+        assert operation.state == "succeeded", operation.error
+        return operation
+
+
+def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> World:
+    """A datacenter with a repository, hosts, a pool, a VDC with a network, and a template."""
+    home.mkdir(parents=True, exist_ok=True)
+    engine.cache_clear()
+    fresh_database(home, template)
+    cloud.become(settings_in(home, **changes))
+    repository = home / "repository"
+    repository.mkdir()
+    marker = initialise(repository)
+    world = World(
+        home, uuid4(), [uuid4() for _ in range(hosts)], [], uuid4(), uuid4(), uuid4(), uuid4()
+    )
+    device = uuid4()
+    with cloud.database.write() as db:
+        db.add(
+            models.Datacenter(
+                id=world.datacenter,
+                name="main",
+                repository=str(repository),
+                repository_marker=marker,
+            )
+        )
+        db.flush()
+        for n, host in enumerate(world.hosts):
+            db.add(
+                models.Host(
+                    id=host,
+                    datacenter_id=world.datacenter,
+                    name=f"host-{n}",
+                    family=Family.MEMORY,
+                    address="memory",
+                    cpu=16,
+                    ram_mib=4096,
+                )
+            )
+            db.flush()
+            directory = f"{home}/datastore-{n}"
+            world.datastores.append(directory)
+            db.add(
+                models.Datastore(id=uuid4(), host_id=host, uuid=uuid4(), directory=directory)
+            )
+        db.add(
+            models.StorageDevice(
+                id=device,
+                datacenter_id=world.datacenter,
+                name="san",
+                technology="memory",
+                host="127.0.0.1",
+                port=3260,
+                control=0,
+            )
+        )
+        db.flush()
+        db.add(
+            models.StoragePool(
+                id=world.pool,
+                device_id=device,
+                name="pool",
+                tier="default",
+                directory="",
+                total_mib=4096,
+            )
+        )
+        db.add(
+            models.VirtualDatacenter(
+                id=world.vdc,
+                enterprise_id=FIRST_ENTERPRISE,
+                datacenter_id=world.datacenter,
+                name="demo",
+                family=Family.MEMORY,
+            )
+        )
+        db.flush()
+        db.execute(
+            insert(models.Network).values(
+                id=world.network, virtual_datacenter_id=world.vdc, name="default", kind="unmanaged"
+            )
+        )
+    world.template = world.image("tiny", Format.QCOW2)
+    return world
+
+
+def photograph() -> dict[str, Any]:
+    """Everything outside of operations' stories: backends, repository, tables."""
+    tables: dict[str, Any] = {}
+    with cloud.database.read() as db:
+        for table in models.Base.metadata.sorted_tables:
+            if table.name not in STORY:
+                rows = db.execute(select(table)).mappings()
+                tables[table.name] = sorted(
+                    json.dumps({k: str(v) for k, v in row.items()}, sort_keys=True) for row in rows
+                )
+    root = cloud.settings.home / "repository"
+    files = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    return {"world": cloud.world.everything(), "tables": tables, "files": files}

@@ -1,0 +1,43 @@
+# Each target sets up what it needs first: Debian's packages (deployments/packages.txt, shown before
+# they are installed) and the virtual environment (requirements.lock).
+SHELL := /bin/bash
+SETUP := deployments/setup.sh
+PYTHON := .venv/bin/python
+
+.PHONY: help demo test test-long check bench serve clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s: -l 2
+
+demo:  ## Turn an image into a running appliance on a private host, and take it away (ARGS=--keep)
+	@$(SETUP) all
+	.venv/bin/cloudloom demo $(ARGS)
+
+test:  ## The whole suite, but for what is slow (ARGS: pytest's arguments)
+	@$(SETUP)
+	$(PYTHON) -m tests -n 2 -m "not slow" $(ARGS)
+
+test-long:  ## The whole suite
+	@$(SETUP)
+	$(PYTHON) -m tests -n 2 $(ARGS)
+
+check:  ## Style, types, architecture, spelling
+	@$(SETUP) python
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/codespell --skip '*.lock,./.*,./build,*.egg-info'
+
+bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
+	@$(SETUP) all
+	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
+
+serve:  ## API, Prefect, worker and monitor, all data under build/cloudloom
+	@$(SETUP)
+	.venv/bin/cloudloom serve $(ARGS)
+
+clean:  ## Remove what was built, and end what still runs there
+	@[ ! -d build ] || [ ! -x $(PYTHON) ] || $(PYTHON) -m deployments.lab.sweep build
+	rm -rf build *.egg-info .*_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

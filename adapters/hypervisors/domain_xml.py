@@ -54,7 +54,9 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
     _text(domain, "vcpu", str(vm.cpu))
     if domain_type == "kvm":
         ET.SubElement(domain, "cpu", mode="host-passthrough")
-    _text(ET.SubElement(domain, "os"), "type", "hvm", arch="x86_64", machine="pc")
+    system = ET.SubElement(domain, "os")
+    _text(system, "type", "hvm", arch="x86_64", machine="pc")
+    ET.SubElement(system, "boot", dev="hd")  # from vda, be it a disk or a volume connected later
     features = ET.SubElement(domain, "features")
     for name in ("acpi", "apic"):
         ET.SubElement(features, name)
@@ -135,8 +137,6 @@ def _disk(devices: ET.Element, disk: Disk) -> None:
 def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
     _text(disk, "serial", serial(thing))
-    if position == 0:
-        ET.SubElement(disk, "boot", order="1")
 
 
 def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:

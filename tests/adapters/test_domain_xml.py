@@ -47,7 +47,7 @@ CASES = {
     "vm-full": domain_xml.domain_xml(FULL, "qemu", "/consoles/vm.log"),
     "vm-diskless-kvm": domain_xml.domain_xml(DISKLESS, "kvm", "/consoles/vm.log"),
     "connection": domain_xml.connection_xml(connection(1), SECRET, "user & co"),
-    "connection-that-boots": domain_xml.connection_xml(connection(0), SECRET, "user"),
+    "connection-at-the-front": domain_xml.connection_xml(connection(0), SECRET, "user"),
     "disk": domain_xml.volume_xml("disk.qcow2", BOOT, 64 * 2**20),
     "disk-empty": domain_xml.volume_xml("disk.qcow2", DATA, 32 * 2**20),
     "pool": domain_xml.pool_xml("cloudloom-x", "/data & store"),

@@ -1,0 +1,506 @@
+"""The hypervisor laws, run over every adapter that claims the port."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+from pydantic import SecretStr
+
+from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
+from adapters.hypervisors.base import Hypervisor
+from adapters.hypervisors.kvm import KvmHypervisor
+from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.storage.base import BlockStorage
+from adapters.storage.directory import DirectoryStorage
+from adapters.storage.memory import MemoryStorage
+from adapters.storage.tgt import Tgt
+from adapters.types import (
+    Base,
+    Chap,
+    Connection,
+    Disk,
+    Export,
+    Format,
+    HostFacts,
+    Nic,
+    Power,
+    Target,
+    Vm,
+    Volume,
+)
+from adapters.world import World
+from deployments.lab.kvm_host import KvmHost
+
+OURS, OTHERS = uuid4(), uuid4()
+DIGEST = "ab" * 32
+TARGET = Target(host="127.0.0.1", port=1, iqn="iqn.2026-11.test:nowhere")
+
+
+class Counterpart(Protocol):
+    """A host as two installations see it, and what it is asked from outside."""
+
+    ours: Hypervisor
+    others: Hypervisor
+    datastore: str
+
+    def storage(self) -> BlockStorage:
+        """A storage pool that the host can reach."""
+
+    def photograph(self) -> object:
+        """All that is on the host."""
+
+
+class Memory:
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder / "world.sqlite")
+        host, facts = uuid4(), HostFacts(cpu=8, ram_mib=8192, version="memory 1")
+        self.ours = MemoryHypervisor(self.world, host, OURS, facts)
+        self.others = MemoryHypervisor(self.world, host, OTHERS, facts)
+        self.datastore = str(folder / "datastore")
+        self.world.put("datastore", f"{self.datastore}/missing", {"total_mib": 0})
+
+    def storage(self) -> BlockStorage:
+        return MemoryStorage(self.world, uuid4(), 64)
+
+    def photograph(self) -> object:
+        return self.world.everything()
+
+
+class Kvm:
+    def __init__(self, folder: Path, uri: str, request: pytest.FixtureRequest) -> None:
+        self.folder = folder
+        self.request = request
+        self.host = libvirt.open(uri)
+        self.ours = KvmHypervisor(uri, OURS, "qemu", str(folder / "consoles"))
+        self.others = KvmHypervisor(uri, OTHERS, "qemu", str(folder / "consoles"))
+        (folder / "datastore").mkdir()
+        self.datastore = str(folder / "datastore")
+
+    def storage(self) -> BlockStorage:
+        tgtd = self.request.getfixturevalue("tgtd")
+        (self.folder / "pool").mkdir()
+        return DirectoryStorage(
+            self.folder / "pool", Tgt(tgtd.control, "127.0.0.1", tgtd.port), limit_mib=64
+        )
+
+    def photograph(self) -> object:
+        files = {path.name: path.stat().st_size for path in Path(self.datastore).iterdir()}
+        domains = {each.XMLDesc() for each in self.host.listAllDomains()}
+        return files, domains, {each.XMLDesc() for each in self.host.listAllSecrets()}
+
+    def clean_up(self) -> None:
+        for installation in (self.ours, self.others):
+            for vm in installation.vms():
+                installation.set_power(vm, Power.OFF, timeout_s=0)
+                installation.delete_vm(vm)
+        self.host.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kvm", marks=pytest.mark.lab)])
+def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counterpart]:
+    if request.param == "memory":
+        yield Memory(tmp_path)
+        return
+    host: KvmHost = request.getfixturevalue("kvm_host")
+    kvm = Kvm(tmp_path, host.uri, request)
+    try:
+        yield kvm
+    finally:
+        kvm.clean_up()
+
+
+@pytest.fixture
+def ours(counterpart: Counterpart) -> Hypervisor:
+    return counterpart.ours
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    image = tmp_path / "base.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--", image, "1M"], check=True)
+    return Base(path=str(image), format=Format.QCOW2, digest=DIGEST)
+
+
+@pytest.fixture
+def disk(counterpart: Counterpart, base: Base) -> Disk:
+    return Disk(
+        id=uuid4(), vm=uuid4(), size_mib=4, datastore=counterpart.datastore, base=base,
+        installation=OURS,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def vm(disk: Disk) -> Vm:
+    """Not defined yet, nor its disk made."""
+    nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
+    return Vm(
+        id=disk.vm, name="one", cpu=1, ram_mib=32, disks=(disk,), nics=(nic,), installation=OURS
+    )
+
+
+@pytest.fixture
+def defined(ours: Hypervisor, vm: Vm) -> Vm:
+    ours.ensure_disk(vm.disks[0])
+    ours.ensure_vm(vm)
+    return vm
+
+
+@pytest.fixture
+def running(ours: Hypervisor, defined: Vm) -> Vm:
+    ours.set_power(defined.id, Power.ON, timeout_s=0)
+    return defined
+
+
+def bare_vm(installation: UUID = OURS) -> Vm:
+    return Vm(id=uuid4(), name="bare", cpu=1, ram_mib=32, installation=installation)
+
+
+def connection_to(vm: Vm, position: int = 1) -> tuple[Connection, Chap]:
+    initiator = f"iqn.2026-11.test:{vm.id}"
+    connection = Connection(
+        volume=uuid4(), vm=vm.id, initiator=initiator, target=TARGET, position=position
+    )
+    return connection, Chap(user="user", password=SecretStr("correct horse"))
+
+
+def changed(value, **fields):
+    return value.model_copy(update=fields)
+
+
+# --- the host ----------------------------------------------------------------------------------
+
+
+def test_describes_itself(ours):
+    facts = ours.describe()
+    assert facts.cpu > 0
+    assert facts.ram_mib > 0
+    assert facts.version
+
+
+def test_a_datastore_has_room(counterpart, ours):
+    capacity = ours.datastore(counterpart.datastore)
+    assert 0 < capacity.free_mib <= capacity.total_mib
+
+
+def test_a_missing_datastore_is_not_found_and_has_no_disks(counterpart, ours, disk):
+    elsewhere = changed(disk, datastore=f"{counterpart.datastore}/missing")
+    with pytest.raises(NotFound):
+        ours.datastore(elsewhere.datastore)
+    with pytest.raises(NotFound):
+        ours.ensure_disk(elsewhere)
+    assert not ours.has_disk(elsewhere)
+    ours.delete_disk(elsewhere)
+
+
+def test_each_vm_is_an_initiator_of_its_own_and_always_the_same(ours):
+    one, two = uuid4(), uuid4()
+    assert ours.initiator(one) == ours.initiator(one) != ours.initiator(two)
+    Export(id=uuid4(), volume=uuid4(), initiator=ours.initiator(one), installation=OURS)
+
+
+# --- disks -------------------------------------------------------------------------------------
+
+
+def test_a_disk_is_there_once_made_and_not_before(ours, disk):
+    assert not ours.has_disk(disk)
+    ours.ensure_disk(disk)
+    assert ours.has_disk(disk)
+    assert ours.disk_path(disk).startswith(disk.datastore)
+
+
+def test_a_disk_may_be_empty(ours, disk):
+    empty = changed(disk, base=None)
+    ours.ensure_disk(empty)
+    assert ours.has_disk(empty)
+
+
+def test_making_a_disk_again_changes_nothing(counterpart, ours, disk):
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    ours.ensure_disk(disk)
+    assert counterpart.photograph() == before
+
+
+@pytest.mark.parametrize("fields", [{"size_mib": 8}, {"size_mib": 3}, {"base": None}])
+def test_another_disk_of_that_name_is_left_alone(counterpart, ours, disk, fields):
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    for method in (ours.ensure_disk, ours.has_disk, ours.delete_disk):
+        with pytest.raises(Conflict):
+            method(changed(disk, **fields))
+    assert counterpart.photograph() == before
+
+
+def test_a_disk_over_another_base_is_left_alone(counterpart, ours, disk, base):
+    ours.ensure_disk(disk)
+    other = changed(base, path=f"{base.path}.other")
+    with pytest.raises(Conflict):
+        ours.ensure_disk(changed(disk, base=other))
+
+
+def test_a_disk_without_its_base_is_not_made(counterpart, ours, disk, base):
+    before = counterpart.photograph()
+    with pytest.raises(NotFound):
+        ours.ensure_disk(changed(disk, base=changed(base, path=f"{base.path}.missing")))
+    assert counterpart.photograph() == before
+
+
+def test_a_disk_larger_than_the_datastore_is_not_made(counterpart, ours, disk):
+    before = counterpart.photograph()
+    with pytest.raises(OutOfSpace):
+        ours.ensure_disk(changed(disk, size_mib=2**30))
+    assert counterpart.photograph() == before
+
+
+def test_a_deleted_disk_is_gone_and_may_be_deleted_again(counterpart, ours, disk):
+    before = counterpart.photograph()
+    ours.ensure_disk(disk)
+    ours.delete_disk(disk)
+    ours.delete_disk(disk)
+    assert not ours.has_disk(disk)
+    assert counterpart.photograph() == before
+
+
+def test_a_disk_in_use_is_not_deleted(ours, running):
+    with pytest.raises(InUse) as refusal:
+        ours.delete_disk(running.disks[0])
+    assert refusal.value.users == (str(running.id),)
+    assert ours.has_disk(running.disks[0])
+
+
+# --- VMs ---------------------------------------------------------------------------------------
+
+
+def test_a_vm_is_there_once_defined_and_off(ours, vm):
+    assert not ours.has_vm(vm)
+    assert ours.power(vm.id) is None
+    ours.ensure_disk(vm.disks[0])
+    ours.ensure_vm(vm)
+    assert ours.has_vm(vm)
+    assert ours.power(vm.id) is Power.OFF
+    assert ours.console(vm.id) == b""
+
+
+def test_defining_a_vm_again_changes_nothing_not_even_its_connections(counterpart, ours, defined):
+    connection, chap = connection_to(defined)
+    ours.connect(connection, chap)
+    before = counterpart.photograph()
+    ours.ensure_vm(defined)
+    assert counterpart.photograph() == before
+    assert ours.has_connection(connection)
+
+
+def test_another_vm_of_that_id_is_left_alone(counterpart, ours, defined):
+    before = counterpart.photograph()
+    for method in (ours.ensure_vm, ours.has_vm):
+        with pytest.raises(Conflict):
+            method(changed(defined, ram_mib=64))
+    assert counterpart.photograph() == before
+
+
+def test_another_installations_vm_is_left_alone(counterpart):
+    theirs = bare_vm(OTHERS)
+    counterpart.others.ensure_vm(theirs)
+    before = counterpart.photograph()
+    connection, chap = connection_to(theirs)
+    for effect in (
+        lambda: counterpart.ours.ensure_vm(changed(theirs, installation=OURS)),
+        lambda: counterpart.ours.has_vm(changed(theirs, installation=OURS)),
+        lambda: counterpart.ours.delete_vm(theirs.id),
+        lambda: counterpart.ours.power(theirs.id),
+        lambda: counterpart.ours.set_power(theirs.id, Power.ON, timeout_s=0),
+        lambda: counterpart.ours.connect(connection, chap),
+        lambda: counterpart.ours.has_connection(connection),
+    ):
+        with pytest.raises(Conflict):
+            effect()
+    assert counterpart.photograph() == before
+
+
+def test_lists_the_vms_of_its_installation_only(counterpart):
+    mine, theirs = bare_vm(), bare_vm(OTHERS)
+    counterpart.ours.ensure_vm(mine)
+    counterpart.others.ensure_vm(theirs)
+    counterpart.ours.set_power(mine.id, Power.ON, timeout_s=0)
+    assert counterpart.ours.vms() == {mine.id: Power.ON}
+    assert counterpart.others.vms() == {theirs.id: Power.OFF}
+
+
+def test_a_vm_without_its_disk_is_not_defined(ours, vm):
+    with pytest.raises(NotFound):
+        ours.ensure_vm(vm)
+    assert not ours.has_vm(vm)
+
+
+def test_a_deleted_vm_is_gone_with_its_connections_but_not_its_disks(counterpart, ours, vm):
+    ours.ensure_disk(vm.disks[0])
+    before = counterpart.photograph()
+    ours.ensure_vm(vm)
+    connection, chap = connection_to(vm)
+    ours.connect(connection, chap)
+    ours.delete_vm(vm.id)
+    ours.delete_vm(vm.id)
+    assert counterpart.photograph() == before
+    assert ours.has_disk(vm.disks[0])
+    ours.ensure_vm(vm)
+    assert not ours.has_connection(connection)
+
+
+def test_a_vm_that_is_on_is_not_deleted(ours, running):
+    with pytest.raises(InUse):
+        ours.delete_vm(running.id)
+    assert ours.has_vm(running)
+
+
+# --- power -------------------------------------------------------------------------------------
+
+
+def test_is_switched_on_paused_resumed_and_off(ours, defined):
+    for power in (Power.ON, Power.PAUSED, Power.ON, Power.PAUSED, Power.OFF):
+        for _ in range(2):
+            ours.set_power(defined.id, power, timeout_s=0)
+            assert ours.power(defined.id) is power
+
+
+def test_a_deaf_guest_is_forced_off_after_the_timeout(ours, running):
+    ours.set_power(running.id, Power.OFF, timeout_s=0.2)
+    assert ours.power(running.id) is Power.OFF
+
+
+def test_what_is_off_is_not_paused(ours, defined):
+    with pytest.raises(Refused):
+        ours.set_power(defined.id, Power.PAUSED, timeout_s=0)
+    assert ours.power(defined.id) is Power.OFF
+
+
+def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):
+    nobody = uuid4()
+    ours.set_power(nobody, Power.OFF, timeout_s=0)
+    for power in (Power.ON, Power.PAUSED):
+        with pytest.raises(NotFound):
+            ours.set_power(nobody, power, timeout_s=0)
+    assert ours.power(nobody) is None
+
+
+# --- connections -------------------------------------------------------------------------------
+
+
+def test_a_connection_is_there_once_made_and_not_before(ours, defined):
+    connection, chap = connection_to(defined)
+    assert not ours.has_connection(connection)
+    ours.connect(connection, chap)
+    assert ours.has_connection(connection)
+
+
+def test_connecting_again_changes_nothing(counterpart, ours, defined):
+    connection, chap = connection_to(defined)
+    ours.connect(connection, chap)
+    before = counterpart.photograph()
+    ours.connect(connection, chap)
+    assert counterpart.photograph() == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target": changed(TARGET, port=2)},
+        {"target": changed(TARGET, host="127.0.0.2")},
+        {"target": changed(TARGET, iqn="iqn.2026-11.test:else")},
+        {"target": changed(TARGET, lun=2)},
+        {"initiator": "iqn.2026-11.test:another"},
+        {"position": 2},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_connection_that_leads_elsewhere_is_left_alone(counterpart, ours, defined, fields):
+    connection, chap = connection_to(defined)
+    ours.connect(connection, chap)
+    before = counterpart.photograph()
+    with pytest.raises(Conflict):
+        ours.connect(changed(connection, **fields), chap)
+    with pytest.raises(Conflict):
+        ours.has_connection(changed(connection, **fields))
+    assert counterpart.photograph() == before
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["of a disk", "of another volume"])
+def test_a_taken_position_is_left_alone(counterpart, ours, defined, position):
+    other, chap = connection_to(defined, 1)
+    ours.connect(other, chap)
+    before = counterpart.photograph()
+    connection, chap = connection_to(defined, position)
+    with pytest.raises(Conflict):
+        ours.connect(connection, chap)
+    assert not ours.has_connection(connection)
+    assert counterpart.photograph() == before
+
+
+def test_nothing_is_connected_to_a_vm_that_is_not_there(counterpart, ours):
+    before = counterpart.photograph()
+    connection, chap = connection_to(bare_vm())
+    with pytest.raises(NotFound):
+        ours.connect(connection, chap)
+    assert not ours.has_connection(connection)
+    ours.disconnect(connection)
+    assert counterpart.photograph() == before
+
+
+def test_disconnecting_leaves_nothing_and_may_be_repeated(counterpart, ours, defined):
+    before = counterpart.photograph()
+    connection, chap = connection_to(defined)
+    ours.connect(connection, chap)
+    ours.disconnect(connection)
+    ours.disconnect(connection)
+    assert not ours.has_connection(connection)
+    assert counterpart.photograph() == before
+
+
+def test_connections_are_not_changed_while_the_vm_is_on(counterpart, ours):
+    vm, storage = bare_vm(), counterpart.storage()
+    ours.ensure_vm(vm)
+    connection, chap = exported(storage, ours, vm)
+    ours.connect(connection, chap)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    before = counterpart.photograph()
+    with pytest.raises(InUse):
+        ours.disconnect(connection)
+    with pytest.raises(InUse):
+        ours.connect(*connection_to(vm, 2))
+    assert counterpart.photograph() == before
+
+
+def test_a_vm_starts_only_when_its_volume_lets_it_in(counterpart, ours):
+    vm, storage = bare_vm(), counterpart.storage()
+    ours.ensure_vm(vm)
+    connection, chap = exported(storage, ours, vm)
+    ours.connect(connection, chap)
+    storage.delete_export(export_of(connection))
+    with pytest.raises(Transient):
+        ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.power(vm.id) is Power.OFF
+    storage.ensure_export(export_of(connection), chap)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.power(vm.id) is Power.ON
+
+
+def exported(storage: BlockStorage, ours: Hypervisor, vm: Vm) -> tuple[Connection, Chap]:
+    """A volume, exported to the VM, that it boots from."""
+    volume = Volume(id=uuid4(), size_mib=1, installation=OURS)
+    storage.ensure_volume(volume)
+    connection = Connection(
+        volume=volume.id, vm=vm.id, initiator=ours.initiator(vm.id), target=TARGET, position=0
+    )
+    export = export_of(connection)
+    chap = Chap(user=export.account, password=SecretStr(uuid4().hex))
+    return changed(connection, target=storage.ensure_export(export, chap)), chap
+
+
+def export_of(connection: Connection) -> Export:
+    return Export(
+        id=connection.volume, volume=connection.volume, initiator=connection.initiator,
+        installation=OURS,
+    )  # fmt: skip

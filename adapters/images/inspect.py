@@ -6,7 +6,7 @@ only; VMDKs of several files, differences and parents; and files that end too ea
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oslo_utils.imageutils.format_inspector import (
@@ -39,6 +39,8 @@ _PACKED = {
     b"PK\3\4": "zip",
 }
 _STUMBLES = (ImageFormatError, struct.error, ValueError, LookupError, AttributeError, TypeError)
+_QCOW2_OFFSET = (1 << 56) - (1 << 9)
+_QCOW2_COPIED = 1 << 63
 _CODES = {"backing_file": "image-backing-file", "data_file": "image-data-file"}
 
 
@@ -148,7 +150,33 @@ def _inspect_qcow2(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     require_size(size, max_virtual_mib)
     file.require(l1 + 8 * l1_entries, "its table of clusters")
     file.require(refcounts + 8, "its table of reference counts")
+    places = struct.unpack(f">{l1_entries}Q", file.read(l1, 8 * l1_entries))
+    _require_clusters(file, {place & _QCOW2_OFFSET for place in places} - {0}, 1 << cluster_bits)
     return ImageInfo(format=Format.QCOW2, virtual_size_bytes=size, file_size_bytes=file.size)
+
+
+def _require_clusters(file: UntrustedFile, tables: set[int], cluster_bytes: int) -> None:
+    """Refuse a file that ends within a table or a cluster of data.
+
+    The check leaves that to us, for other clusters may end early; whole ones it misses itself.
+    """
+    file.require(max(tables, default=0) + cluster_bytes, "its table of clusters")
+    beginning = file.size - file.size % cluster_bytes
+    if beginning == file.size:
+        return
+    wanted = struct.pack(">Q", beginning), struct.pack(">Q", beginning | _QCOW2_COPIED)
+    for table in tables:
+        entries = file.read(table, cluster_bytes)
+        if any(entries[at : at + 8] in wanted for at in _places(entries, wanted[0][1:])):
+            file.require(beginning + cluster_bytes, "its last cluster")
+
+
+def _places(entries: bytes, ending: bytes) -> Iterator[int]:
+    """Where entries that end so begin."""
+    at = -1
+    while (at := entries.find(ending, at + 1)) >= 0:
+        if at % 8 == 1:
+            yield at - 1
 
 
 def _inspect_vdi(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:

@@ -36,6 +36,7 @@ _CHECK_CPU_S = 60.0  # and a second for each GiB
 _DIFFERENT = 1  # exit codes: of compare,
 _LEAKS = 3  # and of check
 _ISCSI_TIMEOUT_S = 30  # without one, qemu waits for a lost target for ever
+_TOO_SHORT = re.compile(r"[Tt]runcated|end of (the )?file|after EOF|too small|too short")
 _MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the first that fits
     (r"No space left on device|Disk quota exceeded", OutOfSpace),
     (r"Authori[sz]ation failure|Authentication fail|Permission denied", NotAllowed),
@@ -43,10 +44,7 @@ _MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the firs
     (r"iSCSI|Input/output error|Stale file handle|Failed to log", Transient),
     (r"Failed to get .* lock", InUse),
     (r"No such file or directory", NotFound),
-    (
-        r"[Tt]runcated|end of file|too small|too short",
-        lambda text: BadImage(text, code="image-truncated"),
-    ),
+    (_TOO_SHORT.pattern, lambda text: BadImage(text, code="image-truncated")),
     (r"[Cc]orrupt|[Ii]nvalid|not in .* format|Unsupported|[Uu]nknown", BadImage),
 )
 
@@ -93,8 +91,10 @@ class QemuImg:
         try:
             _json("check", "-f", format_, "--", path.absolute(), cpu_s=cpu_s)
         except ProgramFailed as error:
-            if error.exit_code != _LEAKS:  # those are clusters that nobody uses
-                raise corrupt(f"{path.name} is damaged: {error.stderr.strip()[:500]}") from error
+            if error.exit_code == _LEAKS:  # of clusters that nobody uses
+                return
+            code = "image-truncated" if _TOO_SHORT.search(error.stderr) else "image-corrupt"
+            raise BadImage(f"{path.name}: {error.stderr.strip()[:500]}", code=code) from error
 
     def convert(
         self,

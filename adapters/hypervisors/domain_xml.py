@@ -11,7 +11,8 @@ from adapters.types import Connection, Disk, Nic, Owner, Vm
 
 NAMESPACE = "urn:cloudloom:owner:1"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-_LAST_SLOT = 0x1F  # NICs from here downwards; libvirt gives disks the lowest free ones
+_FIRST_SLOT = 3  # on the PCI bus, of the disk at position 0; the chipset and a screen have 0 to 2
+_LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 ET.register_namespace("cloudloom", NAMESPACE)
 ET.register_namespace("qemu", _QEMU)
@@ -137,6 +138,9 @@ def _disk(devices: ET.Element, disk: Disk) -> None:
 def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
     _text(disk, "serial", serial(thing))
+    # Guests name disks in the bus's order, which must not be that of their coming.
+    slot = f"{_FIRST_SLOT + position:#04x}"
+    ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
 def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:

@@ -34,6 +34,7 @@ from adapters.types import (
 )
 from adapters.world import World
 from deployments.lab.kvm_host import KvmHost
+from deployments.lab.tgtd import Tgtd
 
 OURS, OTHERS = uuid4(), uuid4()
 DIGEST = "ab" * 32
@@ -71,9 +72,9 @@ class Memory:
 
 
 class Kvm:
-    def __init__(self, folder: Path, uri: str, request: pytest.FixtureRequest) -> None:
+    def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
-        self.request = request
+        self.tgtd = Tgtd(folder / "tgtd")
         self.host = libvirt.open(uri)
         self.ours = KvmHypervisor(uri, OURS, "qemu", str(folder / "consoles"))
         self.others = KvmHypervisor(uri, OTHERS, "qemu", str(folder / "consoles"))
@@ -81,10 +82,10 @@ class Kvm:
         self.datastore = str(folder / "datastore")
 
     def storage(self) -> BlockStorage:
-        tgtd = self.request.getfixturevalue("tgtd")
+        port, control = self.tgtd.start()
         (self.folder / "pool").mkdir()
         return DirectoryStorage(
-            self.folder / "pool", Tgt(tgtd.control, "127.0.0.1", tgtd.port), limit_mib=64
+            self.folder / "pool", Tgt(control, "127.0.0.1", port), limit_mib=64
         )
 
     def photograph(self) -> object:
@@ -98,6 +99,7 @@ class Kvm:
                 installation.set_power(vm, Power.OFF, timeout_s=0)
                 installation.delete_vm(vm)
         self.host.close()
+        self.tgtd.stop()  # after the guests: those that lose a disk end slowly
 
 
 @pytest.fixture(params=["memory", pytest.param("kvm", marks=pytest.mark.lab)])
@@ -106,7 +108,7 @@ def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coun
         yield Memory(tmp_path)
         return
     host: KvmHost = request.getfixturevalue("kvm_host")
-    kvm = Kvm(tmp_path, host.uri, request)
+    kvm = Kvm(tmp_path, host.uri)
     try:
         yield kvm
     finally:

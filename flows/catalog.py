@@ -9,27 +9,28 @@ from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.import_image import import_image
-from flows.operation import OperationFlow
+from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
+from flows.reconcile_operations import reconcile_operations
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
 from flows.unwind_operation import unwind_operation
 
-FLOWS: dict[str, OperationFlow] = {
-    each.kind: each
-    for each in (
-        import_image,
-        convert_image,
-        create_iscsi_volume,
-        delete_iscsi_volume,
-        attach_volume,
-        detach_volume,
-        deploy_vm,
-        undeploy_vm,
-        deploy_appliance,
-        undeploy_appliance,
-        change_power,
-        persist_vm,
-        unwind_operation,
-    )
-}
+CATALOG: tuple[OperationFlow, ...] = (
+    import_image,
+    convert_image,
+    create_iscsi_volume,
+    delete_iscsi_volume,
+    attach_volume,
+    detach_volume,
+    deploy_vm,
+    undeploy_vm,
+    deploy_appliance,
+    undeploy_appliance,
+    change_power,
+    persist_vm,
+    unwind_operation,
+    reconcile_operations,
+)
+
+__all__ = ["CATALOG", "FLOWS"]

@@ -144,7 +144,7 @@ class Cloud:
         from adapters.storage.tgt import Tgt
 
         tgt = Tgt(record.control, record.host, record.port)
-        return DirectoryStorage(Path(record.directory), tgt, record.total_mib)
+        return DirectoryStorage(Path(record.directory), tgt, limit_mib=record.total_mib)
 
     @contextmanager
     def session(self, host: UUID) -> Iterator[None]:

@@ -5,17 +5,41 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4, uuid5
 
 from prefect import Flow
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, get_run_context
 from prefect.states import Cancelled
 
-from adapters.database.operations import LeaseLost, Operation
+from adapters.database.operations import LeaseLost, Operation, Request
+from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.errors import Conflict
 from adapters.types import OperationState
 from flows import steps
 from flows.cloud import cloud
 from flows.saga import execute
+
+FLOWS: dict[str, "OperationFlow"] = {}  # all that are imported; `catalog` imports all
+
+
+def accept_maintenance(flow: "OperationFlow", operation: UUID | None = None) -> UUID:
+    """Accept a maintenance operation on this worker's datacenter; its id may be given."""
+    datacenter = cloud.inventory.datacenter_called(cloud.settings.datacenter)
+    if datacenter is None:
+        raise Conflict(f"no datacenter {cloud.settings.datacenter}", code="no-datacenter")
+    request = Request(
+        id=operation or uuid4(),
+        kind=flow.kind,
+        version=flow.version,
+        target_kind=flow.target,
+        target_id=datacenter,
+        target_name=cloud.settings.datacenter,
+        enterprise_id=FIRST_ENTERPRISE,
+        datacenter_id=datacenter,
+        requested_by="maintenance",
+    )
+    return cloud.operations.accept(request).id
 
 
 class OperationFailed(Exception):
@@ -25,7 +49,15 @@ class OperationFailed(Exception):
 class OperationFlow:
     """What the body says, kept by the laws of the saga and shown by Prefect."""
 
-    def __init__(self, target: str, body: Callable[[Operation], None], *, any_kind: bool) -> None:
+    def __init__(
+        self,
+        target: str,
+        body: Callable[[Operation], None],
+        *,
+        any_kind: bool,
+        scheduled: bool,
+    ) -> None:
+        self.scheduled = scheduled
         self.target = target
         self.body = body
         self.kind = body.__name__
@@ -41,13 +73,24 @@ class OperationFlow:
         """Changes with the names and arguments of the steps that this flow may take."""
         return steps.version(_modules(self.body.__module__))
 
+    def accept_own(self) -> UUID:
+        """A scheduled run comes without an operation: accept one whose id follows from the run.
+
+        Raises `Conflict` for a flow that is not scheduled, and where there is no datacenter yet.
+        """
+        if not self.scheduled:
+            raise Conflict(f"{self.kind} needs an operation's id", code="operation-missing")
+        context = get_run_context()
+        run = context.flow_run if isinstance(context, FlowRunContext) else None
+        return accept_maintenance(self, uuid5(run.id, self.kind) if run else None)
+
     @cached_property
-    def flow(self) -> Flow[[UUID], State[None] | None]:
+    def flow(self) -> Flow[[UUID | None], State[None] | None]:
         """The Prefect flow."""
 
-        def run(operation: UUID) -> State[None] | None:
+        def run(operation: UUID | None = None) -> State[None] | None:
             try:
-                ended = self(operation)
+                ended = self(operation or self.accept_own())
             except LeaseLost as lost:
                 return Cancelled(message=str(lost))
             if ended.state is OperationState.CANCELLED:
@@ -68,10 +111,16 @@ class OperationFlow:
 
 
 def operation(
-    target: str, *, any_kind: bool = False
+    target: str, *, any_kind: bool = False, scheduled: bool = False
 ) -> Callable[[Callable[[Operation], None]], OperationFlow]:
     """Make a function an operation on a kind of target."""
-    return lambda body: OperationFlow(target, body, any_kind=any_kind)
+
+    def made(body: Callable[[Operation], None]) -> OperationFlow:
+        flow = OperationFlow(target, body, any_kind=any_kind, scheduled=scheduled)
+        FLOWS[flow.kind] = flow
+        return flow
+
+    return made
 
 
 def _modules(start: str) -> frozenset[str]:

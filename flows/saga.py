@@ -238,7 +238,7 @@ class Saga:
     # --- back ---------------------------------------------------------------------------------
 
     def _unwind(self, only: set[str] | None = None) -> Exception | None:
-        """Undo what the journal holds, later layers first, lanes in parallel; or say who refused."""
+        """Undo what the journal holds, later layers first, lanes in parallel; or say why not."""
         lines = [
             x for x in self._journal.lines(self.operation.id) if only is None or x.key in only
         ]

@@ -4,6 +4,9 @@ A thing goes with its last claim. Claiming and starting to remove lock the same 
 can claim what is being removed, and nothing is removed that somebody has just claimed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -54,6 +57,13 @@ class Claims:
             if holders := _holders(db, thing):
                 raise InUse(f"{thing} is in use", users=holders)
             row.removing = True
+
+    @contextmanager
+    def held(self, thing: str) -> Iterator[bool]:
+        """Keep the thing as it is while inside; answers whether somebody claims it."""
+        with self._database.write() as db:
+            row = db.get(models.SharedThing, thing, with_for_update=True)
+            yield row is not None and not row.removing and bool(_holders(db, thing))
 
     def holders(self, thing: str) -> tuple[str, ...]:
         """Who needs the thing."""

@@ -184,6 +184,18 @@ class Inventory:
         with self._database.read() as db:
             return tuple(db.scalars(select(models.StoragePool.id)))
 
+    def datacenter_name(self, datacenter: UUID) -> str:
+        """A datacenter's name, which is its work pool's. Raises `NotFound`."""
+        with self._database.read() as db:
+            name: str = _get(db, models.Datacenter, datacenter).name
+            return name
+
+    def datacenter_called(self, name: str) -> UUID | None:
+        """The datacenter of that name."""
+        with self._database.read() as db:
+            query = select(models.Datacenter.id).where(models.Datacenter.name == name)
+            return db.scalars(query).one_or_none()
+
     def repository(self, datacenter: UUID) -> tuple[str, UUID]:
         """A datacenter's image repository: its directory and its marker."""
         with self._database.read() as db:

@@ -81,7 +81,10 @@ class Base(DeclarativeBase):
             VolumeState,
         ),
     }
-    __table_args__: ClassVar[Any] = {"mysql_collate": "utf8mb4_bin", "mysql_charset": "utf8mb4"}
+    __table_args__: Any = {  # noqa: RUF012 - SQLAlchemy has it so
+        "mysql_collate": "utf8mb4_bin",
+        "mysql_charset": "utf8mb4",
+    }
 
 
 def _table(*parts: Any) -> tuple[Any, ...]:

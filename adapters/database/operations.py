@@ -7,7 +7,7 @@ epoch (`holding`), in the same transaction, so a runner that was overtaken write
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -186,6 +186,12 @@ def _rows(db: Session, change: Update) -> int:
     return cast(CursorResult[Any], db.execute(change)).rowcount
 
 
+def _runner(row: models.Operation) -> Runner | None:
+    if row.runner_host and row.runner_pid and row.runner_started:
+        return Runner(host=row.runner_host, pid=row.runner_pid, started=row.runner_started)
+    return None
+
+
 class Operations:
     """The operations of a database."""
 
@@ -205,16 +211,38 @@ class Operations:
                 return as_value(row)
         raise NotFound(f"no operation {operation}")
 
-    def due(self, limit: int = 100) -> list[Operation]:
-        """Operations that somebody has to look after now, oldest first."""
+    def due(self, datacenter: UUID, limit: int = 100) -> list[Operation]:
+        """A datacenter's operations that somebody has to look after now, oldest first."""
         query = (
             select(models.Operation)
-            .where(models.Operation.due_at <= utc_now())
+            .where(
+                models.Operation.due_at <= utc_now(),
+                models.Operation.datacenter_id == datacenter,
+            )
             .order_by(models.Operation.due_at)
             .limit(limit)
         )
         with self.database.read() as db:
             return [as_value(row) for row in db.scalars(query)]
+
+    def unfinished(self, kind: str) -> bool:
+        """Whether an operation of this kind has not ended."""
+        query = select(models.Operation.id).where(
+            models.Operation.kind == kind, models.Operation.state.not_in(ENDED)
+        )
+        with self.database.read() as db:
+            return db.scalars(query.limit(1)).first() is not None
+
+    def unfinished_steps(self) -> set[str]:
+        """The names of the steps of all operations that have not ended."""
+        query = (
+            select(models.Step.name)
+            .join(models.Operation, models.Operation.id == models.Step.operation_id)
+            .where(models.Operation.state.not_in(ENDED))
+            .distinct()
+        )
+        with self.database.read() as db:
+            return set(db.scalars(query))
 
     def claim(self, operation: UUID, runner: Runner) -> Lease:
         """Become the operation's runner. Raises `LeaseLost` while another one is."""
@@ -222,11 +250,7 @@ class Operations:
             row = db.get(models.Operation, operation, with_for_update=True)
             if row is None:
                 raise NotFound(f"no operation {operation}")
-            former = None
-            if row.runner_pid is not None and row.runner_host and row.runner_started:
-                former = Runner(
-                    host=row.runner_host, pid=row.runner_pid, started=row.runner_started
-                )
+            former = _runner(row)
             taken = _rows(
                 db,
                 update(models.Operation)
@@ -339,6 +363,17 @@ class Operations:
     @staticmethod
     def _let_go(row: models.Operation) -> None:
         row.runner_host = row.runner_pid = row.runner_started = row.due_at = None
+
+    def bury(self, dead: Callable[[Runner], bool]) -> None:
+        """Let the leases of this machine's dead runners lapse at once, instead of in time."""
+        with self.database.write() as db:
+            held = select(models.Operation).where(
+                models.Operation.due_at > utc_now(), models.Operation.runner_host == machine()
+            )
+            for row in db.scalars(held):
+                runner = _runner(row)
+                if runner and dead(runner):
+                    row.due_at = utc_now()
 
     def want(self, operation: UUID, wish: str) -> Operation:
         """Ask for `cancel` or `unwind`; a stuck operation is taken up again for it."""

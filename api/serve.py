@@ -1,0 +1,144 @@
+"""An embedded Cloudloom: Prefect server, worker and API, one process each, under one roof.
+
+A process that ends is started again; all of them end with this one, however it ends.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+import httpx
+
+from adapters.database.schema import migrate
+from adapters.database.session import Database
+from adapters.settings import Settings
+from flows import prefect_env
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+
+
+class Service:
+    """One of the processes, and how to know that it is ready."""
+
+    def __init__(
+        self,
+        name: str,
+        module: list[str],
+        env: dict[str, str],
+        log: Path,
+        ready: Callable[[], bool],
+    ) -> None:
+        self.name = name
+        self.command = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", "--"]
+        self.command += [sys.executable, "-m", *module]
+        self.env = env
+        self.log = log
+        self.ready = ready
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; its output goes to its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+                self.command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def wait_ready(self, stop: Event) -> None:
+        """Wait until it answers. Raises `SystemExit` when it does not, naming its log."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not stop.is_set() and not self.ready():
+            if not self.alive or time.monotonic() > deadline:
+                raise SystemExit(f"{self.name} did not start; see {self.log}")
+            stop.wait(0.1)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def end(self) -> None:
+        """Stop it: politely, then by force."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def services(settings: Settings) -> list[Service]:
+    """The processes of an embedded Cloudloom, in the order they start in."""
+    env = {**os.environ, **prefect_env.environment(settings)}
+    env["CLOUDLOOM_HOME"] = str(settings.home.absolute())
+    logs = settings.home.absolute() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    mark = settings.home.absolute() / "worker.ready"
+    mark.unlink(missing_ok=True)
+    api = ["uvicorn", "--factory", "api.app:create_app", "--host", settings.host]
+    api += ["--port", str(settings.port), "--log-level", "warning", "--timeout-graceful-shutdown"]
+    made = [
+        Service("worker", ["flows.worker"], env, logs / "worker.log", mark.exists),
+        Service(
+            "api", [*api, "2"], env, logs / "api.log", _answers(f"{url(settings)}/health/live")
+        ),
+    ]
+    if not settings.prefect_url:
+        port = settings.prefect_port
+        ready = _answers(f"http://127.0.0.1:{port}/api/health")
+        server = ["flows.prefect_server", str(port)]
+        made.insert(0, Service("prefect", server, env, logs / "prefect.log", ready))
+    return made
+
+
+def url(settings: Settings) -> str:
+    """Where clients of this machine reach the API."""
+    return settings.public_url or f"http://{settings.host}:{settings.port}"
+
+
+def serve(settings: Settings, announce: Callable[[str | None], None]) -> None:
+    """Run everything until interrupted; `announce` gets the first token, once all is up."""
+    from api.tokens import first_token
+
+    database = Database(settings.database)
+    migrate(database, settings.home)
+    stop = Event()
+
+    def told(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    running = services(settings)
+    try:
+        for service in running:
+            service.start()
+            service.wait_ready(stop)
+        if not stop.is_set():
+            announce(first_token(database))
+        while not stop.wait(0.5):
+            for service in running:
+                if not service.alive:
+                    service.start()
+    finally:
+        for service in reversed(running):
+            service.end()
+
+
+def _answers(address: str) -> Callable[[], bool]:
+    def ready() -> bool:
+        try:
+            return httpx.get(address, timeout=1).is_success
+        except httpx.HTTPError:
+            return False
+
+    return ready

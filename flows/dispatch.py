@@ -1,0 +1,101 @@
+"""An operation's next attempt becomes a flow run in the pool of its datacenter.
+
+Prefect's pool is the queue: limits, priorities and pauses set there hold. A run is created once
+(idempotency key `<operation>/<attempt>`); the wake-up carries no id, it makes the worker look now.
+"""
+
+import logging
+import socket
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
+from prefect.states import Crashed
+
+from adapters.database.operations import Operation
+from adapters.settings import Settings
+from adapters.types import OperationState
+from flows.cloud import cloud
+from flows.operation import FLOWS
+from flows.steps import STEPS, Effect
+
+log = logging.getLogger(__name__)
+
+
+def send(operation: Operation) -> None:
+    """Create the flow run of the next attempt, and wake a worker.
+
+    Prefect away is no error: the operation stays due, and the look every second sends it.
+    """
+    try:
+        attempt = max(operation.epoch, operation.attempt) + 1
+        kind = _flow_for(operation)
+        run = client().create_flow_run_from_deployment(
+            _deployment(kind, _pool(operation.datacenter_id)),
+            parameters={"operation": str(operation.id)},
+            name=f"{operation.kind.replace('_', '-')} {operation.target_name}"[:200],
+            tags=[f"operation:{operation.id}", f"enterprise:{operation.enterprise_id}"],
+            idempotency_key=f"{operation.id}/{attempt}",
+        )
+        cloud.operations.sent(operation.id, attempt, run.id)
+        if operation.flow_run_id and operation.flow_run_id != run.id:
+            close_run(operation.flow_run_id, f"taken over by run {run.id}")
+    except (httpx.HTTPError, PrefectException) as error:
+        log.warning("operation %s is not sent yet: %s", operation.id, error)
+        return
+    wake(_pool(operation.datacenter_id), cloud.settings)
+
+
+def close_run(flow_run: UUID, why: str) -> None:
+    """Show a run that nobody works on as Crashed; one that has ended stays as it is."""
+    state = client().read_flow_run(flow_run).state
+    if state and not state.is_final():
+        client().set_flow_run_state(flow_run, Crashed(message=why), force=True)
+
+
+def wake(pool: str, settings: Settings) -> None:
+    """Tell a worker of this machine to look now; without one, its own look comes in a second."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:
+        wire.settimeout(0)
+        try:
+            wire.sendto(b"!", wake_path(pool, settings))
+        except OSError as error:
+            log.debug("no worker to wake: %s", error)
+
+
+def wake_path(pool: str, settings: Settings) -> str:
+    """The worker's socket, in the abstract name space: nothing to clean up, no length to mind."""
+    return f"\0cloudloom/{Path(settings.home).absolute()}/{pool}"[:107]
+
+
+@cache
+def client() -> SyncPrefectClient:
+    """This process's client, kept open."""
+    made = get_client(sync_client=True)
+    made.__enter__()
+    return made
+
+
+def _flow_for(operation: Operation) -> str:
+    if operation.ended:
+        return "reconcile_operations"
+    lines = cloud.journal.lines(operation.id)
+    if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
+        return operation.kind
+    changed = bool(lines) and operation.version != FLOWS[operation.kind].version
+    back = operation.wish or operation.state is OperationState.UNWINDING or changed
+    return "unwind_operation" if back else operation.kind
+
+
+@cache
+def _pool(datacenter: UUID) -> str:
+    return cloud.inventory.datacenter_name(datacenter)
+
+
+@cache
+def _deployment(kind: str, pool: str) -> UUID:
+    name = f"{FLOWS[kind].flow.name}/{pool}"
+    return client().read_deployment_by_name(name).id

@@ -1,0 +1,52 @@
+"""The environment that makes Prefect ours: our server, our folder, nothing sent anywhere.
+
+Prefect reads its settings when it is imported, so this is set before; it imports no Prefect.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from adapters.settings import Settings
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables for every process that talks to Prefect, or is its server."""
+    home = settings.home.absolute() / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    auth = _kept(home / "auth", f"cloudloom:{secrets.token_urlsafe(24)}")
+    api = settings.prefect_url or f"http://127.0.0.1:{settings.prefect_port}/api"
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_API_URL": api,
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_ENCRYPTION_KEY": _kept(home / "key", Fernet.generate_key().decode()),
+        "PREFECT_SERVER_UI_API_URL": api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _kept(path: Path, fresh: str) -> str:
+    """A value made once and kept, readable by its owner alone."""
+    if not path.exists():
+        made = path.with_suffix(f".{os.getpid()}")
+        made.touch(mode=0o600)
+        made.write_text(fresh)
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink()
+    return path.read_text()

@@ -1,0 +1,241 @@
+"""`python -m flows.worker`: takes flow runs from its pool, each in a process of its own.
+
+Children are forked from a server that has everything imported, and end with their worker. Once a
+second, and whenever it is woken, the worker asks its pool, and looks for operations that nobody
+works on: accepted ones that Prefect does not know, and those whose runner is gone.
+"""
+
+import logging
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import time
+from datetime import timedelta
+from multiprocessing import connection
+from pathlib import Path
+from threading import Event, Thread
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import OrchestrationResult
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    WorkPoolCreate,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Crashed, Pending
+
+from adapters.database.operations import Operation, machine
+from adapters.errors import AdapterError
+from flows import dispatch
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from flows.exports import rebuild_lost_exports
+from flows.operation import accept_maintenance
+from flows.steps import STEPS
+
+LOOK_S = 1.0
+HEARTBEAT_S = 15.0
+UNCLAIMED_S = 20.0  # how long a taken run may be without claiming its operation
+RECONCILE_EVERY_S = 300
+
+log = logging.getLogger(__name__)
+
+
+def run_child(worker: int, run_json: str, kind: str) -> None:
+    """What a child does: one flow run."""
+    from prefect.flow_engine import run_flow
+
+    Thread(target=_die_with, args=(worker,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's business
+    run = FlowRun.model_validate_json(run_json)
+    # A run with a deployment starts a thread, a websocket and a GET to watch for suspension,
+    # which we do not use; a heartbeat thread would end a second after the flow.
+    unwatched = run.model_copy(update={"deployment_id": None})
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        run_flow(FLOWS[kind].flow, unwatched, run.parameters, return_type="state")
+
+
+def _die_with(worker: int) -> None:
+    """End this process when the worker ends: nobody is left to vouch for it."""
+    try:
+        select.select([os.pidfd_open(worker)], [], [])
+    finally:
+        os._exit(1)
+
+
+class Worker:
+    """The parent: its loop touches no backend, so nothing of theirs can hold it up."""
+
+    def __init__(self, pool: str, slots: int) -> None:
+        self.pool = pool
+        self.slots = slots
+        self.name = f"{machine()}/{os.getpid()}"
+        self.stop = Event()
+        self._children: dict[UUID, Any] = {}
+        self._unclaimed: dict[UUID, float] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["flows.preload"])
+        self._wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._wire.bind(dispatch.wake_path(pool, cloud.settings))
+        self._wire.settimeout(0)
+
+    @property
+    def prefect(self) -> SyncPrefectClient:
+        """The client that dispatching uses too."""
+        return dispatch.client()
+
+    def serve(self) -> None:
+        """Work until told to stop; then end the children and let their leases lapse."""
+        cloud.operations.bury(lambda runner: runner.alive_here() is None)
+        heartbeat = 0.0
+        while not self.stop.is_set():
+            try:
+                if time.monotonic() - heartbeat > HEARTBEAT_S:
+                    self.prefect.send_worker_heartbeat(self.pool, self.name, HEARTBEAT_S)
+                    heartbeat = time.monotonic()
+                self._reap()
+                self._look()
+                self._take()
+            except (httpx.HTTPError, PrefectException, AdapterError) as error:
+                log.warning("the worker tries again: %s", error)
+            self._wait()
+        for child in self._children.values():
+            child.kill()
+            child.join()
+        cloud.operations.bury(lambda runner: runner.alive_here() is None)
+
+    def _wait(self) -> None:
+        ends = [child.sentinel for child in self._children.values()]
+        if self._wire in connection.wait([self._wire, *ends], timeout=LOOK_S):
+            while select.select([self._wire], [], [], 0)[0]:
+                self._wire.recv(16)
+
+    def _take(self) -> None:
+        """Take as many runs as there are free slots."""
+        free = self.slots - len(self._children)
+        if free <= 0:
+            return
+        found = self.prefect.get_scheduled_flow_runs_for_work_pool(self.pool)
+        for each in found[:free]:
+            run = each.flow_run
+            taken: OrchestrationResult[None] = self.prefect.set_flow_run_state(run.id, Pending())
+            if taken.state and taken.state.is_pending():
+                self._start(run)
+
+    def _start(self, run: FlowRun) -> None:
+        kind = self.prefect.read_flow(run.flow_id).name.replace("-", "_")
+        child = self._context.Process(
+            target=run_child, args=(os.getpid(), run.model_dump_json(), kind)
+        )
+        child.start()
+        self._children[run.id] = child
+
+    def _reap(self) -> None:
+        """A child that died leaves a lease and a run behind: both end here."""
+        for run_id, child in list(self._children.items()):
+            if child.is_alive():
+                continue
+            child.join()
+            del self._children[run_id]
+            cloud.operations.bury(lambda runner: runner.alive_here() is None)
+            state = self.prefect.read_flow_run(run_id).state
+            if state and not state.is_final():
+                died: State[None] = Crashed(message=f"its process ended with {child.exitcode}")
+                self.prefect.set_flow_run_state(run_id, died, force=True)
+
+    def _look(self) -> None:
+        """Send the operations that nobody works on; settling is a flow's work."""
+        datacenter = cloud.inventory.datacenter_called(self.pool)
+        due = cloud.operations.due(datacenter) if datacenter else []
+        self._unclaimed = {each.id: self._unclaimed.get(each.id, time.monotonic()) for each in due}
+        settling = False
+        for operation in due:
+            if operation.ended:
+                settling = True
+            elif not self._is_queued(operation):
+                self._unclaimed.pop(operation.id, None)
+                dispatch.send(operation)
+        if settling and not cloud.operations.unfinished("reconcile_operations"):
+            accepted = accept_maintenance(FLOWS["reconcile_operations"])
+            dispatch.send(cloud.operations.read(accepted))
+
+    def _is_queued(self, operation: Operation) -> bool:
+        """Whether a run for the next attempt waits in the pool, or has just been taken."""
+        if operation.attempt <= operation.epoch or operation.flow_run_id is None:
+            return False
+        if time.monotonic() - self._unclaimed[operation.id] < UNCLAIMED_S:
+            return operation.flow_run_id in self._children or self._lives(operation.flow_run_id)
+        return operation.flow_run_id in self._children or self._waits(operation.flow_run_id)
+
+    def _lives(self, flow_run: UUID) -> bool:
+        state = self.prefect.read_flow_run(flow_run).state
+        return state is not None and not state.is_final()
+
+    def _waits(self, flow_run: UUID) -> bool:
+        state = self.prefect.read_flow_run(flow_run).state
+        return state is not None and state.is_scheduled()
+
+
+def register(pool: str) -> None:
+    """Make the work pool and a deployment of every flow, or bring them up to date."""
+    prefect = dispatch.client()
+    try:
+        prefect.read_work_pool(pool)
+    except ObjectNotFound:
+        prefect.create_work_pool(WorkPoolCreate(name=pool, type="cloudloom"))
+    for flow in FLOWS.values():
+        every = (
+            IntervalSchedule(interval=timedelta(seconds=RECONCILE_EVERY_S))
+            if flow.scheduled
+            else None
+        )
+        prefect.create_deployment(
+            prefect.create_flow(flow.flow),
+            name=pool,
+            version=flow.version[:12],
+            description=flow.summary,
+            work_pool_name=pool,
+            schedules=[DeploymentScheduleCreate(schedule=every)] if every else [],
+            parameter_openapi_schema=flow.flow.parameters.model_dump(),
+            enforce_parameter_schema=True,
+            tags=["cloudloom"],
+        )
+
+
+def require_known_steps() -> None:
+    """Refuse to start over unfinished operations that this version could neither do nor undo."""
+    if unknown := cloud.operations.unfinished_steps() - STEPS.keys():
+        listed = ", ".join(sorted(unknown))
+        raise SystemExit(f"unfinished operations have steps that are unknown here: {listed}")
+
+
+def main() -> None:
+    """Serve the datacenter that the settings name."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    require_known_steps()
+    pool = cloud.settings.datacenter
+    register(pool)
+    worker = Worker(pool, cloud.settings.slots)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        worker.stop.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    Thread(target=rebuild_lost_exports, args=(worker.stop,), name="exports", daemon=True).start()
+    Path(cloud.settings.home / "worker.ready").write_text(str(os.getpid()))
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""What only libvirt hosts do: sizes of overlays, strangers, lost and silent daemons."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import libvirt
+import pytest
+
+from adapters.errors import Conflict, Transient
+from adapters.hypervisors.domain_xml import domain_xml
+from adapters.hypervisors.kvm import KvmHypervisor
+from adapters.hypervisors.libvirt_session import Session
+from adapters.types import Base, Disk, Format, Power, Vm
+from deployments.lab import CACHE
+from deployments.lab.kvm_host import KvmHost
+from deployments.lab.process import Process, wait_for
+
+pytestmark = pytest.mark.lab
+
+OURS = uuid4()
+MIB = 2**20
+
+
+@pytest.fixture
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
+    """A host of the test's own, to be hurt."""
+    with KvmHost(tmp_path_factory.mktemp("own")) as own:
+        yield own
+
+
+@pytest.fixture
+def libvirtd(host: KvmHost) -> Process:
+    return Process(host.folder, "libvirtd")
+
+
+def kvm_on(host: KvmHost, folder: Path) -> KvmHypervisor:
+    return KvmHypervisor(host.uri, OURS, "qemu", str(folder / "consoles"))
+
+
+def bare_vm() -> Vm:
+    return Vm(id=uuid4(), name="bare", cpu=1, ram_mib=32, installation=OURS)
+
+
+def start(kvm: KvmHypervisor) -> Vm:
+    vm = bare_vm()
+    kvm.ensure_vm(vm)
+    kvm.set_power(vm.id, Power.ON, timeout_s=0)
+    return vm
+
+
+def guest_pid(host: KvmHost, vm: Vm) -> int:
+    return int((host.folder / f"state/libvirt/qemu/vm-{vm.id}.pid").read_text())
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# --- disks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked_mib", "made_mib"), [(2, 8), (8, 8), (16, 16)])
+def test_an_overlay_is_at_least_as_large_as_its_base(kvm_host, tmp_path, asked_mib, made_mib):
+    kvm = kvm_on(kvm_host, tmp_path)
+    disk = overlay(tmp_path, asked_mib)
+    kvm.ensure_disk(disk)
+    assert kvm.has_disk(disk)
+    assert virtual_mib(kvm, disk) == made_mib
+    assert [path.name for path in tmp_path.glob("*/*.qcow2")] == [f"disk-{disk.id}.qcow2"]
+    Path(disk.base.path).unlink()  # it must not take the base to remove an overlay
+    kvm_on(kvm_host, tmp_path).delete_disk(disk)
+    assert not list(tmp_path.glob("*/*.qcow2"))
+
+
+def test_what_an_attempt_killed_while_measuring_left_goes_with_the_disk(kvm_host, tmp_path):
+    kvm = kvm_on(kvm_host, tmp_path)
+    disk = overlay(tmp_path, 8)
+    left_over = Path(disk.datastore, f"size-{disk.id}.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--", left_over, "1M"], check=True)
+    kvm.delete_disk(disk)
+    assert not left_over.exists()
+
+
+def test_believes_the_directory_and_not_what_libvirt_remembers(kvm_host, tmp_path):
+    kvm = kvm_on(kvm_host, tmp_path)
+    disk = overlay(tmp_path, 8)
+    kvm.ensure_disk(disk)
+    aside = Path(kvm.disk_path(disk)).rename(tmp_path / "aside")
+    assert not kvm.has_disk(disk)
+    aside.rename(kvm.disk_path(disk))
+    assert kvm.has_disk(disk)
+
+
+def test_a_file_that_is_no_disk_of_ours_is_left_alone(kvm_host, tmp_path):
+    kvm = kvm_on(kvm_host, tmp_path)
+    disk = overlay(tmp_path, 8)
+    Path(kvm.disk_path(disk)).write_bytes(b"precious")
+    for method in (kvm.ensure_disk, kvm.has_disk, kvm.delete_disk):
+        with pytest.raises(Conflict):
+            method(disk)
+    assert Path(kvm.disk_path(disk)).read_bytes() == b"precious"
+
+
+def overlay(folder: Path, size_mib: int) -> Disk:
+    """A disk over a base of 8 MiB."""
+    image = folder / "base"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--", image, "8M"], check=True)
+    (folder / "datastore").mkdir()
+    base = Base(path=str(image), format=Format.QCOW2, digest="00" * 32)
+    return Disk(
+        id=uuid4(), vm=uuid4(), size_mib=size_mib, datastore=str(folder / "datastore"), base=base,
+        installation=OURS,
+    )  # fmt: skip
+
+
+def virtual_mib(kvm: KvmHypervisor, disk: Disk) -> int:
+    with Path(kvm.disk_path(disk)).open("rb") as file:
+        return int.from_bytes(file.read(32)[24:], "big") // MIB
+
+
+# --- strangers ---------------------------------------------------------------------------------
+
+
+def test_a_strangers_domain_of_that_name_is_left_alone(host, tmp_path):
+    kvm, vm = kvm_on(host, tmp_path), bare_vm()
+    stranger = domain_xml(vm, "qemu", "/dev/null").replace(f"<uuid>{vm.id}", f"<uuid>{uuid4()}")
+    connection = libvirt.open(host.uri)
+    connection.defineXML(stranger)
+    for method in (kvm.ensure_vm, kvm.has_vm):
+        with pytest.raises(Conflict):
+            method(vm)
+    assert connection.numOfDefinedDomains() == 1
+    connection.close()
+
+
+# --- daemons -----------------------------------------------------------------------------------
+
+
+def test_a_lost_daemon_is_transient_and_found_again(host, tmp_path):
+    kvm = kvm_on(host, tmp_path)
+    vm = start(kvm)
+    host.crash()
+    with pytest.raises(Transient):
+        kvm.power(vm.id)
+    host.start()
+    assert kvm.power(vm.id) is Power.ON
+
+
+def test_a_daemon_that_falls_silent_is_transient(host, libvirtd):
+    session = Session(host.uri, open_s=1, silence_s=3)
+    connection = session()
+    libvirtd.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(libvirt.libvirtError):
+            connection.getInfo()
+        with pytest.raises(Transient):
+            session()
+    finally:
+        libvirtd.send(signal.SIGCONT)
+    assert session().getInfo()
+
+
+# --- the private host --------------------------------------------------------------------------
+
+
+def test_stopping_ends_guests_and_may_be_repeated(host, tmp_path):
+    pid = guest_pid(host, start(kvm_on(host, tmp_path)))
+    assert runs(pid)
+    for _ in range(2):
+        host.stop()
+        assert not runs(pid)
+
+
+def test_stopping_after_a_crash_ends_guests_too(host, tmp_path):
+    pid = guest_pid(host, start(kvm_on(host, tmp_path)))
+    host.crash()
+    assert runs(pid)
+    host.stop()
+    assert not runs(pid)
+
+
+def test_another_process_can_stop_it_from_its_folder(host, libvirtd, tmp_path):
+    pid = guest_pid(host, start(kvm_on(host, tmp_path)))
+    KvmHost(host.folder).stop()
+    assert not runs(pid)
+    assert not libvirtd.alive()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from deployments.lab.kvm_host import KvmHost
+with KvmHost(Path(sys.argv[1]), cache=Path(sys.argv[2])):
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("starting", [True, False], ids=["starting", "running"])
+def test_an_interrupted_owner_leaves_nothing(tmp_path_factory, starting):
+    folder = tmp_path_factory.mktemp("own")
+    libvirtd = Process(folder, "libvirtd")
+    cache = folder / "cache-of-nothing" if starting else CACHE  # then it takes 8 s
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder, cache],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as owner:  # fmt: skip
+        if starting:
+            wait_for(libvirtd.alive, 20, "start")
+        else:
+            assert owner.stdout.read(2) == b"up"
+        owner.send_signal(signal.SIGINT)
+        assert owner.wait(30) != 0
+    assert not libvirtd.alive()
+
+
+def test_touches_nothing_of_the_systems(host):
+    mounts = Path("/proc/mounts").read_text()
+    assert str(host.folder) not in mounts
+    assert str(host.folder) not in Path("/etc/libvirt/libvirtd.conf").read_text()
+    connection = libvirt.open(host.uri)
+    assert connection.numOfNetworks() == connection.numOfDefinedNetworks() == 0  # no virbr0
+    connection.close()
+
+
+def test_a_record_of_another_process_is_never_signalled(tmp_path):
+    mine = Process(tmp_path, "mine")
+    mine.spawn("sleep", "60")
+    try:
+        pid, _, rest = mine.record.read_text().partition(" ")
+        fields = rest.split()
+        fields[20] = str(int(fields[20]) + 1)  # as if the pid had been used again
+        stale = Process(tmp_path, "stale")
+        stale.record.write_text(" ".join([pid, *fields]))
+        assert not stale.alive()
+        stale.stop()
+        assert mine.alive()
+    finally:
+        mine.stop()
+    assert not mine.alive()

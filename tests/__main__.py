@@ -38,21 +38,25 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(folder: Path, arguments: list[str]) -> int:
-    command = [sys.executable, "-m", "pytest", f"--basetemp={folder / 't'}", *arguments]
-    environment = {**os.environ, _MARK: str(folder)}
-    pytest = subprocess.Popen(command, env=environment, start_new_session=True)
+    started: list[subprocess.Popen[bytes]] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        os.killpg(pytest.pid, signal.SIGINT)  # its workers too: they end what they have started
+        for pytest in started:  # and its workers: they end what they have started
+            os.killpg(pytest.pid, signal.SIGINT)
         signal.alarm(_PATIENCE_S)
 
     def lose_patience(number: int, frame: FrameType | None) -> None:
-        os.killpg(pytest.pid, signal.SIGKILL)
+        for pytest in started:
+            os.killpg(pytest.pid, signal.SIGKILL)
 
+    # Before the start: a signal that we inherit as ignored must not be ignored by pytest.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     signal.signal(signal.SIGALRM, lose_patience)
-    return pytest.wait()
+    command = [sys.executable, "-m", "pytest", f"--basetemp={folder / 't'}", *arguments]
+    environment = {**os.environ, _MARK: str(folder)}
+    started.append(subprocess.Popen(command, env=environment, start_new_session=True))
+    return started[0].wait()
 
 
 def _remove(folder: Path) -> list[str]:
@@ -63,6 +67,8 @@ def _remove(folder: Path) -> list[str]:
 
 def _clean_up_after_the_killed() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if folder.stat().st_uid != os.geteuid():  # whoever else may say there what to end
+            continue
         with (folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,64 @@
+"""The lab's iSCSI server and database, and the sweep that ends what was left running."""
+
+import os
+import subprocess
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from deployments.lab.mariadb import MariaDb
+from deployments.lab.process import Process
+from deployments.lab.sweep import sweep
+from deployments.lab.tgtd import Tgtd
+
+pytestmark = pytest.mark.lab
+
+
+def test_a_crashed_iscsi_server_comes_back_where_it_was(tgtd: Tgtd) -> None:
+    numbers = tgtd.port, tgtd.control
+    tgtd.crash()
+    assert tgtd.start() == numbers
+    assert tgtd.start() == numbers
+
+
+def test_a_stopped_iscsi_server_leaves_no_socket(tmp_path: Path) -> None:
+    tgtd = Tgtd(tmp_path)
+    _, control = tgtd.start()
+    sockets = Path("/var/run/tgtd")
+    assert (sockets / f"socket.{control}").exists()
+    tgtd.stop()
+    tgtd.stop()
+    assert list(sockets.glob(f"socket.{control}*")) == []
+
+
+def test_each_database_is_empty_and_alone(mariadb: MariaDb) -> None:
+    first, second = sa.create_engine(mariadb.fresh()), sa.create_engine(mariadb.fresh())
+    with first.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (name VARCHAR(9) PRIMARY KEY)"))
+        connection.execute(sa.text("INSERT INTO t VALUES ('a'), ('A')"))  # names are binary
+    assert sa.inspect(first).get_table_names() == ["t"]
+    assert sa.inspect(second).get_table_names() == []
+    first.dispose()
+    second.dispose()
+
+
+def test_the_sweep_ends_what_was_left_and_nothing_else(tmp_path: Path) -> None:
+    Tgtd(tmp_path / "a").start()
+    Process(tmp_path / "b", "nap").spawn("sleep", "60")
+    mark = str(uuid4())
+    marked = subprocess.Popen(["sleep", "60"], env={**os.environ, "MARK": mark})
+    other = subprocess.Popen(["sleep", "60"], env={**os.environ, "MARK": "another"})
+    try:
+        ended = sweep(tmp_path, f"MARK={mark}")
+        assert len(ended) == 3
+        assert marked.wait(5) < 0
+        assert not Process(tmp_path / "a", "tgtd").alive()
+        assert not Process(tmp_path / "b", "nap").alive()
+        assert other.poll() is None
+        assert sweep(tmp_path, f"MARK={mark}") == []
+    finally:
+        for process in (marked, other):
+            process.kill()
+            process.wait()

@@ -33,8 +33,7 @@ restore_policy() {
     fi
 }
 
-deny_services() { # what is installed now does not start; an earlier, killed set-up is put right
-    restore_policy
+deny_services() { # what is installed from now on does not start
     trap restore_policy EXIT
     trap 'exit 129' HUP
     trap 'exit 130' INT
@@ -50,6 +49,7 @@ install_packages() { # as root
     exec 9>/run/cloudloom-setup.lock
     flock 9
     wanted=$(missing)
+    restore_policy # of a set-up that was killed
     [ -n "$wanted" ] || return 0
     deny_services
     export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
@@ -66,14 +66,17 @@ packages() { # status 3 where packages are missing and this machine or user cann
         return 3
     fi
     wanted=$(missing)
-    [ -n "$wanted" ] || return 0
-    say "Debian packages to be installed, their services not started:"
-    for name in $wanted; do grep -E "^$name([[:space:]]|\$)" "$PACKAGES" >&2; done
+    if [ -n "$wanted" ]; then
+        say "Debian packages to be installed, their services not started:"
+        for name in $wanted; do grep -E "^$name([[:space:]]|\$)" "$PACKAGES" >&2; done
+    elif ! grep -qsF "$MARK" "$POLICY"; then # else a set-up was killed, or is at it
+        return 0
+    fi
     if [ "$(id -u)" = 0 ]; then
         "$SETUP" install-packages
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
         sudo -- "$SETUP" install-packages
-    else
+    elif [ -n "$wanted" ]; then
         say "only root can install them: apt-get install --no-install-recommends" $wanted
         return 3
     fi
@@ -112,7 +115,7 @@ python() {
     say "virtual environment of $("$python" --version), from requirements.lock"
     rm -f "$stamp"
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input --quiet)
+    local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input -qq)
     "${pip[@]}" install --require-hashes -r requirements.lock
     if pkg-config --exists libvirt 2>/dev/null; then
         "${pip[@]}" install --require-hashes --no-build-isolation --no-deps -r requirements-kvm.lock

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         """The platform database's SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.home.absolute() / 'cloudloom.sqlite'}"
 
+    @property
+    def prefect_ui(self) -> str:
+        """Where the Prefect UI is."""
+        return self.prefect_url.removesuffix("/api") or f"http://127.0.0.1:{self.prefect_port}"
+
 
 @cache
 def settings() -> Settings:

@@ -1,0 +1,288 @@
+"""`cloudloom`: the command line. It runs the services, and is a client of their API.
+
+What is heavy is imported where it is needed: `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from api.client import Client, Operation, Refusal
+
+_INTERRUPTED = 130
+console = Console(highlight=False)
+complaints = Console(stderr=True, highlight=False)
+
+
+class Verbs(TyperGroup):
+    """The commands; what the API refuses is said in a sentence, with its code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from api.client import Refusal
+
+            if not isinstance(error, Refusal):
+                raise
+            _complain(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help="A private cloud of virtual appliances.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
+
+
+# --- services ----------------------------------------------------------------------------------
+
+
+@app.command()
+def serve() -> None:
+    """Run everything here: Prefect, a worker and the API, until Ctrl-C."""
+    from adapters.settings import settings
+    from api.serve import serve as run
+    from api.serve import url
+    from flows.prefect_env import environment
+
+    def announce(token: str | None) -> None:
+        if token:
+            _keep_token(token, settings().home)
+            console.print(f"token: {token}", soft_wrap=True)
+            console.print(f"  shown this once; kept in {settings().home / 'token'} for this user")
+        console.print(f"API: {url(settings())}/docs")
+        console.print(f"Prefect: {settings().prefect_ui}", soft_wrap=True)
+        auth = Path(environment(settings())["PREFECT_HOME"], "auth")
+        console.print(f"  it asks for what is in {auth}", soft_wrap=True)
+
+    run(settings(), announce)
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker alone: it takes the work of the datacenter that the settings name."""
+    from adapters.settings import settings
+    from flows.prefect_env import environment
+
+    program = [sys.executable, "-m", "flows.worker"]
+    os.execve(sys.executable, program, {**os.environ, **environment(settings())})  # noqa: S606
+
+
+@app.command()
+def demo(
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
+) -> None:
+    """Turn an image into a running appliance on a private host, and take it away again."""
+    try:
+        from deployments.demo import main  # type: ignore[import-untyped] # the checkout's
+    except ModuleNotFoundError as error:
+        complaints.print("the demo needs Cloudloom's checkout: `make demo` there")
+        raise typer.Exit(1) from error
+    raise typer.Exit(main(keep=keep))
+
+
+# --- verbs -------------------------------------------------------------------------------------
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    *,
+    name: Annotated[str, typer.Option(help="What the template will be called.")],
+    format: Annotated[str, typer.Option(help="raw, qcow2, vmdk, vpc or vdi.")],  # noqa: A002
+    datacenter: Annotated[str, typer.Option(help="Whose library it enters.")] = "main",
+    cpu: Annotated[int, typer.Option(help="Its VMs' CPUs, unless said otherwise.")] = 1,
+    ram_mib: Annotated[int, typer.Option(help="Their memory.")] = 128,
+    no_wait: NoWait = False,
+) -> None:
+    """Send an image into a library: it becomes a template."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
+    with _client() as client:
+        with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
+            bar = progress.add_task(f"upload {file.name}", total=file.stat().st_size)
+            operation = client.upload(
+                file,
+                lambda sent: progress.advance(bar, sent),
+                name=name,
+                format=format,
+                datacenter=datacenter,
+                cpu=cpu,
+                ram_mib=ram_mib,
+            )
+        _finish(client, operation, wait=not no_wait)
+
+
+@app.command()
+def convert(template: str, format: str, *, no_wait: NoWait = False) -> None:  # noqa: A002
+    """Convert a template's images; what has been done is not done again."""
+    with _client() as client:
+        found = _find(client, "templates", template)
+        started = client.start(f"/v1/templates/{found}/conversions", {"format": format})
+        _finish(client, started, wait=not no_wait)
+
+
+@app.command()
+def deploy(
+    what: Annotated[str, typer.Argument(help="A blueprint's file, or an appliance's name.")],
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Show each VM and step.")] = False,
+    no_wait: NoWait = False,
+) -> None:
+    """Describe an appliance, and deploy it. Ctrl-C leaves the operation running."""
+    with _client() as client:
+        if Path(what).is_file():
+            text = Path(what).read_text(encoding="utf-8")
+            appliance = client.post_yaml("/v1/appliances", text)["id"]
+        else:
+            appliance = _find(client, "appliances", what)
+        started = client.start(f"/v1/appliances/{appliance}/deploy")
+        _finish(client, started, wait=watch or not no_wait, quiet=not watch)
+
+
+@app.command()
+def undeploy(appliance: str, *, no_wait: NoWait = False) -> None:
+    """Take an appliance off its hosts; its volumes stay."""
+    with _client() as client:
+        found = _find(client, "appliances", appliance)
+        started = client.start(f"/v1/appliances/{found}/undeploy")
+        _finish(client, started, wait=not no_wait)
+
+
+@app.command()
+def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> None:
+    """List the latest operations; or show one, with its steps and its receipt."""
+    from api.client import Operation
+    from api.progress import operation_table, outcome, step_table
+
+    with _client() as client:
+        if operation is None:
+            latest = client.get("/v1/operations", limit=20)
+            console.print(operation_table([Operation.model_validate(each) for each in latest]))
+            return
+        found = client.operation(operation)
+        console.print(outcome(found))
+        console.print(step_table(found))
+        if found.flow_run_url:
+            console.print(f"Prefect: {found.flow_run_url}", soft_wrap=True)
+        _show_receipt(client.get(f"/v1/operations/{operation}/receipt"))
+
+
+@app.command()
+def vms() -> None:
+    """List the VMs."""
+    with _client() as client:
+        _show(client.all("/v1/vms"), "id", "name", "state", "cpu", "ram_mib")
+
+
+@app.command()
+def volumes() -> None:
+    """List the volumes."""
+    with _client() as client:
+        _show(client.all("/v1/volumes"), "id", "name", "size_mib", "state", "vm_id")
+
+
+# --- how they do it ----------------------------------------------------------------------------
+
+
+def _client() -> "Client":
+    from api.client import Client, Refusal
+
+    url, token = os.environ.get("CLOUDLOOM_URL"), os.environ.get("CLOUDLOOM_TOKEN")
+    if not url or not token:
+        from adapters.settings import settings
+        from api.serve import url as served_at
+
+        url = url or served_at(settings())
+        kept = settings().home / "token"
+        if not token and not kept.exists():
+            text = f"no token: set CLOUDLOOM_TOKEN, or CLOUDLOOM_HOME to where one is ({kept})"
+            raise Refusal({"code": "no-token", "detail": text})
+        token = token or kept.read_text().strip()
+    return Client(url, token)
+
+
+def _keep_token(token: str, home: Path) -> None:
+    """For the command line of the user who started the services, and for nobody else."""
+    kept = home / "token"
+    kept.touch(mode=0o600)
+    kept.write_text(f"{token}\n")
+
+
+def _find(client: "Client", kind: str, name: str) -> str:
+    """The id of what is meant by an id or a name."""
+    from api.client import Refusal
+
+    found = [
+        each["id"] for each in client.all(f"/v1/{kind}") if name in (each["id"], each["name"])
+    ]
+    if len(found) == 1:
+        return str(found[0])
+    if found:
+        text = f"{len(found)} {kind} are called {name}; say which by id: {', '.join(found)}"
+        raise Refusal({"code": "ambiguous", "detail": text})
+    raise Refusal({"code": "not-found", "detail": f"there is no {kind.removesuffix('s')} {name}"})
+
+
+def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool = False) -> None:
+    """Wait for the end of an operation, and say what became of it."""
+    from api.progress import outcome, watch
+
+    if not wait:
+        console.print(f"operation {operation.id} is {operation.state}")
+        return
+    try:
+        if quiet:
+            ended = client.wait(operation.id)
+            console.print(outcome(ended))
+        else:
+            ended = watch(client, operation, console)
+    except KeyboardInterrupt as interrupt:
+        console.print(f"operation {operation.id} goes on: cloudloom operations {operation.id}")
+        raise typer.Exit(_INTERRUPTED) from interrupt
+    if ended.state != "succeeded":
+        raise typer.Exit(1)
+
+
+def _complain(refusal: "Refusal") -> None:
+    complaints.print(f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]")
+    for name in ("hosts", "pools", "users", "errors", "operation"):
+        if told := refusal.problem.get(name):
+            complaints.print(f"  {name}: {escape(str(told))}")
+
+
+def _show(rows: list[dict[str, Any]], *fields: str) -> None:
+    table = Table(*fields, box=None, header_style="dim", padding=(0, 1))
+    for row in rows:
+        table.add_row(*("" if row[field] is None else str(row[field]) for field in fields))
+    console.print(table)
+
+
+def _show_receipt(receipt: dict[str, Any]) -> None:
+    asked = receipt["questions"]
+    odd = [each for each in asked if not each["as_expected"]]
+    provisional = ", provisional" if receipt["provisional"] else ""
+    console.print(f"receipt: {len(asked)} questions, {len(odd)} answered otherwise{provisional}")
+    for each in odd:
+        console.print(f"  [red]{escape(each['key'])}[/red]: {escape(each['answer'])}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,245 @@
+"""A client of the API: what the command line and the demo ask it with."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urljoin
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from adapters.types import OperationState, StepState
+
+_CHUNK_BYTES = 2**20
+_SILENCE_S = 60.0  # the API says something at least every 15 s
+_SETTLING_S = 30.0
+_RESTING = {
+    OperationState.SUCCEEDED,
+    OperationState.FAILED,
+    OperationState.CANCELLED,
+    OperationState.ABANDONED,
+    OperationState.STUCK,
+}
+
+
+class Refusal(Exception):
+    """The API said no, or nothing; `problem` is its answer (RFC 9457)."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or "refused")
+        self.problem = problem
+        self.code: str = problem.get("code", "no-code")
+
+
+class Told(BaseModel):
+    """What the API tells; more than we know of is no harm."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Step(Told):
+    """One step of an operation."""
+
+    key: str
+    name: str
+    lane: str
+    state: StepState
+    attempts: int
+    started_at: datetime
+    ended_at: datetime | None
+    error: str | None
+
+
+class Target(Told):
+    """What an operation is about."""
+
+    kind: str
+    id: UUID
+    name: str
+
+
+class Operation(Told):
+    """One thing that was asked for, and how it goes."""
+
+    id: UUID
+    kind: str
+    state: OperationState
+    target: Target
+    requested_by: str
+    accepted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    progress: int
+    steps: list[Step]
+    error: dict[str, Any] | None
+    flow_run_url: str | None
+    left_behind: bool
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing more happens to it by itself."""
+        return self.state in _RESTING
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.kind.replace('_', '-')} {self.target.name}"
+
+
+class Client:
+    """The API as one caller sees it. Whatever it refuses is raised as `Refusal`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self._http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_SILENCE_S
+        )
+
+    def __enter__(self) -> Self:
+        """Nothing is asked yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Read something."""
+        return self._ask("GET", path, params=query).json()
+
+    def all(self, path: str, **query: Any) -> list[Any]:
+        """Read a list, page after page."""
+        answer = self._ask("GET", path, params=query)
+        found: list[Any] = answer.json()
+        while "next" in answer.links:
+            answer = self._ask("GET", answer.links["next"]["url"])
+            found += answer.json()
+        return found
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Make something that is there at once."""
+        return self._ask("POST", path, json=body).json()
+
+    def post_yaml(self, path: str, text: str) -> Any:
+        """Make what a YAML document describes."""
+        headers = {"Content-Type": "application/yaml"}
+        return self._ask("POST", path, content=text.encode(), headers=headers).json()
+
+    def delete(self, path: str) -> None:
+        """Remove something that is gone at once."""
+        self._ask("DELETE", path)
+
+    def start(self, path: str, body: Any = None, *, method: str = "POST") -> Operation:
+        """Ask for what takes time.
+
+        An operation that has just ended keeps its objects until its receipt is written: that
+        is waited for.
+        """
+        end = time.monotonic() + _SETTLING_S
+        while True:
+            try:
+                return Operation.model_validate(self._ask(method, path, json=body).json())
+            except Refusal as refusal:
+                if time.monotonic() > end or not self._is_settling(refusal):
+                    raise
+            time.sleep(0.1)
+
+    def operation(self, operation: UUID, *, wait_s: float = 0) -> Operation:
+        """Read an operation; wait for its end so long."""
+        found = self.get(f"/v1/operations/{operation}", wait=wait_s)
+        return Operation.model_validate(found)
+
+    def wait(self, operation: UUID) -> Operation:
+        """Wait until an operation rests."""
+        while not (now := self.operation(operation, wait_s=30)).resting:
+            pass
+        return now
+
+    def follow(self, operation: UUID) -> Iterator[Operation]:
+        """Answer the operation at each of its changes until it rests."""
+        path = f"/v1/operations/{operation}/events"
+        seen: dict[str, str] = {}
+        while True:
+            with speaking_http(self.url), self._http.stream("GET", path, headers=seen) as events:
+                _require_success(events)
+                for line in events.iter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "id":
+                        seen = {"Last-Event-ID": value}
+                    elif field == "data":
+                        now = Operation.model_validate_json(value)
+                        yield now
+                        if now.resting:
+                            return
+
+    def upload(
+        self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
+    ) -> Operation:
+        """Send an image to where the API says, piece by piece; `sent` hears of each."""
+        with image.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        query = {name: value for name, value in wishes.items() if value is not None}
+        # Without the image: what is not the gateway does not read it.
+        told = self._ask("POST", "/v1/templates", params={**query, "sha256": digest})
+        size = str(image.stat().st_size)
+        with speaking_http(self.url):  # the address is signed: it is no place for our token
+            answer = httpx.post(
+                urljoin(str(told.url), told.headers["Location"]),
+                content=_pieces(image, sent),
+                headers={"Content-Length": size},
+                timeout=_SILENCE_S,
+            )
+        _require_success(answer)
+        return Operation.model_validate(answer.json())
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        with speaking_http(self.url):
+            answer = self._http.request(method, path, **more)
+        _require_success(answer)
+        return answer
+
+    def _is_settling(self, refusal: Refusal) -> bool:
+        if refusal.code != "locked":
+            return False
+        return self.operation(UUID(refusal.problem["operation"])).ended_at is not None
+
+
+@contextmanager
+def speaking_http(url: str) -> Iterator[None]:
+    """Sort what the network says."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        text = f"nothing answers at {url}: {error or type(error).__name__}"
+        raise Refusal({"code": "unreachable", "detail": text}) from error
+
+
+def _require_success(answer: httpx.Response) -> None:
+    if answer.is_success or answer.status_code == httpx.codes.TEMPORARY_REDIRECT:
+        return
+    answer.read()
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"code": "no-problem-json", "detail": f"{answer.url} says {answer.status_code}"}
+    raise Refusal(problem)
+
+
+def _pieces(image: Path, sent: Callable[[int], None]) -> Iterator[bytes]:
+    with image.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            yield piece
+            sent(len(piece))

@@ -1,0 +1,140 @@
+"""Operations as Rich shows them: live while they run, as tables when they have ended."""
+
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from adapters.types import OperationState, StepState
+from api.client import Client, Operation, Step
+
+_BAR = 30
+_MARKS = {
+    StepState.PENDING: Text("·", "dim"),
+    StepState.DONE: Text("✓", "green"),
+    StepState.FAILED: Text("✗", "red"),
+    StepState.UNDONE: Text("↶", "yellow"),
+    StepState.SKIPPED: Text("-", "dim"),
+}
+_COLOURS = {
+    OperationState.SUCCEEDED: "green",
+    OperationState.FAILED: "red",
+    OperationState.STUCK: "red",
+    OperationState.CANCELLED: "yellow",
+    OperationState.ABANDONED: "yellow",
+}
+_MOVING = {StepState.RUNNING, StepState.UNDOING}
+
+
+def watch(client: Client, operation: Operation, console: Console) -> Operation:
+    """Show an operation until it rests, a line for each lane and what is done there now."""
+    shown = Lanes(operation)
+    with Live(shown, console=console, refresh_per_second=8):
+        for now in client.follow(operation.id):
+            shown.operation = now
+    console.print(outcome(shown.operation))
+    return shown.operation
+
+
+class Lanes:
+    """A running operation; its clocks tick between two tellings."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self._spinner = Spinner("dots", style="cyan")
+
+    def __rich__(self) -> Table:
+        """A row for the operation's own steps, and one for each lane."""
+        table = Table(box=None, show_header=False, padding=(0, 1))
+        for lane in dict.fromkeys(step.lane for step in self.operation.steps):
+            steps = [step for step in self.operation.steps if step.lane == lane]
+            latest = next((each for each in steps if each.state in _MOVING), steps[-1])
+            done = sum(step.state is StepState.DONE for step in steps)
+            table.add_row(
+                self._spinner if latest.state in _MOVING else _MARKS[latest.state],
+                Text(lane or self.operation.target.name, "bold" if lane else ""),
+                Text(_words(latest), "red" if latest.state is StepState.FAILED else ""),
+                f"{done} done",
+                _seconds(steps[0].started_at, max(s.ended_at or _now() for s in steps)),
+            )
+        return table
+
+
+def outcome(operation: Operation) -> Text:
+    """One sentence: what was asked for, how it ended, after how long, and why."""
+    colour = _COLOURS.get(operation.state, "cyan")
+    took = _seconds(operation.started_at, operation.ended_at)
+    text = Text.assemble(operation.name, " ", (str(operation.state), colour), f"  {took}")
+    if operation.error:
+        text.append(f"\n  {operation.error.get('detail')} ({operation.error.get('code')})", "red")
+    if operation.left_behind:
+        text.append("\n  something was left behind; the receipt says what", "red")
+    return text
+
+
+def step_table(operation: Operation) -> Table:
+    """Every step: its lane, when it began, how long it took, as numbers and as a bar."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading in ("", "lane", "step"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("at", justify="right")
+    table.add_column("took", justify="right")
+    table.add_column("")
+    if not operation.steps:
+        return table
+    start = min(step.started_at for step in operation.steps)
+    end = max(step.ended_at or _now() for step in operation.steps)
+    for step in operation.steps:
+        table.add_row(
+            _MARKS.get(step.state, Text("…", "cyan")),
+            step.lane,
+            _words(step),
+            _seconds(start, step.started_at),
+            _seconds(step.started_at, step.ended_at),
+            _bar(step, start, (end - start).total_seconds()),
+        )
+        if step.error:
+            table.add_row("", "", Text(step.error, "red"))
+    return table
+
+
+def operation_table(operations: list[Operation]) -> Table:
+    """Operations, a line each."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading in ("id", "operation", "state", "progress", "accepted", "took"):
+        table.add_column(heading, no_wrap=heading == "id")
+    for each in operations:
+        table.add_row(
+            str(each.id),
+            each.name,
+            Text(str(each.state), _COLOURS.get(each.state, "cyan")),
+            f"{each.progress} %",
+            f"{each.accepted_at:%Y-%m-%d %H:%M:%S}",
+            _seconds(each.started_at, each.ended_at),
+        )
+    return table
+
+
+def _words(step: Step) -> str:
+    tries = f" (attempt {step.attempts})" if step.attempts > 1 else ""
+    return f"{'undo ' if step.state is StepState.UNDOING else ''}{step.name}{tries}"
+
+
+def _bar(step: Step, start: datetime, total_s: float) -> Text:
+    unit = max(total_s, 0.001) / _BAR
+    left = int((step.started_at - start).total_seconds() / unit)
+    length = int(((step.ended_at or _now()) - step.started_at).total_seconds() / unit)
+    return Text(" " * min(left, _BAR - 1) + "━" * max(1, length), "cyan")
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> str:
+    if start is None:
+        return ""
+    return f"{max((end or _now()) - start, timedelta()).total_seconds():.1f} s"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,84 @@
+"""The application: `/v1`, the image gateway, health."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.security import HTTPBearer
+
+from api import errors, gateway
+from api.admission import Admission
+from api.blueprint import Blueprint
+from api.once import Replay
+from api.routers import (
+    appliances,
+    health,
+    infrastructure,
+    operations,
+    templates,
+    virtual_datacenters,
+    vms,
+    volumes,
+)
+from api.watching import Watch
+
+_SUMMARY = "Turns existing servers, storage and networks into a private cloud."
+
+
+def create_app() -> FastAPI:
+    """The API over `flows.cloud.cloud`."""
+    app = FastAPI(
+        title="Cloudloom", summary=_SUMMARY, version=version("cloudloom"), lifespan=_lifespan
+    )
+    app.add_middleware(Admission)
+    errors.install(app)
+    app.add_exception_handler(Replay, _replayed)
+    shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
+    v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
+    for each in (
+        infrastructure,
+        virtual_datacenters,
+        templates,
+        volumes,
+        appliances,
+        vms,
+        operations,
+    ):
+        v1.include_router(each.router)
+    app.include_router(v1)
+    app.include_router(gateway.router)
+    app.include_router(health.router)
+    _describe(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.watch = Watch()
+    try:
+        yield
+    finally:
+        await app.state.watch.close()
+
+
+async def _replayed(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, Replay):
+        raise error
+    return error.answer.response(headers={"Idempotency-Replayed": "true"})
+
+
+def _describe(app: FastAPI) -> None:
+    """Tell OpenAPI what no signature says: the blueprint's schema, and what problems look like."""
+    plain = app.openapi
+
+    def described() -> dict[str, object]:
+        schema = plain()
+        schemas = schema["components"]["schemas"]
+        if "Blueprint" not in schemas:
+            made = Blueprint.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(made.pop("$defs", {}))
+            schemas["Blueprint"] = made
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,0 +1,157 @@
+"""Blueprints: an appliance as one document, JSON or YAML, read with suspicion."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapters.types import Value
+from api.dependencies import Name, Reference
+from api.errors import Invalid, Problem
+
+_YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MAX_DEPTH = 20
+_MAX_VMS = 1000
+
+
+class WantedVolume(BaseModel):
+    """A volume: an existing one of this name that is detached, else a new one of this size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    size_mib: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
+    tier: Name = "default"
+
+
+class WantedVm(BaseModel):
+    """A VM, or `replicas` of it, called `name-1`, `name-2`, ..., volumes likewise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    template: Reference
+    cpu: int | None = Field(None, gt=0, le=1024)
+    ram_mib: int | None = Field(None, gt=0, le=2**24)
+    replicas: int = Field(1, ge=1, le=_MAX_VMS)
+    depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
+    volumes: list[WantedVolume] = Field(default_factory=list, max_length=24)
+    networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
+
+
+class Blueprint(BaseModel):
+    """An appliance: VMs made from templates, with volumes and networks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    appliance: Name
+    virtual_datacenter: Reference
+    vms: list[WantedVm] = Field(min_length=1, max_length=_MAX_VMS)
+
+
+class PlannedVm(Value):
+    """One VM that a blueprint stands for."""
+
+    name: str
+    depends_on: tuple[str, ...]
+    wanted: Any
+    volumes: tuple[Any, ...]
+
+
+EXAMPLE = """\
+appliance: shop
+virtual_datacenter: demo
+vms:
+  - name: db
+    template: tiny-linux
+    cpu: 1
+    ram_mib: 128
+    volumes: [{name: data, size_mib: 64, tier: default}]
+    networks: [default]
+  - name: web
+    template: tiny-linux
+    replicas: 2
+    depends_on: [db]
+"""
+
+
+def read(content: bytes, content_type: str) -> Blueprint:
+    """The blueprint in a request's body. Raises `Problem`."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in _YAML:
+        document = _from_yaml(content)
+    elif kind == "application/json":
+        document = _from_json(content)
+    else:
+        text = "a blueprint is application/json or application/yaml"
+        raise Problem(415, "unsupported-media-type", text)
+    try:
+        return Blueprint.model_validate(document)
+    except ValidationError as error:
+        raise Invalid(error.errors()) from error
+
+
+def planned(blueprint: Blueprint) -> list[PlannedVm]:
+    """Every VM, replicas one by one. Raises `Problem` on names that do not work out."""
+    names = {vm.name: _names(vm.name, vm.replicas) for vm in blueprint.vms}
+    if len(names) < len(blueprint.vms):
+        raise Problem(422, "duplicate-name", "two VMs have the same name")
+    vms = [each for vm in blueprint.vms for each in _replicas(vm, names)]
+    _require_distinct("VMs", [vm.name for vm in vms])
+    _require_distinct("volumes", [volume.name for vm in vms for volume in vm.volumes])
+    if len(vms) > _MAX_VMS:
+        raise Problem(422, "too-many-vms", f"an appliance has at most {_MAX_VMS} VMs")
+    return vms
+
+
+def _replicas(vm: WantedVm, names: dict[str, list[str]]) -> Iterator[PlannedVm]:
+    if unknown := sorted(set(vm.depends_on) - set(names)):
+        text = f"{vm.name} depends on {', '.join(unknown)}, not in this blueprint"
+        raise Problem(422, "unknown-dependency", text)
+    before = tuple(dict.fromkeys(each for name in vm.depends_on for each in names[name]))
+    for number, name in enumerate(names[vm.name]):
+        volumes = tuple(
+            volume.model_copy(update={"name": _names(volume.name, vm.replicas)[number]})
+            for volume in vm.volumes
+        )
+        yield PlannedVm(name=name, depends_on=before, wanted=vm, volumes=volumes)
+
+
+def _names(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _require_distinct(what: str, names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem(422, "duplicate-name", f"two {what} are called {', '.join(twice)}")
+
+
+def _from_json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "invalid-json", str(error)) from error
+
+
+def _from_yaml(content: bytes) -> Any:
+    try:
+        text = content.decode()
+        _require_plain(text)
+        return yaml.load(text, _LOADER)  # noqa: S506 - a safe loader, from C where there is one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Problem(400, "invalid-yaml", str(error)) from error
+
+
+def _require_plain(text: str) -> None:
+    """Refuse aliases, which a few lines can blow up to gigabytes, and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, _LOADER):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise Problem(400, "invalid-yaml", "anchors and aliases are not read")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise Problem(400, "invalid-yaml", f"nested deeper than {_MAX_DEPTH}")

@@ -1,0 +1,183 @@
+"""Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
+
+import secrets
+from collections.abc import Iterable
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.operations import Locked
+from adapters.database.session import utc_now
+from adapters.errors import Conflict, NotFound
+from adapters.types import TemplateState, VmState, VolumeState
+from api import finding
+from api.blueprint import Blueprint, PlannedVm, WantedVolume, planned
+from api.errors import Problem
+from api.tokens import Caller
+from flows.choose_pool import choose_pool
+from flows.cloud import cloud
+from flows.policies.layers import layers_of
+
+
+class Composer:
+    """Writes one blueprint down."""
+
+    def __init__(self, caller: Caller, blueprint: Blueprint) -> None:
+        """Refuse what can be refused without writing, and choose pools for new volumes."""
+        self.appliance = uuid4()
+        self._caller = caller
+        self._blueprint = blueprint
+        self._vms = planned(blueprint)
+        layers_of(self._vms)
+        with cloud.database.read() as db:
+            vdc = finding.virtual_datacenter(db, caller, blueprint.virtual_datacenter)
+            self._vdc, self._datacenter = vdc.id, vdc.datacenter_id
+            for vm in self._vms:
+                self._template(db, vm)
+            wanted = [volume for vm in self._vms for volume in vm.volumes]
+            new = [volume for volume in wanted if self._existing(db, volume) is None]
+        self._pools = {volume.name: self._pool(volume) for volume in new}
+
+    def write(self, db: Session) -> None:
+        """Write the appliance, its VMs, their disks and NICs, and new volumes."""
+        appliance = models.Appliance(
+            id=self.appliance,
+            virtual_datacenter_id=self._vdc,
+            name=self._blueprint.appliance,
+            created_at=utc_now(),
+        )
+        try:
+            with db.begin_nested():
+                db.add(appliance)
+        except IntegrityError as error:
+            text = f"there is an appliance called {appliance.name}"
+            raise Conflict(text, code="name-taken") from error
+        networks = self._networks(db)
+        for position, vm in enumerate(self._vms):
+            self._write_vm(db, vm, position, networks)
+
+    def _write_vm(
+        self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
+    ) -> None:
+        template, vm_id = self._template(db, vm), uuid4()
+        db.add(
+            models.VirtualMachine(
+                id=vm_id,
+                appliance_id=self.appliance,
+                template_id=template.id,
+                name=vm.name,
+                position=position,
+                depends_on=list(vm.depends_on),
+                cpu=vm.wanted.cpu or template.cpu,
+                ram_mib=vm.wanted.ram_mib or template.ram_mib,
+                state=VmState.NOT_ALLOCATED,
+            )
+        )
+        db.flush()
+        images = list(
+            db.scalars(
+                select(models.TemplateDisk)
+                .where(models.TemplateDisk.template_id == template.id)
+                .order_by(models.TemplateDisk.position)
+            )
+        )
+        for image in images:
+            db.add(
+                models.VmDisk(
+                    id=uuid4(),
+                    vm_id=vm_id,
+                    position=image.position,
+                    template_disk_id=image.id,
+                    size_mib=image.virtual_size_mib,
+                )
+            )
+        for index, network in enumerate(vm.wanted.networks):
+            if network not in networks:
+                raise NotFound(f"there is no network {network}", code="unknown-network")
+            db.add(
+                models.NicRow(
+                    id=uuid4(),
+                    vm_id=vm_id,
+                    network_id=networks[network],
+                    position=index,
+                    mac=_new_mac(db),
+                )
+            )
+            db.flush()
+        for index, volume in enumerate(vm.volumes, start=max(1, len(images))):
+            self._assign(db, volume, vm_id, index)
+
+    def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:
+        row = self._existing(db, volume)
+        if row is None:
+            row = models.VolumeRow(
+                id=uuid4(),
+                virtual_datacenter_id=self._vdc,
+                pool_id=self._pools.get(volume.name) or self._gone(volume),
+                name=volume.name,
+                size_mib=volume.size_mib,
+                carved=False,
+            )
+            db.add(row)
+        row.vm_id, row.position, row.state = vm, position, VolumeState.ATTACHED
+        db.flush()
+
+    def _existing(self, db: Session, volume: WantedVolume) -> models.VolumeRow | None:
+        query = select(models.VolumeRow).filter_by(
+            virtual_datacenter_id=self._vdc, name=volume.name
+        )
+        row = db.scalars(query).first()
+        if row is None:
+            return None
+        if held := db.get(models.Lock, row.id):
+            raise Locked("volume", row.id, held.operation_id)
+        if row.vm_id is not None:
+            raise Conflict(f"volume {row.name} is attached", code="volume-in-use")
+        if volume.size_mib not in {None, row.size_mib}:
+            text = f"volume {row.name} has {row.size_mib} MiB, not {volume.size_mib}"
+            raise Conflict(text, code="volume-size-differs")
+        return row
+
+    def _pool(self, volume: WantedVolume) -> UUID:
+        if volume.size_mib is None:
+            text = f"there is no volume {volume.name}, and no size to make one of"
+            raise Problem(422, "volume-size-missing", text)
+        return choose_pool(self._datacenter, volume.tier, volume.size_mib)
+
+    def _gone(self, volume: WantedVolume) -> UUID:
+        raise Conflict(f"volume {volume.name} went away", code="changed-meanwhile")
+
+    def _template(self, db: Session, vm: PlannedVm) -> models.Template:
+        row = finding.template(db, self._caller, vm.wanted.template, self._datacenter)
+        if row.state is not TemplateState.AVAILABLE:
+            text = f"template {row.name} is {row.state}"
+            raise Conflict(text, code="template-not-available")
+        return row
+
+    def _networks(self, db: Session) -> dict[str, UUID]:
+        query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)
+        return {row.name: row.id for row in db.scalars(query)}
+
+
+def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
+    """Remove VMs that are not deployed, with what is only theirs; their volumes stay."""
+    for vm in vms:
+        for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
+            volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
+        for table in (models.NicRow, models.VmDisk):
+            for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
+                db.delete(row)
+        db.flush()
+        db.delete(vm)
+    db.flush()
+
+
+def _new_mac(db: Session) -> str:
+    """A MAC of QEMU's range that no NIC has."""
+    while True:
+        mac = "52:54:00:" + secrets.token_bytes(3).hex(":")
+        if db.scalars(select(models.NicRow).filter_by(mac=mac)).first() is None:
+            return mac

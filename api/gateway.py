@@ -1,0 +1,189 @@
+"""The image gateway: bytes go straight into a datacenter's repository.
+
+A signed URL allows one transfer, once, for an hour. The body is written piece by piece, off the
+event loop, to a scratch file that goes when the transfer does not arrive whole.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID, uuid4
+
+from cryptography.fernet import InvalidToken
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field
+from sqlalchemy.exc import IntegrityError
+from starlette.requests import ClientDisconnect
+
+from adapters.database import models
+from adapters.database.library import NewTemplate
+from adapters.database.secrets import keyring
+from adapters.database.session import utc_now
+from adapters.errors import BadImage, Conflict, NotAllowed, Transient
+from adapters.images.base import ImageRepository
+from adapters.images.repository import speaking_directory
+from adapters.types import Format, Value
+from api import tokens
+from api.dependencies import Send, sender
+from api.errors import Problem
+from api.once import Once
+from api.reports import Operation
+from api.starting import Starter
+from flows.cloud import cloud
+
+router = APIRouter(prefix="/gateway", tags=["gateway"])
+_VALID_S = 3600
+_PIECE_BYTES = 2**20
+_ROUTE = "transfer"
+
+
+class Transfer(Value):
+    """One upload that somebody may make: which template it becomes, and for whom."""
+
+    id: UUID = Field(default_factory=uuid4)
+    token_id: UUID
+    route: str
+    key: str | None
+    request: str
+    template: NewTemplate
+    format: Format
+    digest: str | None
+
+    @property
+    def scratch(self) -> str:
+        """The name of its file in the repository's incoming folder."""
+        return f"upload-{self.id}"
+
+
+def sign(transfer: Transfer) -> str:
+    """The path where this one transfer may be made."""
+    signed = keyring(cloud.settings).encrypt(transfer.model_dump_json().encode())
+    return f"/gateway/uploads/{signed.decode()}"
+
+
+@router.put("/uploads/{signed}", status_code=202, responses={202: {"model": Operation}})
+@router.post("/uploads/{signed}", status_code=202, responses={202: {"model": Operation}})
+async def upload(
+    signed: str, request: Request, send: Annotated[Send, Depends(sender)]
+) -> Response:
+    """Take an image, and start its import."""
+    transfer, caller = await asyncio.to_thread(_opened, signed)
+    length = _declared_length(request)
+    once = await asyncio.to_thread(_begin, transfer, caller)
+    repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)
+    async with _scratch(repository, transfer.scratch, length) as path:
+        digest = await _receive(request, path)
+        if transfer.digest not in {None, digest}:
+            text = "what arrived is not what was declared"
+            raise BadImage(text, code="image-digest-mismatch")
+        return await asyncio.to_thread(_start, transfer, Starter(caller, once, send), digest)
+
+
+def _opened(signed: str) -> tuple[Transfer, tokens.Caller]:
+    try:
+        content = keyring(cloud.settings).decrypt(signed, ttl=_VALID_S)
+    except InvalidToken as error:
+        raise NotAllowed(
+            "this address is not valid, or no longer", code="transfer-invalid"
+        ) from error
+    transfer = Transfer.model_validate_json(content)
+    if caller := tokens.holder(cloud.database, transfer.token_id):
+        return transfer, caller
+    raise NotAllowed("whoever asked for this transfer may no longer", code="transfer-invalid")
+
+
+def _begin(transfer: Transfer, caller: tokens.Caller) -> Once:
+    """Use the transfer up: a second request with it is refused, whatever becomes of the first."""
+    once = Once(caller, transfer.route, transfer.key, transfer.request.encode())
+    used = models.IdempotencyKey(
+        token_id=transfer.token_id,
+        route=_ROUTE,
+        key=str(transfer.id),
+        body_digest="",
+        status=0,
+        location=None,
+        answer={},
+        created_at=utc_now(),
+    )
+    try:
+        with cloud.database.write() as db:
+            db.add(used)
+    except IntegrityError as error:
+        raise Conflict("this address was used already", code="transfer-used") from error
+    return once
+
+
+def _declared_length(request: Request) -> int:
+    text = request.headers.get("content-length", "0")
+    length = int(text) if text.isdecimal() else 0
+    _require_small(length)
+    return length
+
+
+@asynccontextmanager
+async def _scratch(
+    repository: ImageRepository, name: str, needed_bytes: int
+) -> AsyncIterator[Path]:
+    """A file that is gone again unless all goes well."""
+    path = await asyncio.to_thread(repository.scratch, name, needed_bytes)
+    try:
+        yield path
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(repository.clear, name))
+        raise
+
+
+async def _receive(request: Request, path: Path) -> str:
+    """Write the body down, at least a piece at a time; answers its SHA-256."""
+    digest, arrived, waiting = hashlib.sha256(), 0, bytearray()
+    with speaking_directory(path):
+        file = await asyncio.to_thread(path.open, "xb")
+
+    def write(piece: bytes, *, last: bool) -> None:
+        with speaking_directory(path):
+            digest.update(piece)
+            file.write(piece)
+            if last:
+                file.flush()
+                os.fsync(file.fileno())
+
+    try:
+        async for chunk in request.stream():
+            waiting += chunk
+            arrived += len(chunk)
+            _require_small(arrived)
+            if len(waiting) >= _PIECE_BYTES:
+                await asyncio.to_thread(write, bytes(waiting), last=False)
+                waiting.clear()
+        await asyncio.to_thread(write, bytes(waiting), last=True)
+    except ClientDisconnect as error:
+        raise Transient("the transfer was cut off", code="transfer-cut-off") from error
+    finally:
+        await asyncio.shield(asyncio.to_thread(file.close))
+    return digest.hexdigest()
+
+
+def _require_small(size_bytes: int) -> None:
+    limit_mib = cloud.settings.max_upload_mib
+    if size_bytes > limit_mib * 2**20:
+        raise Problem(413, "upload-too-large", f"at most {limit_mib} MiB are taken")
+
+
+def _start(transfer: Transfer, starter: Starter, digest: str) -> Response:
+    template = transfer.template
+    return starter.start(
+        lambda _db: starter.request(
+            "import_image",
+            template.id,
+            template.name,
+            template.datacenter_id,
+            template=template,
+            format=transfer.format,
+            digest=digest,
+            upload=transfer.scratch,
+        )
+    )

@@ -1,0 +1,120 @@
+"""Idempotency: a key that a caller sends again is given the answer that it was given.
+
+The answer is written down in the transaction that does what it tells of, so that of two equal
+requests that race, one acts and the other is given its answer. Refusals are not kept: what was
+refused may be tried again with the same key.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from starlette.background import BackgroundTask
+
+from adapters.database import models
+from adapters.database.session import utc_now
+from adapters.errors import AdapterError, Conflict, Transient
+from api.tokens import Caller
+from flows.cloud import cloud
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a POST answers, now and whenever its key comes again."""
+
+    status: int
+    body: Any
+    location: str | None = None
+
+    def response(
+        self, background: BackgroundTask | None = None, headers: Mapping[str, str] | None = None
+    ) -> JSONResponse:
+        """The answer as a response."""
+        response = JSONResponse(self.body, self.status, headers, background=background)
+        if self.location:
+            response.headers["Location"] = self.location
+        return response
+
+
+class Replay(Exception):
+    """The key has been answered: give this answer again."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class Once:
+    """One request under its caller's key, or under none."""
+
+    def __init__(self, caller: Caller, route: str, key: str | None, content: bytes) -> None:
+        """Raises `Replay` when the key has been answered, `Conflict` when to something else."""
+        self._caller = caller
+        self._route = route
+        self._key = key
+        self._digest = sha256(content).hexdigest()
+        self._replay()
+
+    def answer(self, act: Callable[[Session], Answer]) -> Answer:
+        """Act and keep the answer, in one transaction."""
+        try:
+            with cloud.database.write() as db:
+                row = self._reserve(db)
+                answer = act(db)
+                if row:
+                    row.status, row.location = answer.status, answer.location
+                    row.answer = jsonable_encoder(answer.body)
+                return Answer(answer.status, jsonable_encoder(answer.body), answer.location)
+        except AdapterError:
+            self._replay()
+            raise
+
+    def keep(self, act: Callable[[], Answer]) -> Answer:
+        """Act in transactions of its own, then keep the answer."""
+        try:
+            answer = act()
+        except AdapterError:
+            self._replay()
+            raise
+        return self.answer(lambda _db: answer)
+
+    def _reserve(self, db: Session) -> models.IdempotencyKey | None:
+        if self._key is None:
+            return None
+        row = models.IdempotencyKey(
+            token_id=self._caller.token_id,
+            route=self._route,
+            key=self._key,
+            body_digest=self._digest,
+            status=0,
+            location=None,
+            answer={},
+            created_at=utc_now(),
+        )
+        try:
+            with db.begin_nested():
+                db.add(row)
+        except IntegrityError as error:
+            raise _Raced("an equal request was first") from error
+        return row
+
+    def _replay(self) -> None:
+        if self._key is None:
+            return
+        with cloud.database.read() as db:
+            row = db.get(models.IdempotencyKey, (self._caller.token_id, self._route, self._key))
+            if row is None:
+                return
+            if row.body_digest != self._digest:
+                text = "this Idempotency-Key was used for another request"
+                raise Conflict(text, code="idempotency-key-reused")
+            raise Replay(Answer(row.status, row.answer, row.location))
+
+
+class _Raced(Transient):
+    """The key was taken between looking and writing."""

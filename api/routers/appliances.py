@@ -1,0 +1,177 @@
+"""Appliances: given as a blueprint, deployed whole, taken away whole."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database import operations as accepted
+from adapters.errors import Conflict
+from adapters.types import ApplianceState, VmState
+from api import blueprint, finding
+from api.composing import Composer, strike
+from api.dependencies import Caller, Once, Pages
+from api.once import Answer
+from api.reports import Operation
+from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
+from api.starting import Starting
+from flows.cloud import cloud
+from flows.policies.lifecycle import appliance_state
+
+router = APIRouter(prefix="/appliances", tags=["appliances"])
+_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
+_SCHEMA = {"$ref": "#/components/schemas/Blueprint"}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/yaml": {"schema": _SCHEMA, "example": blueprint.EXAMPLE},
+            "application/json": {"schema": _SCHEMA},
+        },
+    }
+}
+
+
+class Appliance(BaseModel):
+    """A virtual appliance; its state follows from those of its VMs."""
+
+    id: UUID
+    name: str
+    virtual_datacenter_id: UUID
+    state: ApplianceState
+    created_at: datetime
+    vms: list[Vm]
+
+
+async def _content(request: Request) -> bytes:
+    return await request.body()
+
+
+@router.post("", status_code=201, responses={201: {"model": Appliance}}, openapi_extra=_BODY)
+def create_appliance(
+    request: Request, content: Annotated[bytes, Depends(_content)], caller: Caller, once: Once
+) -> Response:
+    """Create an appliance from a blueprint; nothing is deployed yet."""
+    wanted = blueprint.read(content, request.headers.get("content-type", ""))
+    composer = Composer(caller, wanted)
+
+    def act(db: Session) -> Answer:
+        composer.write(db)
+        row = db.get_one(models.Appliance, composer.appliance)
+        db.refresh(row)
+        body = _appliance(db, row).model_dump(mode="json")
+        return Answer(201, body, f"/v1/appliances/{row.id}")
+
+    return once.answer(act).response()
+
+
+@router.get("")
+def list_appliances(
+    caller: Caller,
+    page: Pages,
+    name: str | None = None,
+    virtual_datacenter_id: UUID | None = None,
+) -> list[Appliance]:
+    """List appliances."""
+    wanted = {"name": name, "virtual_datacenter_id": virtual_datacenter_id}
+    query = finding.appliances(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    with cloud.database.read() as db:
+        rows = page.rows(db, query, models.Appliance, "name", "created_at")
+        return [_appliance(db, row) for row in rows]
+
+
+@router.get("/{appliance_id}")
+def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
+    """Read an appliance."""
+    with cloud.database.read() as db:
+        return _appliance(db, finding.appliance(db, caller, appliance_id))
+
+
+@router.delete("/{appliance_id}", status_code=204)
+def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting) -> None:
+    """Delete an appliance that is not deployed; its volumes stay, detached."""
+    with cloud.database.write() as db:
+        row = finding.appliance(db, caller, appliance_id)
+        vms = _vms(db, row)
+        starter.require_free(db, "appliance", row.id)
+        starter.require_free(db, "vm", *(vm.id for vm in vms))
+        if any(vm.state is not VmState.NOT_ALLOCATED for vm in vms):
+            raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        strike(db, vms)
+        db.delete(row)
+
+
+@router.post("/{appliance_id}/deploy", status_code=202, responses=_ACCEPTED)
+def deploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Deploy all VMs that are not deployed yet, or none."""
+    with cloud.database.read() as db:
+        row = finding.appliance(db, caller, appliance_id)
+        datacenter = datacenter_of(db, row.id)
+        wanted = [vm.id for vm in _vms(db, row) if vm.state is VmState.NOT_ALLOCATED]
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.appliance(db, caller, appliance_id)
+        vms = _free_vms(db, row, starter)
+        new = [vm.id for vm in vms if vm.state is VmState.NOT_ALLOCATED]
+        if not new:
+            raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
+        return starter.request("deploy_appliance", row.id, row.name, datacenter, locks, vms=new)
+
+    return starter.start(plan, lambda: require_room(wanted, datacenter))
+
+
+@router.post("/{appliance_id}/undeploy", status_code=202, responses=_ACCEPTED)
+def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Take all VMs off their hosts: their disks go, their volumes stay."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.appliance(db, caller, appliance_id)
+        vms = _free_vms(db, row, starter)
+        deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
+        if not deployed:
+            raise Conflict(f"appliance {row.name} is not deployed", code="wrong-state")
+        starter.require(db, "undeploy", *deployed)
+        locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
+        return starter.request(
+            "undeploy_appliance",
+            row.id,
+            row.name,
+            datacenter_of(db, row.id),
+            locks,
+            vms=[vm.id for vm in deployed],
+        )
+
+    return starter.start(plan)
+
+
+def _free_vms(
+    db: Session, row: models.Appliance, starter: Starting
+) -> list[models.VirtualMachine]:
+    vms = _vms(db, row)
+    starter.require_free(db, "appliance", row.id)
+    starter.require_free(db, "vm", *(vm.id for vm in vms))
+    return vms
+
+
+def _vms(db: Session, row: models.Appliance) -> list[models.VirtualMachine]:
+    table = models.VirtualMachine
+    query = select(table).where(table.appliance_id == row.id).order_by(table.position)
+    return list(db.scalars(query))
+
+
+def _appliance(db: Session, row: models.Appliance) -> Appliance:
+    vms = vms_of(db, _vms(db, row))
+    return Appliance(
+        id=row.id,
+        name=row.name,
+        virtual_datacenter_id=row.virtual_datacenter_id,
+        state=appliance_state(vm.state for vm in vms),
+        created_at=row.created_at,
+        vms=vms,
+    )

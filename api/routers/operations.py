@@ -1,0 +1,207 @@
+"""Operations: what was asked for, how it goes, and what may be done about it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from starlette.background import BackgroundTask
+
+from adapters.database import models
+from adapters.database import operations as accepted
+from adapters.errors import Conflict
+from adapters.types import OperationState
+from api import finding
+from api.dependencies import Caller, Once, Pages, Send, sender
+from api.once import Answer
+from api.reports import Operation, Question, Receipt, report, reports
+from api.watching import Glance, Watch, glance
+from flows.cloud import cloud
+from flows.steps import STEPS, Effect
+
+router = APIRouter(prefix="/operations", tags=["operations"])
+_HEARTBEAT_S = 15.0
+_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
+
+
+def _watch(request: Request) -> Watch:
+    watch: Watch = request.app.state.watch
+    return watch
+
+
+Watching = Annotated[Watch, Depends(_watch)]
+Sending = Annotated[Send, Depends(sender)]
+
+
+class Abandonment(BaseModel):
+    """Why an operation is given up."""
+
+    reason: str = Field(min_length=3, max_length=1000, examples=["the host burnt down"])
+
+
+@router.get("")
+def list_operations(
+    caller: Caller,
+    page: Pages,
+    state: OperationState | None = None,
+    kind: str | None = None,
+    target_id: UUID | None = None,
+) -> list[Operation]:
+    """List operations, the newest first."""
+    query = finding.operations(caller)
+    wanted = {"state": state, "kind": kind, "target_id": target_id}
+    query = query.filter_by(**{name: value for name, value in wanted.items() if value})
+    with cloud.database.read() as db:
+        return reports(db, page.rows(db, query, models.Operation, "-accepted_at", "kind"))
+
+
+@router.get("/{operation_id}")
+async def read_operation(
+    operation_id: UUID,
+    caller: Caller,
+    watch: Watching,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="Seconds to wait until it has ended or is stuck.")
+    ] = 0,
+) -> Operation:
+    """Read an operation; with `wait`, once it has ended."""
+    found = await asyncio.to_thread(_read, caller, operation_id)
+    if wait and not _rests(found):
+        await watch.until(operation_id, lambda now: now.resting, wait)
+        found = await asyncio.to_thread(_read, caller, operation_id)
+    return found
+
+
+@router.get("/{operation_id}/receipt")
+def read_receipt(operation_id: UUID, caller: Caller) -> Receipt:
+    """Read what was asked of the backends when the operation had ended, and their answers."""
+    with cloud.database.read() as db:
+        row = finding.operation(db, caller, operation_id)
+        query = (
+            select(models.Receipt)
+            .where(models.Receipt.operation_id == operation_id)
+            .order_by(models.Receipt.key)
+        )
+        return Receipt(
+            operation=row.id,
+            state=row.state,
+            left_behind=row.left_behind,
+            provisional=row.provisional,
+            questions=[Question.model_validate(each) for each in db.scalars(query)],
+        )
+
+
+@router.get(
+    "/{operation_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
+async def read_events(
+    operation_id: UUID,
+    caller: Caller,
+    watch: Watching,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """Follow an operation: the whole of it as an event, at each change, until it ends."""
+    await asyncio.to_thread(_read, caller, operation_id)
+    events = _events(caller, operation_id, watch, last_event_id)
+    return StreamingResponse(
+        events, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+@router.post("/{operation_id}/cancel", status_code=202, responses=_ACCEPTED)
+def cancel(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
+    """Stop an operation and undo it; refused once something has been destroyed."""
+    return _wish("cancel", operation_id, caller, once, send)
+
+
+@router.post("/{operation_id}/unwind", status_code=202, responses=_ACCEPTED)
+def unwind(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
+    """Undo an operation, also a stuck one; refused once something has been destroyed."""
+    return _wish("unwind", operation_id, caller, once, send)
+
+
+@router.post("/{operation_id}/resume", status_code=202, responses=_ACCEPTED)
+def resume(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
+    """Take a stuck operation up again."""
+    return _change(lambda: cloud.operations.resume(operation_id), operation_id, caller, once, send)
+
+
+@router.post("/{operation_id}/abandon", status_code=202, responses=_ACCEPTED)
+def abandon(
+    operation_id: UUID, why: Abandonment, caller: Caller, once: Once, send: Sending
+) -> Response:
+    """Give a stuck operation up: its locks go, its receipt lists what may remain."""
+    return _change(
+        lambda: cloud.operations.abandon(operation_id, why.reason, caller.name),
+        operation_id,
+        caller,
+        once,
+        send,
+    )
+
+
+def _wish(wish: str, operation: UUID, caller: Caller, once: Once, send: Send) -> Response:
+    def act() -> accepted.Operation:
+        lines = cloud.journal.lines(operation)
+        if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
+            text = "something has been destroyed already: it can only go forward"
+            raise Conflict(text, code="no-way-back")
+        return cloud.operations.want(operation, wish)
+
+    return _change(act, operation, caller, once, send)
+
+
+def _change(
+    act: Callable[[], accepted.Operation],
+    operation: UUID,
+    caller: Caller,
+    once: Once,
+    send: Send,
+) -> Response:
+    changed: list[accepted.Operation] = []
+
+    def keep() -> Answer:
+        _read(caller, operation)
+        changed.append(act())
+        body = _read(caller, operation).model_dump(mode="json")
+        return Answer(202, body, f"/v1/operations/{operation}")
+
+    answer = once.keep(keep)
+    return answer.response(BackgroundTask(send, changed[0]))
+
+
+async def _events(
+    caller: Caller, operation: UUID, watch: Watch, seen: str | None
+) -> AsyncIterator[str]:
+    while True:
+        now = await watch.until(operation, _differs_from(seen), _HEARTBEAT_S)
+        if now is None:
+            yield ": still here\n\n"
+            now = (await asyncio.to_thread(glance, [operation])).get(operation)
+            if now and now.resting:
+                return
+            continue
+        seen = now.mark
+        body = await asyncio.to_thread(_read, caller, operation)
+        yield f"id: {now.mark}\nevent: operation\ndata: {body.model_dump_json()}\n\n"
+        if now.resting and body.state == now.state and not body.provisional:
+            return
+
+
+def _differs_from(seen: str | None) -> Callable[[Glance], bool]:
+    return lambda now: now.mark != seen
+
+
+def _read(caller: Caller, operation: UUID) -> Operation:
+    with cloud.database.read() as db:
+        return report(db, finding.operation(db, caller, operation).id)
+
+
+def _rests(operation: Operation) -> bool:
+    return operation.state in accepted.ENDED | {OperationState.STUCK}

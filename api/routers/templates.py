@@ -1,0 +1,202 @@
+"""Templates: images with their hardware wishes, in a datacenter's library."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database import operations as accepted
+from adapters.database.library import NewTemplate
+from adapters.errors import Conflict
+from adapters.types import ConversionState, Format, TemplateState
+from api import finding
+from api.dependencies import Caller, Key, Name, Pages, Reference
+from api.gateway import Transfer, sign
+from api.once import Once
+from api.reports import Operation
+from api.starting import Starting
+from flows.cloud import cloud
+
+router = APIRouter(prefix="/templates", tags=["templates"])
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "description": "The image itself, streamed; sent to where the answer's `Location` says.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+        },
+    }
+}
+
+
+class Conversion(BaseModel):
+    """An image in another format."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    format: Format
+    state: ConversionState
+    path: str
+
+
+class TemplateDisk(BaseModel):
+    """One disk image of a template."""
+
+    id: UUID
+    position: int
+    format: Format
+    subformat: str
+    digest: str
+    path: str
+    size_bytes: int
+    virtual_size_mib: int
+    conversions: list[Conversion]
+
+
+class Template(BaseModel):
+    """An image with its hardware wishes."""
+
+    id: UUID
+    datacenter_id: UUID
+    name: str
+    state: TemplateState
+    cpu: int
+    ram_mib: int
+    created_at: datetime
+    disks: list[TemplateDisk]
+
+
+class NewConversion(BaseModel):
+    """The format that a template is wanted in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Format
+
+
+@router.post(
+    "",
+    status_code=307,
+    response_class=RedirectResponse,
+    openapi_extra=_UPLOAD,
+    responses={307: {"description": "Send the image to `Location`, with the same method."}},
+)
+def create_template(
+    request: Request,
+    caller: Caller,
+    name: Name,
+    format: Annotated[Format, Query(description="What the file is.")],  # noqa: A002 - the API's word
+    datacenter: Reference,
+    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None,
+    cpu: Annotated[int, Query(gt=0, le=1024)] = 1,
+    ram_mib: Annotated[int, Query(gt=0, le=2**24)] = 128,
+    idempotency_key: Key = None,
+) -> Response:
+    """Import an image: the answer says where it may be sent, once, within an hour."""
+    route, said = f"POST {request.url.path}", str(request.query_params)
+    Once(caller, route, idempotency_key, said.encode())
+    with cloud.database.read() as db:
+        where = finding.shared(db, models.Datacenter, datacenter).id
+        taken = finding.templates(caller).filter_by(datacenter_id=where, name=name)
+        if db.scalars(taken).first():
+            raise Conflict(f"there is a template called {name}", code="name-taken")
+    template = NewTemplate(
+        id=uuid4(),
+        enterprise_id=caller.enterprise_id,
+        datacenter_id=where,
+        name=name,
+        cpu=cpu,
+        ram_mib=ram_mib,
+    )
+    transfer = Transfer(
+        token_id=caller.token_id,
+        route=route,
+        key=idempotency_key,
+        request=said,
+        template=template,
+        format=format,
+        digest=sha256,
+    )
+    return RedirectResponse(sign(transfer), 307)
+
+
+@router.get("")
+def list_templates(
+    caller: Caller,
+    page: Pages,
+    name: str | None = None,
+    state: TemplateState | None = None,
+    datacenter_id: UUID | None = None,
+) -> list[Template]:
+    """List templates."""
+    wanted = {"name": name, "state": state, "datacenter_id": datacenter_id}
+    query = finding.templates(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    with cloud.database.read() as db:
+        rows = page.rows(db, query, models.Template, "name", "created_at")
+        return [_template(db, row) for row in rows]
+
+
+@router.get("/{template_id}")
+def read_template(template_id: UUID, caller: Caller) -> Template:
+    """Read a template, with its disks and their conversions."""
+    with cloud.database.read() as db:
+        return _template(db, finding.template(db, caller, template_id))
+
+
+@router.post("/{template_id}/conversions", status_code=202, responses={202: {"model": Operation}})
+def convert(
+    template_id: UUID, wanted: NewConversion, caller: Caller, starter: Starting
+) -> Response:
+    """Convert a template's disks to another format; what has been converted is not again."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.template(db, caller, template_id)
+        starter.require_free(db, "template", row.id)
+        if row.state is not TemplateState.AVAILABLE:
+            text = f"template {row.name} is {row.state}"
+            raise Conflict(text, code="template-not-available")
+        return starter.request(
+            "convert_image", row.id, row.name, row.datacenter_id, format=wanted.format
+        )
+
+    return starter.start(plan)
+
+
+def _template(db: Session, row: models.Template) -> Template:
+    disks = (
+        select(models.TemplateDisk)
+        .where(models.TemplateDisk.template_id == row.id)
+        .order_by(models.TemplateDisk.position)
+    )
+    return Template(
+        id=row.id,
+        datacenter_id=row.datacenter_id,
+        name=row.name,
+        state=row.state,
+        cpu=row.cpu,
+        ram_mib=row.ram_mib,
+        created_at=row.created_at,
+        disks=[_disk(db, row.datacenter_id, disk) for disk in db.scalars(disks)],
+    )
+
+
+def _disk(db: Session, datacenter: UUID, row: models.TemplateDisk) -> TemplateDisk:
+    made = select(models.Conversion).filter_by(datacenter_id=datacenter, source_digest=row.digest)
+    return TemplateDisk(
+        id=row.id,
+        position=row.position,
+        format=row.format,
+        subformat=row.subformat,
+        digest=row.digest,
+        path=row.path,
+        size_bytes=row.size_bytes,
+        virtual_size_mib=row.virtual_size_mib,
+        conversions=[Conversion.model_validate(each) for each in db.scalars(made)],
+    )

@@ -1,0 +1,90 @@
+"""Virtual datacenters: a tenant's slices of datacenters."""
+
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.errors import Conflict
+from adapters.types import Family
+from api import finding
+from api.dependencies import Caller, Name, Once, Pages, Reference
+from api.once import Answer
+from flows.cloud import cloud
+
+router = APIRouter(prefix="/virtual-datacenters", tags=["virtual datacenters"])
+
+
+class NewVirtualDatacenter(BaseModel):
+    """A slice of a datacenter, with one family of hypervisors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(examples=["demo"])
+    datacenter: Reference = Field(examples=["main"])
+    family: Family = Family.KVM
+
+
+class VirtualDatacenter(BaseModel):
+    """A slice of a datacenter."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    datacenter_id: UUID
+    name: str
+    family: Family
+
+
+@router.post("", status_code=201, responses={201: {"model": VirtualDatacenter}})
+def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: Once) -> Response:
+    """Create a virtual datacenter, with an unmanaged network called `default`."""
+    made = uuid4()
+
+    def act(db: Session) -> Answer:
+        row = models.VirtualDatacenter(
+            id=made,
+            enterprise_id=caller.enterprise_id,
+            datacenter_id=finding.shared(db, models.Datacenter, new.datacenter).id,
+            name=new.name,
+            family=new.family,
+        )
+        try:
+            with db.begin_nested():
+                db.add(row)
+        except IntegrityError as error:
+            text = f"there is a virtual datacenter called {new.name}"
+            raise Conflict(text, code="name-taken") from error
+        db.add(
+            models.Network(
+                id=uuid4(), virtual_datacenter_id=made, name="default", kind="unmanaged"
+            )
+        )
+        body = VirtualDatacenter.model_validate(row).model_dump(mode="json")
+        return Answer(201, body, f"/v1/virtual-datacenters/{made}")
+
+    return once.answer(act).response()
+
+
+@router.get("")
+def list_virtual_datacenters(
+    caller: Caller, page: Pages, name: str | None = None
+) -> list[VirtualDatacenter]:
+    """List virtual datacenters."""
+    query = finding.virtual_datacenters(caller)
+    if name:
+        query = query.where(models.VirtualDatacenter.name == name)
+    with cloud.database.read() as db:
+        rows = page.rows(db, query, models.VirtualDatacenter, "name")
+        return [VirtualDatacenter.model_validate(row) for row in rows]
+
+
+@router.get("/{virtual_datacenter_id}")
+def read_virtual_datacenter(virtual_datacenter_id: UUID, caller: Caller) -> VirtualDatacenter:
+    """Read a virtual datacenter."""
+    with cloud.database.read() as db:
+        row = finding.virtual_datacenter(db, caller, virtual_datacenter_id)
+        return VirtualDatacenter.model_validate(row)

@@ -1,0 +1,272 @@
+"""VMs: what they are, and what may be done with each of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.inventory import HostLoad, VolumeRecord
+from adapters.database.operations import Request
+from adapters.errors import Conflict
+from adapters.types import Power, VmState
+from api import finding
+from api.dependencies import Caller, Name, Pages
+from api.reports import Operation
+from api.routers.volumes import Volume, require_new_name
+from api.starting import Starting
+from flows.choose_pool import choose_pool
+from flows.cloud import cloud
+from flows.reserve_host import place
+
+R = TypeVar("R", models.VmDisk, models.NicRow, models.VolumeRow)
+
+router = APIRouter(prefix="/vms", tags=["vms"])
+_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
+
+
+class Disk(BaseModel):
+    """A VM's disk; `volume_id` when it is persistent."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    position: int
+    size_mib: int
+    volume_id: UUID | None
+
+
+class Nic(BaseModel):
+    """A VM's network interface."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    network_id: UUID
+    position: int
+    mac: str
+
+
+class HostOfVm(BaseModel):
+    """Where a VM runs."""
+
+    id: UUID
+    name: str
+
+
+class Vm(BaseModel):
+    """A virtual machine."""
+
+    id: UUID
+    name: str
+    appliance_id: UUID
+    template_id: UUID
+    state: VmState
+    locked_by: UUID | None
+    cpu: int
+    ram_mib: int
+    depends_on: list[str]
+    host: HostOfVm | None
+    disks: list[Disk]
+    volumes: list[Volume]
+    nics: list[Nic]
+
+
+class PowerWish(BaseModel):
+    """What a VM's power is to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    power: Literal[Power.ON, Power.OFF]
+
+
+class Persistence(BaseModel):
+    """The volume that becomes a VM's boot disk."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    volume: Name | None = Field(None, description="Its name; else the VM's, with `-boot`.")
+    tier: Name = "default"
+
+
+@router.get("")
+def list_vms(
+    caller: Caller,
+    page: Pages,
+    name: str | None = None,
+    appliance_id: UUID | None = None,
+    host_id: UUID | None = None,
+) -> list[Vm]:
+    """List VMs."""
+    wanted = {"name": name, "appliance_id": appliance_id, "host_id": host_id}
+    query = finding.vms(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    with cloud.database.read() as db:
+        return vms_of(db, page.rows(db, query, models.VirtualMachine, "name", "state"))
+
+
+@router.get("/{vm_id}")
+def read_vm(vm_id: UUID, caller: Caller) -> Vm:
+    """Read a VM."""
+    with cloud.database.read() as db:
+        return vms_of(db, [finding.vm(db, caller, vm_id)])[0]
+
+
+@router.post("/{vm_id}/deploy", status_code=202, responses=_ACCEPTED)
+def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Deploy a VM on the host with the most room."""
+    with cloud.database.read() as db:
+        datacenter = datacenter_of(db, finding.vm(db, caller, vm_id).appliance_id)
+
+    def plan(db: Session) -> Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "deploy", vm)
+        return starter.request("deploy_vm", vm.id, vm.name, datacenter, volume_locks(db, [vm]))
+
+    return starter.start(plan, lambda: require_room([vm_id], datacenter))
+
+
+@router.post("/{vm_id}/undeploy", status_code=202, responses=_ACCEPTED)
+def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Take a VM off its host: its disks go, its volumes stay."""
+
+    def plan(db: Session) -> Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "undeploy", vm)
+        datacenter = datacenter_of(db, vm.appliance_id)
+        return starter.request("undeploy_vm", vm.id, vm.name, datacenter, volume_locks(db, [vm]))
+
+    return starter.start(plan)
+
+
+@router.post("/{vm_id}/power", status_code=202, responses=_ACCEPTED)
+def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting) -> Response:
+    """Switch a deployed VM on, or off: its guest is asked first."""
+
+    def plan(db: Session) -> Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, f"power {wish.power}", vm)
+        return starter.request(
+            "change_power",
+            vm.id,
+            vm.name,
+            datacenter_of(db, vm.appliance_id),
+            volume_locks(db, [vm]),
+            power=wish.power,
+            former=vm.state,
+        )
+
+    return starter.start(plan)
+
+
+@router.post("/{vm_id}/persist", status_code=202, responses=_ACCEPTED)
+def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -> Response:
+    """Move the boot disk of a VM that is off onto a volume that outlives its deployment."""
+    with cloud.database.read() as db:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "persist", vm)
+        boot = _boot_disk(db, vm)
+        appliance = db.get_one(models.Appliance, vm.appliance_id)
+        record = VolumeRecord(
+            id=uuid4(),
+            name=wish.volume or f"{appliance.name}-{vm.name}-boot",
+            virtual_datacenter_id=appliance.virtual_datacenter_id,
+            pool_id=uuid4(),
+            size_mib=boot.size_mib,
+        )
+        datacenter = datacenter_of(db, vm.appliance_id)
+        require_new_name(db, record.virtual_datacenter_id, record.name)
+    pool = choose_pool(datacenter, wish.tier, record.size_mib)
+    record = record.model_copy(update={"pool_id": pool})
+
+    def plan(db: Session) -> Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "persist", vm)
+        _boot_disk(db, vm)
+        require_new_name(db, record.virtual_datacenter_id, record.name)
+        locks = volume_locks(db, [vm])
+        return starter.request("persist_vm", vm.id, vm.name, datacenter, locks, volume=record)
+
+    return starter.start(plan)
+
+
+def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
+    """VMs with all that they have, however many, by a few queries."""
+    ids = [row.id for row in rows]
+    locks = select(models.Lock).where(models.Lock.object_id.in_(ids))
+    locked = {lock.object_id: lock.operation_id for lock in db.scalars(locks)}
+    hosts = select(models.Host).where(models.Host.id.in_({row.host_id for row in rows}))
+    host_names = {host.id: host.name for host in db.scalars(hosts)}
+    disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
+    volumes = _by_vm(db, models.VolumeRow, ids)
+    return [
+        Vm(
+            id=row.id,
+            name=row.name,
+            appliance_id=row.appliance_id,
+            template_id=row.template_id,
+            state=VmState.LOCKED if row.id in locked else row.state,
+            locked_by=locked.get(row.id),
+            cpu=row.cpu,
+            ram_mib=row.ram_mib,
+            depends_on=row.depends_on,
+            host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
+            disks=[Disk.model_validate(each) for each in disks.get(row.id, [])],
+            volumes=[Volume.model_validate(each) for each in volumes.get(row.id, [])],
+            nics=[Nic.model_validate(each) for each in nics.get(row.id, [])],
+        )
+        for row in rows
+    ]
+
+
+def datacenter_of(db: Session, appliance: UUID) -> UUID:
+    """The datacenter that an appliance is in."""
+    row = db.get_one(models.Appliance, appliance)
+    return db.get_one(models.VirtualDatacenter, row.virtual_datacenter_id).datacenter_id
+
+
+def volume_locks(db: Session, vms: Iterable[models.VirtualMachine]) -> list[tuple[str, UUID]]:
+    """The locks that an operation on these VMs needs for their volumes."""
+    query = (
+        select(models.VolumeRow.id)
+        .where(models.VolumeRow.vm_id.in_([vm.id for vm in vms]))
+        .order_by(models.VolumeRow.id)
+    )
+    return [("volume", volume) for volume in db.scalars(query)]
+
+
+def require_room(vms: Iterable[UUID], datacenter: UUID) -> None:
+    """Refuse at once what finds no host, each VM counting for those after it."""
+    loads = cloud.inventory.loads(datacenter)
+    for vm in vms:
+        choice = place(vm, loads)
+        record = cloud.inventory.vm(vm)
+        loads = [
+            _with(load, record.cpu, record.ram_mib) if load.id == choice.host else load
+            for load in loads
+        ]
+
+
+def _with(load: HostLoad, cpu: int, ram_mib: int) -> HostLoad:
+    more: dict[str, Any] = {
+        "cpu_reserved": load.cpu_reserved + cpu,
+        "ram_reserved_mib": load.ram_reserved_mib + ram_mib,
+    }
+    return load.model_copy(update=more)
+
+
+def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:
+    boot = db.scalars(select(models.VmDisk).filter_by(vm_id=vm.id, position=0)).one()
+    if boot.volume_id is not None:
+        raise Conflict(f"VM {vm.name} is persistent already", code="already-persistent")
+    return boot
+
+
+def _by_vm(db: Session, table: type[R], vms: Sequence[UUID]) -> dict[UUID | None, list[R]]:
+    found: dict[UUID | None, list[R]] = {}
+    for row in db.scalars(select(table).where(table.vm_id.in_(vms)).order_by(table.position)):
+        found.setdefault(row.vm_id, []).append(row)
+    return found

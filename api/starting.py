@@ -1,0 +1,105 @@
+"""A request becomes an operation: accepted in one transaction, answered, then sent."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+from fastapi import Depends
+from fastapi.responses import JSONResponse
+from pydantic_core import to_jsonable_python
+from sqlalchemy.orm import Session
+from starlette.background import BackgroundTask
+
+from adapters.database import models
+from adapters.database.operations import Locked, Operation, Request, accept
+from adapters.errors import Conflict
+from api import tokens
+from api.dependencies import Caller, Once, Send, sender
+from api.once import Answer
+from api.once import Once as Once_
+from api.reports import report
+from flows.catalog import FLOWS
+from flows.policies import lifecycle
+
+Plan = Callable[[Session], Request]
+
+
+class Starter:
+    """Starts the one operation that a request asks for."""
+
+    def __init__(self, caller: tokens.Caller, once: Once_, send: Send) -> None:
+        self.id = uuid4()
+        self._caller = caller
+        self._once = once
+        self._send = send
+
+    def request(
+        self,
+        kind: str,
+        target: UUID,
+        name: str,
+        datacenter: UUID,
+        locks: Iterable[tuple[str, UUID]] = (),
+        **arguments: Any,
+    ) -> Request:
+        """What is asked for; the target itself is always locked."""
+        flow = FLOWS[kind]
+        return Request(
+            id=self.id,
+            kind=kind,
+            version=flow.version,
+            target_kind=flow.target,
+            target_id=target,
+            target_name=name,
+            arguments=to_jsonable_python(arguments),
+            enterprise_id=self._caller.enterprise_id,
+            datacenter_id=datacenter,
+            requested_by=self._caller.name,
+            locks=tuple(dict.fromkeys([(flow.target, target), *locks])),
+        )
+
+    def require_free(self, db: Session, kind: str, *objects: UUID) -> None:
+        """Raise `Locked` when another operation has one of these objects."""
+        for each in objects:
+            held = db.get(models.Lock, each)
+            if held and held.operation_id != self.id:
+                raise Locked(kind, each, held.operation_id)
+
+    def require(self, db: Session, what: str, *vms: models.VirtualMachine) -> None:
+        """Raise `Locked`, or `Conflict` when a VM's state does not allow it."""
+        self.require_free(db, "vm", *(vm.id for vm in vms))
+        for vm in vms:
+            lifecycle.require(what, vm.name, vm.state)
+
+    def start(self, plan: Plan, check: Callable[[], None] = lambda: None) -> JSONResponse:
+        """Accept what `plan` makes of the database, and answer 202.
+
+        `plan` is asked before `check`, which may take its time, and once more under the locks:
+        what it decides on must not have changed in between.
+        """
+        from flows.cloud import cloud
+
+        with cloud.database.read() as db:
+            request = plan(db)
+            for kind, each in request.locks:
+                self.require_free(db, kind, each)
+        check()
+        accepted: list[Operation] = []
+
+        def act(db: Session) -> Answer:
+            operation = accept(db, request)
+            if plan(db) != request:
+                raise Conflict("it was changed in the meantime", code="changed-meanwhile")
+            accepted.append(operation)
+            body = report(db, operation.id).model_dump(mode="json")
+            return Answer(202, body, f"/v1/operations/{operation.id}")
+
+        answer = self._once.answer(act)
+        return answer.response(BackgroundTask(self._send, accepted[0]))
+
+
+def _starter(caller: Caller, once: Once, send: Annotated[Send, Depends(sender)]) -> Starter:
+    return Starter(caller, once, send)
+
+
+Starting = Annotated[Starter, Depends(_starter)]

@@ -1,0 +1,99 @@
+"""Bearer tokens: `cl_<id>_<secret>`, of which only the secret's SHA-256 is kept."""
+
+import re
+from datetime import datetime
+from hashlib import sha256
+from hmac import compare_digest
+from secrets import token_urlsafe
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, or_, select
+
+from adapters.database import models
+from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.database.session import Database, utc_now
+from adapters.types import Value
+
+_SHAPE = re.compile(r"cl_([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
+_NOBODY = UUID(int=0)
+
+
+class Caller(Value):
+    """Who asks: a token of an enterprise."""
+
+    token_id: UUID
+    enterprise_id: UUID
+    name: str
+
+
+def mint(
+    database: Database,
+    name: str,
+    enterprise: UUID = FIRST_ENTERPRISE,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make a token; what this answers is all that will ever show its secret."""
+    token, secret = uuid4(), token_urlsafe(32)
+    with database.write() as db:
+        db.add(
+            models.ApiToken(
+                id=token,
+                enterprise_id=enterprise,
+                name=name,
+                digest=_digest(secret),
+                created_at=utc_now(),
+                expires_at=expires_at,
+                revoked_at=None,
+            )
+        )
+    return f"cl_{token.hex}_{secret}"
+
+
+def first_token(database: Database) -> str | None:
+    """Mint the installation's first token; None when it has had one."""
+    with database.read() as db:
+        if db.scalar(select(func.count()).select_from(models.ApiToken)):
+            return None
+    return mint(database, "first")
+
+
+def revoke(database: Database, token: UUID) -> None:
+    """Let the token open nothing from now on."""
+    with database.write() as db:
+        db.get_one(models.ApiToken, token).revoked_at = utc_now()
+
+
+def bearer(database: Database, token: str) -> Caller | None:
+    """Who a token stands for, if for anybody; all refusals take the same way through here."""
+    shape = _SHAPE.fullmatch(token)
+    token_id, secret = (UUID(shape[1]), shape[2]) if shape else (_NOBODY, "")
+    row = _valid(database, token_id)
+    known = compare_digest(_digest(secret), row.digest if row else _digest(str(token_id)))
+    return _caller(row) if row and known else None
+
+
+def holder(database: Database, token: UUID) -> Caller | None:
+    """Who a token stands for that was shown before, unless it has expired or been revoked."""
+    row = _valid(database, token)
+    return _caller(row) if row else None
+
+
+def _valid(database: Database, token: UUID) -> models.ApiToken | None:
+    query = select(models.ApiToken).where(
+        models.ApiToken.id == token,
+        models.ApiToken.revoked_at.is_(None),
+        or_(models.ApiToken.expires_at.is_(None), models.ApiToken.expires_at > utc_now()),
+    )
+    with database.read() as db:
+        row = db.scalars(query).one_or_none()
+        if row:
+            db.expunge(row)
+        return row
+
+
+def _caller(row: models.ApiToken) -> Caller:
+    return Caller(token_id=row.id, enterprise_id=row.enterprise_id, name=row.name)
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()

@@ -1,0 +1,35 @@
+"""Choose a storage pool for a new volume: the one of its tier with the most room."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+
+from adapters.database import models
+from adapters.errors import NotFound, OutOfSpace
+from flows.cloud import cloud
+
+
+def choose_pool(datacenter: UUID, tier: str, size_mib: int) -> UUID:
+    """The pool with the most room. Raises `OutOfSpace`, with what each pool has."""
+    pools = _pools(datacenter, tier)
+    if not pools:
+        raise NotFound(f"the datacenter has no storage of tier {tier}", code="unknown-tier")
+    free_mib = {pool: cloud.storage(pool).capacity().free_mib for pool in pools}
+    best = max(pools, key=lambda pool: (free_mib[pool], pools[pool]))
+    if free_mib[best] >= size_mib:
+        return best
+    refusal = OutOfSpace(f"no pool of tier {tier} has {size_mib} MiB free", code="no-room")
+    refusal.details = {
+        "pools": {name: f"{free_mib[pool]} MiB free" for pool, name in pools.items()}
+    }
+    raise refusal
+
+
+def _pools(datacenter: UUID, tier: str) -> dict[UUID, str]:
+    query = (
+        select(models.StoragePool)
+        .join(models.StorageDevice, models.StorageDevice.id == models.StoragePool.device_id)
+        .where(models.StorageDevice.datacenter_id == datacenter, models.StoragePool.tier == tier)
+    )
+    with cloud.database.read() as db:
+        return {row.id: row.name for row in db.scalars(query)}

@@ -1,0 +1,109 @@
+"""A client of the API over a small memory cloud, and a hand to carry operations out."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from adapters.database.operations import Operation
+from api import tokens
+from api.app import create_app
+from api.dependencies import sender
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from tests.worlds import World, build
+
+with warnings.catch_warnings():  # it asks for httpx2, which nothing else here needs
+    warnings.simplefilter("ignore")
+    from fastapi.testclient import TestClient
+
+
+@dataclass
+class Api:
+    """The API as one caller sees it; operations wait until `run`."""
+
+    client: TestClient
+    world: World
+    token: str
+    sent: list[Operation] = field(default_factory=list)
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
+        return self.client.request(
+            method, path, headers=headers, follow_redirects=False, **options
+        )
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self.call("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Any:
+        return self.call("POST", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Any:
+        return self.call("DELETE", path, **options)
+
+    def run(self, response: Any) -> Any:
+        """Carry out the operation that was accepted; answers it as the API then has it."""
+        assert response.status_code == 202, response.text
+        operation = response.json()
+        FLOWS[operation["kind"]](UUID(operation["id"]))
+        return self.get(f"/v1/operations/{operation['id']}").json()
+
+    def done(self, response: Any) -> Any:
+        ended = self.run(response)
+        assert ended["state"] == "succeeded", ended["error"]
+        return ended
+
+    def appliance(self, text: str) -> Any:
+        response = self.post(
+            "/v1/appliances", content=text, headers={"Content-Type": "application/yaml"}
+        )
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def volume(self, name: str = "data", **changes: Any) -> UUID:
+        body = {"name": name, "size_mib": 8, "virtual_datacenter": "demo", **changes}
+        return self.done(self.post("/v1/volumes", json=body))["target"]["id"]
+
+
+def refused(response: Any, status: int, code: str) -> Any:
+    """The problem that a request met; every one has the same members."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:cloudloom:problem:{code}"
+    assert problem["title"]
+    assert problem["instance"]
+    return problem
+
+
+@pytest.fixture
+def api(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    template = tmp_path_factory.getbasetemp() / "migrated.sqlite"
+    world = build(tmp_path / "home", template)
+    app = create_app()
+    token = tokens.first_token(cloud.database)
+    assert token
+    with TestClient(app, raise_server_exceptions=False) as client:
+        made = Api(client, world, token)
+        app.dependency_overrides[sender] = lambda: made.sent.append
+        yield made
+    cloud.database.engine.dispose()
+
+
+@pytest.fixture
+def stranger(api: Api) -> Api:
+    """The API as another enterprise sees it."""
+    from uuid import uuid4
+
+    from adapters.database import models
+
+    enterprise = uuid4()
+    api.world.add(models.Enterprise(id=enterprise, name="others"))
+    token = tokens.mint(cloud.database, "stranger", enterprise)
+    return Api(api.client, api.world, token, api.sent)

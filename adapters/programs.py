@@ -58,6 +58,7 @@ class _Program:
         self.name = name
         self.runner = of
         self.stopped = ""  # why
+        self.ended = threading.Event()
         self._command: sh.RunningCommand | None = None
         self._lock = threading.Lock()
 
@@ -97,6 +98,26 @@ class _Program:
             if self._command is not None and self._command.is_alive():
                 with suppress(ProcessLookupError):  # it has just ended
                     os.killpg(self._command.process.pid, signal.SIGKILL)
+
+    def watch(self, stalled_s: float) -> None:
+        """Stop it once it has done next to nothing for so long."""
+        work, since = 0.0, time.monotonic()
+        while not self.ended.wait(stalled_s / 10):
+            if (done := self._work()) >= work + 1:
+                work, since = done, time.monotonic()
+            elif time.monotonic() - since > stalled_s:
+                self.stop(f"did nothing for {stalled_s} s")
+                return
+
+    def _work(self) -> float:
+        """What it has done so far: tenths of CPU seconds, and 64 KiB of data read or written."""
+        if self._command is None:
+            return 0.0
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._command.process.pid)
+            io, cpu = process.io_counters(), process.cpu_times()
+            return (io.read_chars + io.write_chars) / 2**16 + (cpu.user + cpu.system) * 10
+        return 0.0
 
 
 class _Spawner(threading.Thread):
@@ -153,14 +174,17 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     timeout_s: float | None = None,
+    stalled_s: float | None = None,
     cpu_s: float | None = None,
     memory_mib: int | None = None,
 ) -> str:
     r"""Run a program to its end and answer what it printed.
 
     `on_output` is given each line (ended by \n or \r) as it comes, in the caller's thread. The
-    program sees a bare environment, `env` and its runner; secrets go through `stdin`, which is a
-    file in memory. Raises `ProgramFailed`, `Unsupported` where it is not installed, and `Stopped`.
+    program sees a bare environment, `env` and its runner; secrets go through `stdin`, a file in
+    memory. One that neither computes nor moves data for `stalled_s` is ended: qemu would wait for
+    a lost iSCSI target for ever. Raises `ProgramFailed`, `Stopped`, and `Unsupported` where the
+    program is not installed.
     """
     path = shutil.which(program, path=_PATH)
     if path is None:
@@ -186,6 +210,8 @@ def run(
     try:
         if timeout_s is not None:
             timer.start()
+        if stalled_s is not None:
+            threading.Thread(target=running.watch, args=[stalled_s], daemon=True).start()
         for line in _lines(running, wrapped, stdin, environment):
             (on_output or output.append)(line)
         exit_code, stderr = running.wait()
@@ -194,6 +220,7 @@ def run(
         running.wait()
         raise
     finally:
+        running.ended.set()
         timer.cancel()
         with _lock:
             _programs.discard(running)

@@ -17,6 +17,7 @@ from adapters.errors import (
     OutOfSpace,
     Refused,
     Transient,
+    Unsupported,
 )
 from adapters.images.base import Progress
 from adapters.images.inspect import inspect
@@ -35,7 +36,6 @@ _CHECKED = {Format.QCOW2, Format.VMDK, Format.VDI}
 _CHECK_CPU_S = 60.0  # and a second for each GiB
 _DIFFERENT = 1  # exit codes: of compare,
 _LEAKS = 3  # and of check
-_ISCSI_TIMEOUT_S = 30  # without one, qemu waits for a lost target for ever
 _TOO_SHORT = re.compile(r"[Tt]runcated|end of (the )?file|after EOF|too small|too short")
 _MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the first that fits
     (r"No space left on device|Disk quota exceeded", OutOfSpace),
@@ -44,6 +44,7 @@ _MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the firs
     (r"iSCSI|Input/output error|Stale file handle|Failed to log", Transient),
     (r"Failed to get .* lock", InUse),
     (r"No such file or directory", NotFound),
+    (r"is too large|not supported", Unsupported),
     (_TOO_SHORT.pattern, lambda text: BadImage(text, code="image-truncated")),
     (r"[Cc]orrupt|[Ii]nvalid|not in .* format|Unsupported|[Uu]nknown", BadImage),
 )
@@ -61,7 +62,10 @@ def speaking_qemu() -> Iterator[None]:
 
 
 class QemuImg:
-    """The image tool for real images."""
+    """The image tool for real images; one that waits for a lost target is ended in time."""
+
+    def __init__(self, *, stalled_s: float = 300.0) -> None:  # a flush may be long
+        self.stalled_s = stalled_s
 
     def inspect(self, path: Path, declared: Format, *, max_virtual_mib: int) -> ImageInfo:
         """Look ourselves first; then qemu-img must see the same and find nothing missing."""
@@ -146,7 +150,7 @@ class QemuImg:
         """Write onto a volume. The cache mode makes qemu-img flush it before it says done."""
         where = ["--target-image-opts", "-n", "-t", "writeback", "-f", source_format]
         what = ["--", str(source.absolute()), _iscsi(target, initiator, chap)]
-        _convert([*_SECRET, *where, *what], progress, _password(chap))
+        _convert([*_SECRET, *where, *what], progress, _password(chap), self.stalled_s)
 
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
@@ -154,7 +158,8 @@ class QemuImg:
         """Compare with a volume; its surplus must be zeros."""
         image = f"driver={source_format},file.driver=file,file.filename={_quoted(source)}"
         volume = _iscsi(target, initiator, chap)
-        return _compare(*_SECRET, "--image-opts", "--", image, volume, stdin=_password(chap))
+        arguments = (*_SECRET, "--image-opts", "--", image, volume)
+        return _compare(*arguments, stdin=_password(chap), stalled_s=self.stalled_s)
 
 
 _SECRET = ("--object", "secret,id=chap,file=/dev/stdin")  # no command line, no file, no log
@@ -167,19 +172,22 @@ def _json(command: str, *arguments: str | Path, cpu_s: float | None = None) -> d
     return told
 
 
-def _convert(arguments: list[str], progress: Progress, stdin: str = "") -> None:
+def _convert(
+    arguments: list[str], progress: Progress, stdin: str = "", stalled_s: float | None = None
+) -> None:
     def report(line: str) -> None:
         if match := _PROGRESS.search(line):
             progress(float(match[1]))
 
+    what = ("convert", "-p", *arguments)
     with speaking_qemu():
-        programs.run("qemu-img", "convert", "-p", *arguments, on_output=report, stdin=stdin)
+        programs.run("qemu-img", *what, on_output=report, stdin=stdin, stalled_s=stalled_s)
 
 
-def _compare(*arguments: str, stdin: str = "") -> bool:
+def _compare(*arguments: str, stdin: str = "", stalled_s: float | None = None) -> bool:
     with speaking_qemu():
         try:
-            programs.run("qemu-img", "compare", "-q", *arguments, stdin=stdin)
+            programs.run("qemu-img", "compare", "-q", *arguments, stdin=stdin, stalled_s=stalled_s)
         except ProgramFailed as error:
             if error.exit_code == _DIFFERENT:
                 return False
@@ -197,7 +205,6 @@ def _iscsi(target: Target, initiator: str, chap: Chap) -> str:
         "initiator-name": initiator,
         "user": chap.user,
         "password-secret": "chap",
-        "timeout": _ISCSI_TIMEOUT_S,
     }
     return ",".join(f"{key}={_quoted(value)}" for key, value in options.items())
 

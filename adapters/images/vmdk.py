@@ -93,9 +93,12 @@ def extent_names(path: Path) -> tuple[str, ...]:
 
 
 def is_descriptor(head: bytes) -> bool:
-    """Whether a file that begins so is a descriptor, be it a bad one; qemu pads it with zeros."""
-    text, _, padding = head.partition(b"\0")
-    return text.isascii() and b"createtype" in text.lower() and not padding.strip(b"\0")
+    """Whether a file that begins so is a descriptor, be it a bad one.
+
+    It ends at the first zero: qemu fills it up, and leaves what a longer one had there before.
+    """
+    is_text = not re.search(rb"[^\0\t\r\n\x20-\x7e]", head)
+    return is_text and b"createtype" in head.partition(b"\0")[0].lower()
 
 
 def parse(text: str) -> Descriptor:

@@ -71,6 +71,11 @@ def patch(path, offset, data):
         file.write(data)
 
 
+def text_of(path):
+    """A descriptor up to the zeros that qemu fills it up with."""
+    return path.read_text().partition("\0")[0]
+
+
 def cut(path, by_bytes):
     os.truncate(path, path.stat().st_size - by_bytes)
 
@@ -118,6 +123,13 @@ def test_a_disk_of_several_extents(tmp_path, kind):
     info = look(tmp_path / "d", Format.VMDK)
     assert len(info.extents) == 3
     assert info.virtual_size_bytes == 5 * 2**30
+
+
+def test_what_qemu_leaves_behind_a_descriptor_is_not_read(make):
+    """When a new checksum is a digit shorter, the end of the old text stays."""
+    path = make(Format.VMDK, "subformat=monolithicFlat")
+    path.write_text(text_of(path) + '\0RW 1 FLAT "/etc/passwd" 0\n')
+    assert look(path, Format.VMDK).extents == ("image-flat.vmdk",)
 
 
 def test_an_mbr_disk_is_raw(raw):
@@ -182,7 +194,7 @@ def test_a_qcow2_with_a_data_file(tmp_path):
 def test_a_vmdk_descriptor_with_a_foreign_extent(make, kind, name):
     path = make(Format.VMDK, f"subformat={kind}")
     own = look(path, Format.VMDK).extents[0]
-    path.write_text(path.read_text().rstrip("\0").replace(own, name))
+    path.write_text(text_of(path).replace(own, name))
     assert refusal(path, Format.VMDK, by=only_ours) == "image-foreign-extent"
 
 
@@ -364,20 +376,20 @@ def test_a_vmdk_with_a_parent(make, options, change):
         ('RW 1 SPARSE "other.vmdk"', "image-corrupt"),  # not in this kind
         ('RDONLY 1 FLAT "other.vmdk" 0', "image-corrupt"),  # qemu would pass it over
         ("some words", "image-corrupt"),
-        ("key=\x01", "image-corrupt"),
+        ("key=\x01", "image-unknown-format"),
         ('RW 1 FLAT "other.vmdk" 0', "image-truncated"),  # it is not there
     ],
 )
 def test_a_descriptor_that_can_be_read_in_two_ways(make, line, code):
     path = make(Format.VMDK, "subformat=monolithicFlat")
-    path.write_text(path.read_text().rstrip("\0") + line + "\n")
+    path.write_text(text_of(path) + line + "\n")
     assert refusal(path, Format.VMDK, by=only_ours) == code
 
 
 def test_an_extent_of_another_size_than_declared(make):
     path = make(Format.VMDK, "subformat=twoGbMaxExtentSparse")
     sectors = str(SIZE_BYTES // 512)
-    path.write_text(path.read_text().rstrip("\0").replace(sectors, "17"))
+    path.write_text(text_of(path).replace(sectors, "17"))
     assert refusal(path, Format.VMDK, by=only_ours) == "image-corrupt"
 
 

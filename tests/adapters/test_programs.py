@@ -139,6 +139,16 @@ def test_a_timeout_ends_the_program_and_its_children(tmp_path):
     until(lambda: not alive(number_in(pid)))
 
 
+def test_a_program_that_does_nothing_any_more_is_ended():
+    with pytest.raises(Stopped, match="did nothing"):
+        programs.run("sh", "-c", "echo started; exec sleep 60", stalled_s=0.3)
+
+
+def test_a_program_that_works_is_not():
+    busy = "i=0; while [ $i -lt 800000 ]; do i=$((i+1)); done; echo done"
+    assert programs.run("sh", "-c", busy, stalled_s=0.6) == "done\n"
+
+
 def test_address_space_is_limited():
     allocate = "head -c 200M /dev/zero | tail -c 200M | wc -c"  # tail keeps it all
     assert programs.run("sh", "-c", allocate, memory_mib=1024).strip() == str(200 * 2**20)
@@ -169,22 +179,20 @@ def test_a_runner_may_go_on_after_a_stop():
     assert programs.run("echo", "on") == "on\n"
 
 
-def test_the_thread_that_asked_may_end_before_the_program(tmp_path):
-    """Setpriv's signal comes when the forking thread dies: that must not be the caller's."""
-    pid = tmp_path / "pid"
-    forkers = []
+def test_programs_are_forked_by_a_thread_that_outlives_them(monkeypatch):
+    """Setpriv's signal comes when the forking thread dies, which a caller's may do early."""
+    real, forkers = os.fork, []
 
-    def note():
+    def fork():
         forkers.append(threading.current_thread())
+        return real()
 
-    programs._spawner().do(note)
-    join = start(lambda: sleeper(pid, "c/1"))
-    until(lambda: number_in(pid))
-    assert forkers[0].daemon
-    assert forkers[0].is_alive()
-    assert psutil.Process(number_in(pid)).ppid() == os.getpid()
-    programs.stop_all("c/1")
-    join()
+    monkeypatch.setattr(os, "fork", fork)
+    for _ in range(2):
+        assert start(lambda: programs.run("true"))() is None
+    (forker,) = set(forkers)
+    assert forker.daemon
+    assert forker.is_alive()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

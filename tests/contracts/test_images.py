@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import signal
 import threading
 from pathlib import Path
 from typing import Protocol
@@ -230,6 +231,29 @@ def test_only_the_initiator_gets_in(counterpart, tool, tmp_path, export):
         tool.fill_target(
             tmp_path / "a", Format.QCOW2, target, f"{INITIATOR}-not", chap, Percents()
         )
+
+
+@pytest.mark.lab
+def test_a_target_that_stops_answering_holds_nobody(tmp_path, tgtd):
+    """Alone, qemu-img would wait for it for ever."""
+    source = tmp_path / "a"
+    source.write_bytes(random.Random(1).randbytes(2**20) * 64)
+    storage = Qemu(tmp_path / "pool", tgtd).storage
+    volume = Volume(id=uuid4(), size_mib=64, installation=OURS)
+    right = Export(id=uuid4(), volume=volume.id, initiator=INITIATOR, installation=OURS)
+    chap = Chap(user=right.account, password=SecretStr("a-secret-of-16"))
+    storage.ensure_volume(volume)
+    target = storage.ensure_export(right, chap)
+
+    def freeze(percent):
+        tgtd._process.send(signal.SIGSTOP)
+
+    try:
+        with pytest.raises(Transient, match="did nothing"):
+            QemuImg(stalled_s=1.0).fill_target(source, Format.RAW, target, INITIATOR, chap, freeze)
+    finally:
+        tgtd._process.send(signal.SIGCONT)
+    storage.delete_export(right)
 
 
 @pytest.mark.lab

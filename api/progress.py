@@ -1,5 +1,6 @@
 """Operations as Rich shows them: live while they run, as tables when they have ended."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
@@ -32,9 +33,12 @@ _MOVING = {StepState.RUNNING, StepState.UNDOING}
 def watch(client: Client, operation: Operation, console: Console) -> Operation:
     """Show an operation until it rests, a line for each lane and what is done there now."""
     shown = Lanes(operation)
-    with Live(shown, console=console, refresh_per_second=8):
+    live = Live(shown, console=console, refresh_per_second=8)
+    with live if console.is_terminal else nullcontext():  # a file gets the end alone
         for now in client.follow(operation.id):
             shown.operation = now
+    if not console.is_terminal:
+        console.print(shown)
     console.print(outcome(shown.operation))
     return shown.operation
 
@@ -105,7 +109,7 @@ def operation_table(operations: list[Operation]) -> Table:
     """Operations, a line each."""
     table = Table(box=None, header_style="dim", padding=(0, 1))
     for heading in ("id", "operation", "state", "progress", "accepted", "took"):
-        table.add_column(heading, no_wrap=heading == "id")
+        table.add_column(heading, no_wrap=True)
     for each in operations:
         table.add_row(
             str(each.id),

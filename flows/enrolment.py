@@ -1,11 +1,16 @@
-"""Enrolment: what is there already becomes part of the cloud, once it has shown itself."""
+"""Enrolment: what is there already becomes part of the cloud, once it has shown itself.
 
-from collections.abc import Iterable
+Each function asks what has to be asked, and answers how to write down what it found: backends
+may take their time, transactions may not.
+"""
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.errors import Conflict, Refused
@@ -13,29 +18,22 @@ from adapters.images.repository import initialise
 from adapters.types import Family
 from flows.cloud import cloud
 
+Entry = Callable[[Session], UUID]
 
-def enrol_datacenter(name: str, repository: str) -> UUID:
+
+def enrol_datacenter(name: str, repository: str) -> Entry:
     """A site, and the directory of its images, which gets a marker."""
-    root = Path(repository)
-    if not root.is_absolute():
-        raise Refused(f"{repository} is no absolute path", code="path-not-absolute")
-    if not root.is_dir():
-        raise Refused(f"there is no directory {repository}", code="no-such-directory")
+    root = _directory(repository)
     _require_new(models.Datacenter, name)
-    datacenter = uuid4()
     marker = initialise(root)
-    _enter(
-        name,
-        models.Datacenter(
-            id=datacenter, name=name, repository=repository, repository_marker=marker
-        ),
+    return _entry(
+        models.Datacenter(id=uuid4(), name=name, repository=repository, repository_marker=marker)
     )
-    return datacenter
 
 
 def enrol_host(
     datacenter: UUID, name: str, family: Family, address: str, datastores: Iterable[str]
-) -> UUID:
+) -> Entry:
     """A machine that runs VMs; what it has, it says itself."""
     _require_new(models.Host, name, datacenter_id=datacenter)
     host, directories = uuid4(), list(dict.fromkeys(datastores))
@@ -43,8 +41,7 @@ def enrol_host(
     facts = hypervisor.describe()
     for directory in directories:
         hypervisor.datastore(directory)
-    _enter(
-        name,
+    return _entry(
         models.Host(
             id=host,
             datacenter_id=datacenter,
@@ -59,45 +56,52 @@ def enrol_host(
             for each in directories
         ),
     )
-    return host
 
 
 def enrol_storage_device(
     datacenter: UUID, name: str, technology: str, host: str, port: int, control: int
-) -> UUID:
+) -> Entry:
     """An iSCSI storage server."""
     _require_new(models.StorageDevice, name, datacenter_id=datacenter)
-    device = uuid4()
-    _enter(
-        name,
+    return _entry(
         models.StorageDevice(
-            id=device,
+            id=uuid4(),
             datacenter_id=datacenter,
             name=name,
             technology=technology,
             host=host,
             port=port,
             control=control,
-        ),
+        )
     )
-    return device
 
 
-def enrol_pool(device: UUID, name: str, tier: str, directory: str, total_mib: int) -> UUID:
-    """A part of a storage device; it has to answer before it is ours."""
+def enrol_pool(device: UUID, name: str, tier: str, directory: str, total_mib: int) -> Entry:
+    """A part of a storage device, of one tier."""
+    with cloud.database.read() as db:
+        technology = db.get_one(models.StorageDevice, device).technology
+    if technology == "directory":
+        _directory(directory)
     _require_new(models.StoragePool, name, device_id=device)
-    pool = uuid4()
-    row = models.StoragePool(
-        id=pool, device_id=device, name=name, tier=tier, directory=directory, total_mib=total_mib
+    return _entry(
+        models.StoragePool(
+            id=uuid4(),
+            device_id=device,
+            name=name,
+            tier=tier,
+            directory=directory,
+            total_mib=total_mib,
+        )
     )
-    _enter(name, row)
-    try:
-        cloud.storage(pool).capacity()
-    except BaseException:
-        with cloud.database.write() as db:
-            db.delete(db.get_one(models.StoragePool, pool))
-        raise
-    return pool
+
+
+def _directory(path: str) -> Path:
+    root = Path(path)
+    if not root.is_absolute():
+        raise Refused(f"{path!r} is no absolute path", code="path-not-absolute")
+    if not root.is_dir():
+        raise Refused(f"there is no directory {path}", code="no-such-directory")
+    return root
 
 
 def _require_new(table: type[models.Base], name: str, **within: UUID) -> None:
@@ -107,15 +111,20 @@ def _require_new(table: type[models.Base], name: str, **within: UUID) -> None:
             raise _taken(name)
 
 
-def _enter(name: str, first: models.Base, *others: models.Base) -> None:
-    with cloud.database.write() as db:
+def _entry(
+    first: models.Datacenter | models.Host | models.StorageDevice | models.StoragePool,
+    *others: models.Base,
+) -> Entry:
+    def enter(db: Session) -> UUID:
         try:
             with db.begin_nested():
                 db.add(first)
-                db.flush()
-                db.add_all(others)
         except IntegrityError as error:
-            raise _taken(name) from error
+            raise _taken(first.name) from error
+        db.add_all(others)
+        return first.id
+
+    return enter
 
 
 def _taken(name: str) -> Conflict:

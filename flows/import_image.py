@@ -15,11 +15,11 @@ from flows.steps import Effect, step
 
 @operation("template")
 def import_image(request: Operation) -> None:
-    """Write the template down, take the upload, inspect and publish it, and offer it."""
+    """Take the upload, write the template down, inspect and publish it, and offer it."""
     template = NewTemplate.model_validate(request.arguments["template"])
     declared, digest = Format(request.arguments["format"]), request.arguments["digest"]
-    enter_template(template)
     take_upload(template.id, template.datacenter_id, request.arguments["upload"])
+    enter_template(template)
     info = inspect_upload(template.id, template.datacenter_id, declared, digest)
     path = f"templates/{template.id}/disk-0.{declared.extension}"
     identity = publish_image(template.id, template.datacenter_id, path)

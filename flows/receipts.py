@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from adapters.database.journal import Line
 from adapters.database.models import Receipt
 from adapters.database.operations import Operation
-from adapters.errors import AdapterError, Conflict
+from adapters.errors import AdapterError, Conflict, NotFound
 from adapters.types import OperationState, StepState
 from flows.steps import STEPS, Effect
 
@@ -46,7 +46,7 @@ def _ask(operation: Operation, line: Line) -> Receipt:
     expected = _expected(operation, line)
     try:
         answer = PRESENT if question and question(**line.arguments) else ABSENT
-    except Conflict as other:  # something stands there that is not ours: ours does not
+    except (Conflict, NotFound) as other:  # what stands there, if anything, is not ours
         answer = f"{ABSENT} ({other})"
     except AdapterError as error:
         answer = f"unknown: {error}"

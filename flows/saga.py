@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -82,6 +82,9 @@ class Saga:
         self._called: set[str] = set()
         self._layer = 0
         self._known = {line.key: line for line in self._journal.lines(operation.id)}
+        self._position = count(
+            1 + max((line.position for line in self._known.values()), default=0)
+        )
         self._no_way_back = any(
             STEPS[each.name].effect is Effect.REMOVES for each in self._known.values()
         )
@@ -175,33 +178,40 @@ class Saga:
         line = self._known.get(key)
         if line and line.state is StepState.DONE:
             return step.recorded(line.result)
-        return shown(
-            key, lambda: self._forward(step, key, line or self._intend(step, key, arguments))
-        )
+        return shown(key, lambda: self._forward(step, key, arguments))
 
     def _intend(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Line:
+        """Look, then write down what was found and that the first attempt begins."""
         self._check()
         found = False
         if question := step.question:
             found = self._persevere(partial(question, **arguments))
-        line = self._persevere(
-            lambda: self._journal.intend(
-                self.lease,
-                key=key,
-                name=step.name,
-                lane=_lane.get(),
-                layer=self._layer,
-                arguments=arguments,
-                found=found,
-            )
+        line = Line(
+            key=key,
+            name=step.name,
+            lane=_lane.get(),
+            layer=self._layer,
+            position=next(self._position),
+            arguments=arguments,
+            found=found,
+            state=StepState.RUNNING,
+            attempts=1,
         )
+        self._persevere(partial(self._journal.intend, self.lease, line))
         self._no_way_back |= step.effect is Effect.REMOVES
         return line
 
-    def _forward(self, step: Step[Any, Any], key: str, line: Line) -> Any:
+    def _forward(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
+        known = self._known.get(key)
+        line = known or self._intend(step, key, arguments)
+        intended = [] if known else [line]  # the intent of a fresh line is its first attempt
+
         def attempt() -> Any:
             self._check()
-            self._journal.attempt(self.lease, key, StepState.RUNNING)
+            if intended:
+                intended.clear()
+            else:
+                self._journal.attempt(self.lease, key, StepState.RUNNING)
             return step.do(**line.arguments)
 
         try:

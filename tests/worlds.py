@@ -122,7 +122,9 @@ class World:
             )
         return vm
 
-    def volume(self, name: str, vm: UUID | None = None, *, carved: bool = True) -> UUID:
+    def volume(
+        self, name: str, vm: UUID | None = None, *, carved: bool = True, position: int = 1
+    ) -> UUID:
         volume = uuid4()
         self.add(
             models.VolumeRow(
@@ -134,7 +136,7 @@ class World:
                 carved=carved,
                 state=VolumeState.ATTACHED if vm else VolumeState.DETACHED,
                 vm_id=vm,
-                position=1 if vm else 0,
+                position=position if vm else 0,
             )
         )
         if carved:
@@ -247,10 +249,9 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
             )
             db.flush()
             directory = f"{home}/datastore-{n}"
+            Path(directory).mkdir()
             world.datastores.append(directory)
-            db.add(
-                models.Datastore(id=uuid4(), host_id=host, uuid=uuid4(), directory=directory)
-            )
+            db.add(models.Datastore(id=uuid4(), host_id=host, uuid=uuid4(), directory=directory))
         db.add(
             models.StorageDevice(
                 id=device,
@@ -292,6 +293,16 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
     return world
 
 
+def refresh_identities(world: World) -> None:
+    """Record the files' identities anew: a copied world has the same files under other inodes."""
+    repository = cloud.repository(world.datacenter)
+    with cloud.database.write() as db:
+        for table in (models.TemplateDisk, models.Conversion):
+            for row in db.scalars(select(table)):
+                if row.path:
+                    row.identity = repository.identity(row.path).model_dump()
+
+
 def photograph() -> dict[str, Any]:
     """Everything outside of operations' stories: backends, repository, tables."""
     tables: dict[str, Any] = {}
@@ -302,6 +313,15 @@ def photograph() -> dict[str, Any]:
                 tables[table.name] = sorted(
                     json.dumps({k: str(v) for k, v in row.items()}, sort_keys=True) for row in rows
                 )
-    root = cloud.settings.home / "repository"
-    files = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-    return {"world": cloud.world.everything(), "tables": tables, "files": files}
+    home = cloud.settings.home
+    folders = [home / "repository", *sorted(home.glob("datastore-*"))]
+    files = sorted(
+        str(each.relative_to(home))
+        for folder in folders
+        for each in folder.rglob("*")
+        if each.is_file()
+    )
+    world = cloud.world.everything()
+    for properties in world.values():
+        properties.pop("console", None)  # a log, of no weight
+    return {"world": world, "tables": tables, "files": files}

@@ -5,16 +5,17 @@ they are never deleted. A line keeps what was found before the first attempt, an
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Table, insert, select, update
 
 from adapters.database import models
 from adapters.database.operations import Lease, Operations
 from adapters.database.session import utc_now
 from adapters.types import StepState, Value
+
+_STEPS = cast(Table, models.Step.__table__)
 
 
 class Line(Value):
@@ -28,12 +29,12 @@ class Line(Value):
     arguments: dict[str, Any]
     found: bool
     state: StepState
-    result: Any
-    error: str | None
     attempts: int
-    epoch: int
-    started_at: datetime
-    ended_at: datetime | None
+    epoch: int = 0
+    result: Any = None
+    error: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 def _as_value(row: models.Step) -> Line:
@@ -56,65 +57,20 @@ class Journal:
         with self._operations.database.read() as db:
             return [_as_value(row) for row in db.scalars(query)]
 
-    def find(self, operation: UUID, key: str) -> Line | None:
-        """One line."""
-        with self._operations.database.read() as db:
-            row = db.get(models.Step, (operation, key))
-            return _as_value(row) if row else None
-
-    def intend(
-        self,
-        lease: Lease,
-        *,
-        key: str,
-        name: str,
-        lane: str,
-        layer: int,
-        arguments: dict[str, Any],
-        found: bool,
-    ) -> Line:
+    def intend(self, lease: Lease, line: Line) -> None:
         """Write down what is about to be done; it is on disk when this returns."""
         with self._operations.holding(lease) as db:
-            last = db.scalar(
-                select(func.max(models.Step.position)).where(
-                    models.Step.operation_id == lease.operation
-                )
-            )
-            row = models.Step(
-                operation_id=lease.operation,
-                key=key,
-                name=name,
-                lane=lane,
-                layer=layer,
-                position=(last or 0) + 1,
-                arguments=arguments,
-                found=found,
-                state=StepState.PENDING,
-                result=None,
-                error=None,
-                attempts=0,
-                epoch=lease.epoch,
-                started_at=utc_now(),
-                ended_at=None,
-            )
-            db.add(row)
-            db.flush()
-            db.refresh(row)
-            return _as_value(row)
+            fields = line.model_dump() | {"started_at": utc_now(), "epoch": lease.epoch}
+            db.execute(insert(_STEPS).values(operation_id=lease.operation, **fields))
 
-    def attempt(self, lease: Lease, key: str, state: StepState) -> int:
-        """An attempt begins, `running` forward or `undoing` back; answers how many there were."""
-        with self._operations.holding(lease) as db:
-            row = _row(db, lease, key)
-            row.state = state
-            row.attempts += 1
-            row.epoch = lease.epoch
-            return row.attempts
+    def attempt(self, lease: Lease, key: str, state: StepState) -> None:
+        """Another attempt begins, `running` forward or `undoing` back."""
+        more = _STEPS.c.attempts + 1
+        self._change(lease, key, state=state, attempts=more, epoch=lease.epoch)
 
     def stumble(self, lease: Lease, key: str, error: str) -> None:
         """An attempt failed; the line goes on showing why."""
-        with self._operations.holding(lease) as db:
-            _row(db, lease, key).error = error
+        self._change(lease, key, error=error)
 
     def settle(
         self,
@@ -125,23 +81,17 @@ class Journal:
         result: Any = None,
         error: str | None = None,
     ) -> None:
-        """Write the outcome."""
-        with self._operations.holding(lease) as db:
-            row = _row(db, lease, key)
-            row.state = state
-            row.error = error
-            row.ended_at = utc_now()
-            if state is StepState.DONE:
-                row.result = result
+        """Write the outcome; only a step that is done has a result."""
+        outcome = {"result": result} if state is StepState.DONE else {}
+        self._change(lease, key, state=state, error=error, ended_at=utc_now(), **outcome)
 
     def start_over(self, lease: Lease) -> None:
         """Forget outcomes, not intents: a newer version of the flow does every step anew."""
         with self._operations.holding(lease) as db:
-            for row in db.scalars(
-                select(models.Step).where(models.Step.operation_id == lease.operation)
-            ):
-                row.state = StepState.PENDING
+            mine = _STEPS.c.operation_id == lease.operation
+            db.execute(update(_STEPS).where(mine).values(state=StepState.PENDING))
 
-
-def _row(db: Session, lease: Lease, key: str) -> models.Step:
-    return db.get_one(models.Step, (lease.operation, key))
+    def _change(self, lease: Lease, key: str, **values: Any) -> None:
+        with self._operations.holding(lease) as db:
+            line = (_STEPS.c.operation_id == lease.operation) & (_STEPS.c.key == key)
+            db.execute(update(_STEPS).where(line).values(values))

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psutil
 from pydantic import Field
-from sqlalchemy import CursorResult, Update, delete, select, update
+from sqlalchemy import CursorResult, Table, Update, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,8 @@ from adapters.database import models
 from adapters.database.session import Database, utc_now
 from adapters.errors import AdapterError, Conflict, NotFound
 from adapters.types import OperationState, Value
+
+_OPERATIONS = cast(Table, models.Operation.__table__)
 
 ENDED = frozenset(
     {
@@ -274,11 +276,11 @@ class Operations:
         with self.database.write() as db:
             held = _rows(
                 db,
-                update(models.Operation)
+                update(_OPERATIONS)
                 .where(
-                    models.Operation.id == lease.operation,
-                    models.Operation.epoch == lease.epoch,
-                    models.Operation.due_at > utc_now(),
+                    _OPERATIONS.c.id == lease.operation,
+                    _OPERATIONS.c.epoch == lease.epoch,
+                    _OPERATIONS.c.due_at > utc_now(),
                 )
                 .values(due_at=utc_now(self.lease_s)),
             )

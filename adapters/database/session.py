@@ -119,6 +119,20 @@ class Database:
             yield db
 
 
+class Joined(Database):
+    """A database whose every transaction is part of one that is open already."""
+
+    def __init__(self, db: Session) -> None:
+        self._db = db
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Take part in the open transaction."""
+        yield self._db
+
+    read = write
+
+
 @contextmanager
 def _speaking_sql() -> Iterator[None]:
     try:

@@ -6,6 +6,7 @@ position), the last under `<vm>.<volume>`. A `datastore` under its directory may
 0 means that there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -52,6 +53,7 @@ class MemoryHypervisor:
                 raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
             if disk.base is not None and not self._has_file(disk.base.path):
                 raise NotFound(f"no base {disk.base.path}")
+            self._write(disk)
             self.world.put("disk", disk.id, self._of_disk(disk))
 
         self.world.call("hypervisors.ensure_disk", disk.id, effect, None)
@@ -68,6 +70,7 @@ class MemoryHypervisor:
             if vm and vm["power"] != Power.OFF and str(disk.id) in vm["disks"]:
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
             if self._disk(disk):
+                Path(self.disk_path(disk)).unlink(missing_ok=True)
                 self.world.remove("disk", disk.id)
 
         self.world.call("hypervisors.delete_disk", disk.id, effect, None)
@@ -194,6 +197,16 @@ class MemoryHypervisor:
         disks = (each for each in self.world.all("disk").values() if mine.items() <= each.items())
         used_mib = sum(disk["size_mib"] for disk in disks)
         return Capacity(total_mib=total_mib, free_mib=max(total_mib - used_mib, 0))
+
+    def _write(self, disk: Disk) -> None:
+        """Where datastore and base are real, give the disk bytes that the image twin reads."""
+        base = disk.base and Path(disk.base.path)
+        if Path(disk.datastore).is_dir():
+            real = base is not None and base.is_file()
+            content = json.loads(base.read_text())["content"] if base and real else ""
+            size_bytes = disk.size_mib * 2**20
+            image = {"format": "qcow2", "virtual_size_bytes": size_bytes, "content": content}
+            Path(self.disk_path(disk)).write_text(json.dumps(image))
 
     def _has_file(self, path: str) -> bool:
         """Whether the host has the file: a real one, or a copy that the node twin pretends."""

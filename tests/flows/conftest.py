@@ -1,0 +1,39 @@
+"""A fresh memory cloud per test, on a file system without a disk where there is one."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.database.session import engine
+from flows.cloud import cloud
+from tests import worlds
+from tests.flows.scenarios import Worlds
+
+
+def _folder() -> Path:
+    in_memory = Path("/dev/shm")
+    where = in_memory if os.access(in_memory, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="cloudloom-world-", dir=where))
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Iterator[Worlds]:
+    """Every scenario's world, made once and put back for every test."""
+    folder = _folder()
+    yield Worlds(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def world() -> Iterator[worlds.World]:
+    folder = _folder()
+    try:
+        yield worlds.build(folder / "home", folder / "template.sqlite")
+    finally:
+        cloud.database.engine.dispose()
+        engine.cache_clear()
+        shutil.rmtree(folder)

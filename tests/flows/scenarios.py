@@ -1,0 +1,206 @@
+"""An example of every operation: the world it needs, and what it is asked."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from adapters.database.operations import Operation
+from adapters.database.session import engine
+from adapters.types import Format
+from flows.cloud import cloud
+from tests.worlds import World, build, photograph, refresh_identities, settings_in
+
+Asked = tuple[UUID, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How to ask for one kind of operation, and what of the world is not its to leave alone."""
+
+    kind: str
+    prepare: Callable[[World], Asked]
+    stays: tuple[str, ...] = ()  # parts of names of files and tables: a library keeps what it has
+    takes: str = ""  # part of the names of files that it takes away whatever happens
+
+    def accept(self, world: World) -> Operation:
+        target, arguments = self.prepare(world)
+        return world.accept(self.kind, target, **arguments)
+
+    def photograph(self) -> dict[str, Any]:
+        photo = photograph()
+        photo["tables"] = {k: v for k, v in photo["tables"].items() if k not in self.stays}
+        photo["files"] = [
+            each for each in photo["files"] if not any(f"/{part}/" in each for part in self.stays)
+        ]
+        return photo
+
+    def before(self) -> dict[str, Any]:
+        photo = self.photograph()
+        photo["files"] = [x for x in photo["files"] if not self.takes or self.takes not in x]
+        return photo
+
+
+class Worlds:
+    """Prepared worlds with their accepted operations: made once, put back as often as needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, tuple[World, UUID]] = {}
+
+    def put_back(self, name: str) -> Operation:
+        home, kept = self._folder / "home", self._folder / f"kept-{name}"
+        if "database" in cloud.__dict__:
+            cloud.database.engine.dispose()
+        shutil.rmtree(home, ignore_errors=True)
+        if name not in self._made:
+            world = build(home, self._folder / "template.sqlite")
+            self._made[name] = world, SCENARIOS[name].accept(world).id
+            cloud.database.engine.dispose()
+            shutil.copytree(home, kept)
+            shutil.rmtree(home)
+        # copies keep their times, so that the repository's files are still themselves
+        subprocess.run(["cp", "-a", str(kept), str(home)], check=True)
+        engine.cache_clear()
+        cloud.become(settings_in(home))
+        world, operation = self._made[name]
+        refresh_identities(world)
+        return cloud.operations.read(operation)
+
+
+def _vm_of(appliance: UUID) -> UUID:
+    return cloud.inventory.vms_of(appliance)[0].id
+
+
+def _volume(world: World, name: str, size_mib: int) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "name": name,
+        "virtual_datacenter_id": str(world.vdc),
+        "pool_id": str(world.pool),
+        "size_mib": size_mib,
+    }
+
+
+def _off_vm_with_volume(world: World) -> UUID:
+    vm = _deployed_vm(world)
+    world.run("change_power", vm, power="off", former="ON")
+    return vm
+
+
+def _deployed_vm(world: World) -> UUID:
+    vm = _vm_of(world.appliance("db"))
+    world.volume("data", vm)
+    world.run("deploy_vm", vm)
+    return vm
+
+
+def create_volume(world: World) -> Asked:
+    volume = _volume(world, "data", 8)
+    return UUID(volume["id"]), {"volume": volume}
+
+
+def delete_volume(world: World) -> Asked:
+    return world.volume("data"), {}
+
+
+def attach(world: World) -> Asked:
+    vm = _off_vm_with_volume(world)
+    return world.volume("more"), {"vm": str(vm), "position": 2}
+
+
+def detach(world: World) -> Asked:
+    vm = _off_vm_with_volume(world)
+    return cloud.inventory.vm(vm).volumes[0].id, {"vm": str(vm)}
+
+
+def deploy_vm(world: World) -> Asked:
+    vm = _vm_of(world.appliance("db", template=world.image("foreign", Format.VMDK)))
+    world.volume("data", vm, carved=False)
+    world.volume("more", vm, position=2)
+    return vm, {}
+
+
+def undeploy_vm(world: World) -> Asked:
+    return _deployed_vm(world), {}
+
+
+def deploy_appliance(world: World) -> Asked:
+    foreign = world.image("foreign", Format.VMDK)
+    appliance = world.appliance("db", "mail", "web", template=foreign, web=["db", "mail"])
+    vms = cloud.inventory.vms_of(appliance)
+    world.volume("data", vms[0].id)
+    return appliance, {"vms": [str(vm.id) for vm in vms]}
+
+
+def undeploy_appliance(world: World) -> Asked:
+    appliance = world.appliance("db", "web", web=["db"])
+    vms = cloud.inventory.vms_of(appliance)
+    world.volume("data", vms[0].id)
+    asked = {"vms": [str(vm.id) for vm in vms]}
+    world.run("deploy_appliance", appliance, **asked)
+    return appliance, asked
+
+
+def power_off(world: World) -> Asked:
+    return _deployed_vm(world), {"power": "off", "former": "ON"}
+
+
+def power_on(world: World) -> Asked:
+    return _off_vm_with_volume(world), {"power": "on", "former": "OFF"}
+
+
+def persist(world: World) -> Asked:
+    vm = _off_vm_with_volume(world)
+    return vm, {"volume": _volume(world, "boot", 16)}
+
+
+def convert(world: World) -> Asked:
+    return world.image("foreign", Format.VMDK), {"format": "qcow2"}
+
+
+def import_image(world: World) -> Asked:
+    from adapters.database.schema import FIRST_ENTERPRISE
+    from adapters.images.memory import write_image
+
+    repository = cloud.repository(world.datacenter)
+    upload = repository.scratch(f"upload-{uuid4()}", 1024)
+    write_image(upload, Format.VMDK, 2**20, "imported")
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "imported",
+    }
+    return UUID(template["id"]), {
+        "template": template,
+        "format": "vmdk",
+        "digest": repository.digest(upload),
+        "upload": upload.name,
+    }
+
+
+def reconcile(world: World) -> Asked:
+    return world.datacenter, {}
+
+
+LIBRARY = ("conversions",)
+SCENARIOS = {
+    "import_image": Scenario("import_image", import_image, takes="/upload-"),
+    "convert_image": Scenario("convert_image", convert, LIBRARY),
+    "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
+    "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
+    "attach_volume": Scenario("attach_volume", attach),
+    "detach_volume": Scenario("detach_volume", detach),
+    "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
+    "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
+    "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
+    "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
+    "change_power-off": Scenario("change_power", power_off),
+    "change_power-on": Scenario("change_power", power_on),
+    "persist_vm": Scenario("persist_vm", persist),
+    "reconcile_operations": Scenario("reconcile_operations", reconcile),
+}

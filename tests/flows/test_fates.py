@@ -1,0 +1,263 @@
+"""Fates that single flows and receipts have to survive: liars, late calls, guests that write."""
+
+import os
+import signal
+from uuid import UUID
+
+import pytest
+
+from adapters.database.operations import Operation
+from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.types import OperationState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from flows.create_iscsi_volume import as_volume
+from flows.steps import STEPS
+from tests.flows.breaking import Breaker, lapse, places
+from tests.flows.scenarios import SCENARIOS
+from tests.flows.test_sagas import clean_run, every_step, no_way_back, require_all_there
+
+
+@pytest.fixture
+def breaker(prepared, monkeypatch):
+    def make(name: str) -> Breaker:
+        made = Breaker(monkeypatch, prepared.put_back(name))
+        made.mind_the_dead()
+        made.count_effects()
+        return made
+
+    return make
+
+
+def settle_again(operation: Operation) -> Operation:
+    """What the reconciler does when a provisional receipt is due."""
+    lapse(operation)
+    return FLOWS[operation.kind](operation.id)
+
+
+def receipt_of(operation: Operation) -> dict[str, tuple[str, str]]:
+    from sqlalchemy import select
+
+    from adapters.database import models
+
+    with cloud.database.read() as db:
+        rows = db.scalars(
+            select(models.Receipt).where(models.Receipt.operation_id == operation.id)
+        )
+        return {row.key.split("[")[0]: (row.expected, row.answer) for row in rows}
+
+
+def test_an_undo_that_lies_shows_in_the_receipt_and_is_undone_again(breaker):
+    broken = breaker("create_iscsi_volume")
+    cloud.world.set_fate("storage.discard_volume", "lies")
+    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    assert (ended.left_behind, ended.provisional) == (True, True)
+    assert receipt_of(ended)["carve-volume"] == ("absent", "present")
+    ended = settle_again(ended)
+    assert not ended.left_behind
+    assert receipt_of(ended)["carve-volume"] == ("absent", "absent")
+    assert not cloud.world.all("volume")
+
+
+def test_a_call_that_lands_after_its_undo_is_found_at_the_second_look(breaker):
+    broken = breaker("create_iscsi_volume")
+    late = []
+
+    def slow(do, arguments):
+        late.append(lambda: do(**arguments))
+        raise ZeroDivisionError
+
+    broken.at(places_named("create_iscsi_volume", "carve-volume")[0], slow)
+    ended = broken.run()
+    assert (ended.left_behind, ended.provisional) == (False, True)
+    late[0]()
+    assert len(cloud.world.all("volume")) == 1
+    ended = settle_again(ended)
+    assert (ended.left_behind, ended.provisional) == (False, False)
+    assert not cloud.world.all("volume")
+
+
+def test_a_second_look_leaves_what_a_later_operation_has_made(breaker):
+    broken = breaker("deploy_vm")
+    broken.at(places_named("deploy_vm", "switch-vm")[0], lambda *_: 1 / 0)
+    failed = broken.run()
+    assert failed.provisional
+    later = cloud.operations.accept(
+        request_like(failed, id=UUID(int=7), locks=(("vm", failed.target_id),))
+    )
+    assert FLOWS["deploy_vm"](later.id).state is OperationState.SUCCEEDED
+    failed = settle_again(failed)
+    assert not failed.provisional
+    assert cloud.inventory.vm(failed.target_id).state == "ON"
+    assert cloud.world.find("vm", failed.target_id)["power"] == "on"
+
+
+def request_like(operation: Operation, **changes):
+    from adapters.database.operations import Request
+
+    fields = {name: getattr(operation, name) for name in Request.model_fields if name != "locks"}
+    return Request(**{**fields, **changes})
+
+
+def places_named(name: str, step: str):
+    return [place for place in clean_run(name)[0] if place.step == step]
+
+
+CONNECTING = ["attach_volume", "deploy_vm", "deploy_appliance", "persist_vm"]
+
+
+def connected_by_then():
+    return [
+        each
+        for each in every_step()
+        if each.values[0] in CONNECTING and connects_before(*each.values)
+    ]
+
+
+def connects_before(name, place):
+    reached = clean_run(name)[0]
+    before = reached[: reached.index(place)]
+    in_order = [x.step for x in before if place.lane == "web" or x.lane in {place.lane, ""}]
+    return {"connect-volume", "redefine-vm"} & set(in_order)
+
+
+def guests_write() -> dict[str, dict]:
+    """Every guest writes to all that it is connected to; answers the volumes that were written."""
+    for vm, properties in cloud.world.all("vm").items():
+        hypervisor = cloud.hypervisor(UUID(properties["host"]))
+        assert isinstance(hypervisor, MemoryHypervisor)
+        hypervisor.guest_writes(UUID(vm))
+    return written_volumes()
+
+
+def written_volumes() -> dict[str, dict]:
+    return {key: v for key, v in cloud.world.all("volume").items() if v["written"]}
+
+
+@pytest.mark.parametrize("then", ["resumed", "unwound"])
+@pytest.mark.parametrize(("name", "place"), connected_by_then())
+def test_a_guests_bytes_survive(name, place, then, breaker):
+    broken = breaker(name)
+
+    def kill(do, arguments):
+        do(**arguments)
+        broken.kill()
+
+    broken.at(place, kill)
+    broken.run_until_killed()
+    written = guests_write()
+    assert written
+    if then == "unwound" and not no_way_back(name, place):
+        cloud.operations.want(broken.operation.id, "unwind")
+        ended = broken.run()
+        carved = any(x.name == "carve-volume" for x in cloud.journal.lines(ended.id))
+        assert ended.state is (OperationState.STUCK if carved else OperationState.CANCELLED)
+        assert not cloud.world.all("connection") or name in {"attach_volume", "persist_vm"}
+    else:
+        require_all_there(name, broken.resumed())
+    for key, volume in written.items():
+        now = cloud.world.find("volume", key)
+        assert (now["written"], now["content"]) == (True, volume["content"])
+
+
+@pytest.mark.parametrize(("name", "place"), every_step())
+def test_a_real_sigkill_is_resumed(name, place, prepared, monkeypatch):
+    """The runner is a process of its own, and dies right after the step's effect."""
+    operation = prepared.put_back(name)
+    cloud.database.engine.dispose()
+    child = os.fork()
+    if child == 0:
+        broken = Breaker(monkeypatch, operation)
+        broken.at(
+            place, lambda do, arguments: (do(**arguments), os.kill(os.getpid(), signal.SIGKILL))
+        )
+        try:
+            broken.run()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    cloud.become(cloud.settings)
+    assert cloud.operations.read(operation.id).epoch == 1
+    cloud.operations.bury(lambda runner: runner.alive_here() is None)
+    ended = FLOWS[operation.kind](operation.id)
+    assert ended.state is OperationState.SUCCEEDED, ended.error
+    require_all_there(name, ended)
+
+
+def test_a_stuck_operation_is_abandoned_with_a_receipt_of_what_may_remain(breaker):
+    broken = breaker("delete_iscsi_volume")
+    cloud.world.set_fate("storage.delete_volume", "refuses")
+    assert broken.run().state is OperationState.STUCK
+    cloud.operations.abandon(broken.operation.id, "the pool is scrapped", "tests")
+    ended = broken.run()
+    assert ended.state is OperationState.ABANDONED
+    assert ended.left_behind
+    assert receipt_of(ended)["remove-volume"] == ("absent", "present")
+
+
+def test_a_new_version_unwinds_what_can_be_undone(breaker, monkeypatch):
+    broken = breaker("deploy_vm")
+    broken.at(places_named("deploy_vm", "define-vm")[0], lambda *_: broken.kill())
+    broken.run_until_killed()
+    monkeypatch.setattr(FLOWS["deploy_vm"], "version", "another")
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    assert ended.error["code"] == "version-changed"
+    assert not cloud.world.all("vm")
+
+
+def test_a_new_version_does_every_destructive_step_anew(breaker, monkeypatch):
+    broken = breaker("undeploy_vm")
+    broken.at(places_named("undeploy_vm", "remove-disk")[0], lambda *_: broken.kill())
+    broken.run_until_killed()
+    monkeypatch.setattr(FLOWS["undeploy_vm"], "version", "another")
+    stops = len(cloud.world.calls("hypervisors.set_power"))
+    assert broken.resumed().version == "another"
+    assert len(cloud.world.calls("hypervisors.set_power")) == stops + 1
+
+
+def test_one_operations_failure_leaves_anothers_shared_things(world):
+    """Two VMs share a base and a conversion: the failure of one leaves the other's untouched."""
+    from adapters.types import Format
+
+    template = world.image("foreign", Format.VMDK)
+    for host in world.hosts:
+        cloud.world.put("sees", host, {"sees": False})
+    first, second = (
+        cloud.inventory.vms_of(world.appliance("vm", template=template))[0].id for _ in "12"
+    )
+    world.run("deploy_vm", first)
+    host = cloud.inventory.vm(first).host
+    with cloud.database.write() as db:  # only one host is left: both share its copy of the base
+        from adapters.database import models
+
+        for other in set(world.hosts) - {host}:
+            db.get(models.Host, other).ram_mib = 0
+    copies = cloud.world.all("copy")
+    assert len(copies) == 1
+    cloud.world.set_fate("hypervisors.set_power", "refuses")
+    failed = FLOWS["deploy_vm"](world.accept("deploy_vm", second).id)
+    assert failed.state is OperationState.FAILED
+    assert cloud.world.all("copy") == copies
+    assert cloud.world.find("vm", first)["power"] == "on"
+    world.run("undeploy_vm", first)
+    assert not cloud.world.all("copy")
+    assert not cloud.claims.holders(f"copy:{host}")
+
+
+def test_deleting_a_volume_that_is_exported_is_refused_and_shows_where_it_stuck(world):
+    vm = cloud.inventory.vms_of(world.appliance("db"))[0].id
+    volume = world.volume("data", vm)
+    world.run("deploy_vm", vm)
+    ended = FLOWS["delete_iscsi_volume"](world.accept("delete_iscsi_volume", volume).id)
+    assert ended.state is OperationState.STUCK
+    assert ended.error["code"] == "in-use"
+    assert cloud.storage(world.pool).has_volume(as_volume(cloud.inventory.volume(volume)))
+
+
+def test_every_kind_of_line_has_a_known_step():
+    assert {place.step for name in SCENARIOS for place in clean_run(name)[0]} <= set(STEPS)
+    assert places

@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 from api import errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
-from api.once import Replay
 from api.routers import (
     appliances,
     health,
@@ -33,7 +32,6 @@ def create_app() -> FastAPI:
     )
     app.add_middleware(Admission)
     errors.install(app)
-    app.add_exception_handler(Replay, _replayed)
     shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
     v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
     for each in (
@@ -60,12 +58,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await app.state.watch.close()
-
-
-async def _replayed(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, Replay):
-        raise error
-    return error.answer.response(headers={"Idempotency-Replayed": "true"})
 
 
 def _describe(app: FastAPI) -> None:

@@ -46,7 +46,9 @@ Key = Annotated[
 async def _once(request: Request, caller: Caller, idempotency_key: Key = None) -> Once_:
     content = str(request.query_params).encode() + b"\n" + await request.body()
     route = f"{request.method} {request.url.path}"
-    return await run_in_threadpool(Once_, caller, route, idempotency_key, content)
+    once = await run_in_threadpool(Once_, caller, route, idempotency_key, content)
+    request.state.once = once
+    return once
 
 
 Once = Annotated[Once_, Depends(_once)]

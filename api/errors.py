@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from adapters.errors import (
@@ -22,6 +23,7 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
+from api.once import Replay
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +122,26 @@ def answer(error: Exception, instance: str) -> Response:
     )
 
 
+def replayed(replay: Replay) -> Response:
+    """The answer that an equal request was given."""
+    return replay.answer.response(headers={"Idempotency-Replayed": "true"})
+
+
 def install(app: FastAPI) -> None:
     """Let every error of the application leave it as a problem."""
 
     async def told(request: Request, error: Exception) -> Response:
+        if once := getattr(request.state, "once", None):
+            try:
+                await run_in_threadpool(once.replay)
+            except Replay as replay:
+                return replayed(replay)
         return answer(error, request.url.path)
+
+    async def again(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, Replay):
+            raise error
+        return replayed(error)
 
     async def invalid(request: Request, error: Exception) -> Response:
         found = (
@@ -134,6 +151,7 @@ def install(app: FastAPI) -> None:
             return answer(Problem(400, "invalid-json", found[0]["ctx"]["error"]), request.url.path)
         return answer(Invalid(found), request.url.path)
 
+    app.add_exception_handler(Replay, again)
     app.add_exception_handler(AdapterError, told)
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, invalid)

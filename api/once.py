@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -18,7 +17,7 @@ from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database.session import utc_now
-from adapters.errors import AdapterError, Conflict, Transient
+from adapters.errors import Conflict, Transient
 from api.tokens import Caller
 from flows.cloud import cloud
 
@@ -28,7 +27,7 @@ class Answer:
     """What a POST answers, now and whenever its key comes again."""
 
     status: int
-    body: Any
+    body: dict[str, Any]
     location: str | None = None
 
     def response(
@@ -58,30 +57,16 @@ class Once:
         self._route = route
         self._key = key
         self._digest = sha256(content).hexdigest()
-        self._replay()
+        self.replay()
 
     def answer(self, act: Callable[[Session], Answer]) -> Answer:
         """Act and keep the answer, in one transaction."""
-        try:
-            with cloud.database.write() as db:
-                row = self._reserve(db)
-                answer = act(db)
-                if row:
-                    row.status, row.location = answer.status, answer.location
-                    row.answer = jsonable_encoder(answer.body)
-                return Answer(answer.status, jsonable_encoder(answer.body), answer.location)
-        except AdapterError:
-            self._replay()
-            raise
-
-    def keep(self, act: Callable[[], Answer]) -> Answer:
-        """Act in transactions of its own, then keep the answer."""
-        try:
-            answer = act()
-        except AdapterError:
-            self._replay()
-            raise
-        return self.answer(lambda _db: answer)
+        with cloud.database.write() as db:
+            row = self._reserve(db)
+            answer = act(db)
+            if row:
+                row.status, row.location, row.answer = answer.status, answer.location, answer.body
+            return answer
 
     def _reserve(self, db: Session) -> models.IdempotencyKey | None:
         if self._key is None:
@@ -100,10 +85,14 @@ class Once:
             with db.begin_nested():
                 db.add(row)
         except IntegrityError as error:
-            raise _Raced("an equal request was first") from error
+            raise Transient("an equal request is under way") from error
         return row
 
-    def _replay(self) -> None:
+    def replay(self) -> None:
+        """Raise `Replay` when the key has been answered; also asked before a refusal is given.
+
+        What a request is refused for may be the doing of an equal one that was faster.
+        """
         if self._key is None:
             return
         with cloud.database.read() as db:
@@ -114,7 +103,3 @@ class Once:
                 text = "this Idempotency-Key was used for another request"
                 raise Conflict(text, code="idempotency-key-reused")
             raise Replay(Answer(row.status, row.answer, row.location))
-
-
-class _Raced(Transient):
-    """The key was taken between looking and writing."""

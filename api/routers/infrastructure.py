@@ -128,12 +128,13 @@ class Pool(BaseModel):
 @router.post("/datacenters", status_code=201, responses={201: {"model": Datacenter}})
 def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     """Add a datacenter; its repository is an existing directory, which gets a marker."""
+    entry = enrolment.enrol_datacenter(new.name, new.repository)
 
-    def act() -> Answer:
-        made = enrolment.enrol_datacenter(new.name, new.repository)
-        return _created(f"/v1/datacenters/{made}", read_datacenter(made))
+    def act(db: Session) -> Answer:
+        row = db.get_one(models.Datacenter, entry(db))
+        return _created("datacenters", Datacenter.model_validate(row))
 
-    return once.keep(act).response()
+    return once.answer(act).response()
 
 
 @router.get("/datacenters")
@@ -157,14 +158,15 @@ def read_datacenter(datacenter_id: UUID) -> Datacenter:
 @router.post("/hosts", status_code=201, responses={201: {"model": Host}})
 def create_host(new: NewHost, once: Once) -> Response:
     """Add a host; it is asked what it has, and for its datastores."""
+    with cloud.database.read() as db:
+        datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
+    entry = enrolment.enrol_host(datacenter, new.name, new.family, new.address, new.datastores)
 
-    def act() -> Answer:
-        with cloud.database.read() as db:
-            datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
-        made = enrolment.enrol_host(datacenter, new.name, new.family, new.address, new.datastores)
-        return _created(f"/v1/hosts/{made}", read_host(made))
+    def act(db: Session) -> Answer:
+        row = db.get_one(models.Host, entry(db))
+        return _created("hosts", _host(db, row))
 
-    return once.keep(act).response()
+    return once.answer(act).response()
 
 
 @router.get("/hosts")
@@ -187,15 +189,16 @@ def read_host(host_id: UUID) -> Host:
 @router.post("/storage-devices", status_code=201, responses={201: {"model": StorageDevice}})
 def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
     """Add a storage device."""
+    with cloud.database.read() as db:
+        datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
+    fields = new.model_dump(exclude={"datacenter"})
+    entry = enrolment.enrol_storage_device(datacenter, **fields)
 
-    def act() -> Answer:
-        with cloud.database.read() as db:
-            datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
-        fields = new.model_dump(exclude={"datacenter"})
-        made = enrolment.enrol_storage_device(datacenter, **fields)
-        return _created(f"/v1/storage-devices/{made}", read_storage_device(made))
+    def act(db: Session) -> Answer:
+        row = db.get_one(models.StorageDevice, entry(db))
+        return _created("storage-devices", StorageDevice.model_validate(row))
 
-    return once.keep(act).response()
+    return once.answer(act).response()
 
 
 @router.get("/storage-devices")
@@ -219,15 +222,16 @@ def read_storage_device(device_id: UUID) -> StorageDevice:
 @router.post("/storage-pools", status_code=201, responses={201: {"model": Pool}})
 def create_pool(new: NewPool, once: Once) -> Response:
     """Add a pool of a storage device."""
+    with cloud.database.read() as db:
+        device = finding.shared(db, models.StorageDevice, new.storage_device).id
+    fields = new.model_dump(exclude={"storage_device"})
+    entry = enrolment.enrol_pool(device, **fields)
 
-    def act() -> Answer:
-        with cloud.database.read() as db:
-            device = finding.shared(db, models.StorageDevice, new.storage_device).id
-        fields = new.model_dump(exclude={"storage_device"})
-        made = enrolment.enrol_pool(device, **fields)
-        return _created(f"/v1/storage-pools/{made}", read_pool(made))
+    def act(db: Session) -> Answer:
+        row = db.get_one(models.StoragePool, entry(db))
+        return _created("storage-pools", Pool.model_validate(row))
 
-    return once.keep(act).response()
+    return once.answer(act).response()
 
 
 @router.get("/storage-pools")
@@ -248,8 +252,8 @@ def read_pool(pool_id: UUID) -> Pool:
         return Pool.model_validate(finding.shared(db, models.StoragePool, pool_id))
 
 
-def _created(location: str, body: BaseModel) -> Answer:
-    return Answer(201, body.model_dump(mode="json"), location)
+def _created(kind: str, body: Datacenter | Host | StorageDevice | Pool) -> Answer:
+    return Answer(201, body.model_dump(mode="json"), f"/v1/{kind}/{body.id}")
 
 
 def _host(db: Session, row: models.Host) -> Host:

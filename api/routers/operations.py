@@ -9,10 +9,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.session import Joined
 from adapters.errors import Conflict
 from adapters.types import OperationState
 from api import finding
@@ -129,7 +131,7 @@ def unwind(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Res
 @router.post("/{operation_id}/resume", status_code=202, responses=_ACCEPTED)
 def resume(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
     """Take a stuck operation up again."""
-    return _change(lambda: cloud.operations.resume(operation_id), operation_id, caller, once, send)
+    return _change(lambda all_: all_.resume(operation_id), operation_id, caller, once, send)
 
 
 @router.post("/{operation_id}/abandon", status_code=202, responses=_ACCEPTED)
@@ -138,7 +140,7 @@ def abandon(
 ) -> Response:
     """Give a stuck operation up: its locks go, its receipt lists what may remain."""
     return _change(
-        lambda: cloud.operations.abandon(operation_id, why.reason, caller.name),
+        lambda all_: all_.abandon(operation_id, why.reason, caller.name),
         operation_id,
         caller,
         once,
@@ -147,18 +149,18 @@ def abandon(
 
 
 def _wish(wish: str, operation: UUID, caller: Caller, once: Once, send: Send) -> Response:
-    def act() -> accepted.Operation:
+    def act(all_: accepted.Operations) -> accepted.Operation:
         lines = cloud.journal.lines(operation)
         if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
             text = "something has been destroyed already: it can only go forward"
             raise Conflict(text, code="no-way-back")
-        return cloud.operations.want(operation, wish)
+        return all_.want(operation, wish)
 
     return _change(act, operation, caller, once, send)
 
 
 def _change(
-    act: Callable[[], accepted.Operation],
+    act: Callable[[accepted.Operations], accepted.Operation],
     operation: UUID,
     caller: Caller,
     once: Once,
@@ -166,13 +168,14 @@ def _change(
 ) -> Response:
     changed: list[accepted.Operation] = []
 
-    def keep() -> Answer:
-        _read(caller, operation)
-        changed.append(act())
-        body = _read(caller, operation).model_dump(mode="json")
+    def change(db: Session) -> Answer:
+        finding.operation(db, caller, operation)
+        changed.append(act(accepted.Operations(Joined(db), cloud.settings.lease_s)))
+        db.flush()
+        body = report(db, operation).model_dump(mode="json")
         return Answer(202, body, f"/v1/operations/{operation}")
 
-    answer = once.keep(keep)
+    answer = once.answer(change)
     return answer.response(BackgroundTask(send, changed[0]))
 
 

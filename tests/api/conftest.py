@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from adapters.database.operations import Operation
 from api import tokens
 from api.app import create_app

@@ -1,0 +1,101 @@
+"""Nobody is let in without a token that is good; and what is refused looks the same."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select
+
+from adapters.database import models
+from api import tokens
+from flows.cloud import cloud
+from tests.api.conftest import Api, refused
+
+GOOD_SHAPE = f"cl_{uuid4().hex}_{'x' * 43}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer nonsense",
+        "Basic Zm9vOmJhcg==",
+        f"Bearer {GOOD_SHAPE}",
+        "Bearer cl_" + "0" * 32 + "_",
+    ],
+)
+def test_without_a_good_token_nothing_answers(api: Api, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    answer = api.client.get("/v1/volumes", headers=headers)
+    problem = refused(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    plain = api.client.get("/v1/volumes").json()
+    assert problem == plain
+
+
+def test_a_wrong_secret_an_expired_and_a_revoked_token_look_alike(api: Api) -> None:
+    wrong = api.token[:-1] + ("a" if api.token[-1] != "a" else "b")
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    expired = tokens.mint(cloud.database, "old", expires_at=past)
+    revoked = tokens.mint(cloud.database, "lost")
+    tokens.revoke(cloud.database, UUID(revoked.split("_")[1]))
+    answers = [
+        api.client.get("/v1/vms", headers={"Authorization": f"Bearer {token}"})
+        for token in (wrong, expired, revoked)
+    ]
+    for answer in answers:
+        refused(answer, 401, "unauthenticated")
+    assert len({answer.content for answer in answers}) == 1
+
+
+def test_the_first_token_is_told_once_and_kept_as_a_digest(api: Api) -> None:
+    assert tokens.first_token(cloud.database) is None
+    secret = api.token.split("_", 2)[2]
+    with cloud.database.read() as db:
+        (row,) = db.scalars(select(models.ApiToken))
+        assert secret not in str(vars(row))
+        assert len(row.digest) == 64
+
+
+def test_a_stranger_is_refused_before_a_byte_is_read(api: Api) -> None:
+    answer = api.client.post("/v1/volumes", content=b"{not json")
+    refused(answer, 401, "unauthenticated")
+
+
+def test_what_is_anothers_is_not_found(api: Api, stranger: Api) -> None:
+    volume = api.volume()
+    operation = api.get("/v1/operations").json()[0]["id"]
+    for path in (
+        f"/v1/volumes/{volume}",
+        f"/v1/operations/{operation}",
+        f"/v1/operations/{operation}/receipt",
+        f"/v1/operations/{operation}/events",
+        f"/v1/templates/{api.world.template}",
+        f"/v1/virtual-datacenters/{api.world.vdc}",
+    ):
+        assert api.get(path, params={"wait": 0}).status_code == 200, path
+        refused(stranger.get(path), 404, "not-found")
+    for path in ("volumes", "operations", "templates", "virtual-datacenters", "vms"):
+        assert stranger.get(f"/v1/{path}").json() == []
+    refused(stranger.delete(f"/v1/volumes/{volume}"), 404, "not-found")
+    refused(stranger.post(f"/v1/operations/{operation}/cancel"), 404, "not-found")
+
+
+def test_health_and_documentation_need_no_token(api: Api) -> None:
+    assert api.client.get("/health/live").json() == {"status": "live"}
+    assert api.client.get("/health/ready").json() == {
+        "status": "ready",
+        "database": True,
+        "prefect": False,
+    }
+    schema = api.client.get("/openapi.json").json()
+    assert schema["info"]["title"] == "Cloudloom"
+    assert "WantedVm" in schema["components"]["schemas"]
+    assert api.client.get("/docs").status_code == 200
+
+
+def test_a_body_has_its_limit(api: Api) -> None:
+    answer = api.post("/v1/volumes", content=b"x" * (2**20 + 1))
+    refused(answer, 413, "body-too-large")

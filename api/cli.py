@@ -5,6 +5,8 @@ What is heavy is imported where it is needed: `--help` answers at once.
 
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -89,12 +91,10 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
 ) -> None:
     """Turn an image into a running appliance on a private host, and take it away again."""
-    try:
-        from deployments.demo import main  # type: ignore[import-untyped] # the checkout's
-    except ModuleNotFoundError as error:
+    if find_spec("deployments") is None:
         complaints.print("the demo needs Cloudloom's checkout: `make demo` there")
-        raise typer.Exit(1) from error
-    raise typer.Exit(main(keep=keep))
+        raise typer.Exit(1)
+    raise typer.Exit(import_module("deployments.demo").main(keep=keep))
 
 
 # --- verbs -------------------------------------------------------------------------------------

@@ -141,19 +141,8 @@ class Client:
         self._ask("DELETE", path)
 
     def start(self, path: str, body: Any = None, *, method: str = "POST") -> Operation:
-        """Ask for what takes time.
-
-        An operation that has just ended keeps its objects until its receipt is written: that
-        is waited for.
-        """
-        end = time.monotonic() + _SETTLING_S
-        while True:
-            try:
-                return Operation.model_validate(self._ask(method, path, json=body).json())
-            except Refusal as refusal:
-                if time.monotonic() > end or not self._is_settling(refusal):
-                    raise
-            time.sleep(0.1)
+        """Ask for what takes time."""
+        return Operation.model_validate(self._ask(method, path, json=body).json())
 
     def operation(self, operation: UUID, *, wait_s: float = 0) -> Operation:
         """Read an operation; wait for its end so long."""
@@ -204,10 +193,22 @@ class Client:
         return Operation.model_validate(answer.json())
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
-        with speaking_http(self.url):
-            answer = self._http.request(method, path, **more)
-        _require_success(answer)
-        return answer
+        """Ask, and again while what is asked about is kept by an operation that has ended.
+
+        It keeps its objects until its receipt is written, a moment later.
+        """
+        end = time.monotonic() + _SETTLING_S
+        while True:
+            with speaking_http(self.url):
+                answer = self._http.request(method, path, **more)
+            try:
+                _require_success(answer)
+            except Refusal as refusal:
+                if time.monotonic() > end or not self._is_settling(refusal):
+                    raise
+            else:
+                return answer
+            time.sleep(0.1)
 
     def _is_settling(self, refusal: Refusal) -> bool:
         if refusal.code != "locked":

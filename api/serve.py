@@ -77,7 +77,7 @@ class Service:
 
 
 def services(settings: Settings) -> list[Service]:
-    """The processes of an embedded Cloudloom, in the order they start in."""
+    """The processes of an embedded Cloudloom; each of them waits for those that it needs."""
     env = {**os.environ, **prefect_env.environment(settings)}
     env["CLOUDLOOM_HOME"] = str(settings.home.absolute())
     logs = settings.home.absolute() / "logs"
@@ -122,6 +122,7 @@ def serve(settings: Settings, announce: Callable[[str | None], None]) -> None:
     try:
         for service in running:
             service.start()
+        for service in running:
             service.wait_ready(stop)
         if not stop.is_set():
             announce(first_token(database))

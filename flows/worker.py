@@ -211,6 +211,18 @@ def register(pool: str) -> None:
         )
 
 
+def register_patiently(pool: str) -> None:
+    """Register once Prefect answers: a worker may be there before its server."""
+    while True:
+        try:
+            register(pool)
+        except httpx.TransportError as error:
+            log.info("waiting for Prefect: %s", error)
+            time.sleep(LOOK_S / 2)
+        else:
+            return
+
+
 def require_known_steps() -> None:
     """Refuse to start over unfinished operations that this version could neither do nor undo."""
     if unknown := cloud.operations.unfinished_steps() - STEPS.keys():
@@ -224,7 +236,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     require_known_steps()
     pool = cloud.settings.datacenter
-    register(pool)
+    register_patiently(pool)
     worker = Worker(pool, cloud.settings.slots)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -74,10 +74,11 @@ def inspect_vmdk(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     size = require_size(sectors * SECTOR, max_virtual_mib)
     if any(extent.kind != kind for extent in descriptor.extents):
         raise corrupt(f"{descriptor.create_type} has only {kind} extents")
+    parts = [_check(each, file.path, max_virtual_mib) for each in descriptor.extents]
     return ImageInfo(
         format=Format.VMDK,
         virtual_size_bytes=size,
-        file_size_bytes=file.size + sum(_check(each, file.path) for each in descriptor.extents),
+        file_size_bytes=file.size + sum(parts),
         subformat=descriptor.create_type,
         extents=tuple(extent.name for extent in descriptor.extents),
     )
@@ -156,7 +157,7 @@ def _text(data: bytes) -> str:
     return text
 
 
-def _check(extent: Extent, descriptor: Path) -> int:
+def _check(extent: Extent, descriptor: Path, max_virtual_mib: int) -> int:
     """Look at an extent's own file; answer its size."""
     with ExitStack() as stack:
         try:
@@ -167,7 +168,7 @@ def _check(extent: Extent, descriptor: Path) -> int:
         except BadImage as error:
             raise BadImage(str(error), code="image-foreign-extent") from error
         if extent.kind == "SPARSE":
-            sparse = _read_sparse(file)
+            sparse = _read_sparse(file, max_virtual_mib)
             if sparse.capacity != extent.sectors:
                 raise corrupt(f"{extent.name} has another size than its descriptor says")
         else:
@@ -177,9 +178,7 @@ def _check(extent: Extent, descriptor: Path) -> int:
 
 def _inspect_single(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     """A disk that is one sparse file with its descriptor inside."""
-    capacity = file.unpack(_HEADER, 0)[3]
-    require_size(capacity * SECTOR, max_virtual_mib)  # before its tables are read
-    sparse = _read_sparse(file)
+    sparse = _read_sparse(file, max_virtual_mib)
     offset, length = sparse.descriptor
     descriptor = parse(_text(file.read(offset * SECTOR, length * SECTOR)))
     if descriptor.create_type.lower() not in _SINGLE or len(descriptor.extents) != 1:
@@ -193,7 +192,7 @@ def _inspect_single(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     )
 
 
-def _read_sparse(file: UntrustedFile) -> _Sparse:
+def _read_sparse(file: UntrustedFile, max_virtual_mib: int) -> _Sparse:
     """Read a sparse file's header and check that all its grains are in the file."""
     header = file.unpack(_HEADER, 0)
     if header[9] == _AT_END:
@@ -204,7 +203,8 @@ def _read_sparse(file: UntrustedFile) -> _Sparse:
         missing = file.unpack("<4s", 0)[0] == _MAGIC
         text = f"{file.path.name} {'has lost its footer' if missing else 'is no sparse extent'}"
         raise BadImage(text, code="image-truncated" if missing else "image-corrupt")
-    if version not in {1, 2, 3} or capacity == 0:  # with 0, qemu takes it for a descriptor
+    require_size(capacity * SECTOR, max_virtual_mib)  # with 0, qemu takes it for a descriptor
+    if version not in {1, 2, 3}:
         raise corrupt(f"{file.path.name} has a header that makes no sense")
     if not 1 <= grain <= 2**21 or not 1 <= entries <= SECTOR or length * SECTOR > 2**20:
         raise corrupt(f"{file.path.name} has a header that makes no sense")

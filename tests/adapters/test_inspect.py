@@ -403,6 +403,38 @@ def test_a_sparse_vmdk_that_is_a_descriptor_in_truth(make):
     assert refusal(path, Format.VMDK, by=only_ours) == "image-corrupt"
 
 
+@pytest.fixture
+def footed(make):
+    """A sparse VMDK whose footer has the last word, as in a stream that was written in one go."""
+    path = make(Format.VMDK, "subformat=monolithicSparse")
+    header = path.read_bytes()[:512]
+    patch(path, 56, b"\xff" * 8)
+
+    def end(capacity=SIZE_BYTES // 512):
+        with path.open("ab") as file:
+            file.write(struct.pack("<QII496x", 1, 0, 3))
+            file.write(header[:12] + struct.pack("<Q", capacity) + header[20:])
+            file.write(bytes(512))
+        return path
+
+    return end
+
+
+def test_a_footer_is_accepted(footed):
+    assert look(footed(), Format.VMDK).virtual_size_bytes == SIZE_BYTES
+
+
+@pytest.mark.parametrize(("capacity", "code"), [(2**41, "too-large"), (0, "corrupt")])
+def test_a_footer_that_differs(footed, capacity, code):
+    assert refusal(footed(capacity), Format.VMDK, by=only_ours) == f"image-{code}"
+
+
+def test_a_stream_that_has_lost_its_footer(footed):
+    path = footed()
+    cut(path, 512)
+    assert refusal(path, Format.VMDK, by=only_ours) == "image-truncated"
+
+
 @pytest.mark.parametrize("subformat", ["fixed", "dynamic"])
 def test_a_vhd_that_is_a_difference(make, subformat):
     path = make(Format.VPC, f"subformat={subformat}")

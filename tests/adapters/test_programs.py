@@ -127,7 +127,7 @@ def test_an_error_of_the_reader_ends_the_program(tmp_path):
         raise ValueError(line)
 
     with pytest.raises(ValueError, match="now"):
-        programs.run("sh", "-c", f"echo $$ >{pid}; echo now; exec sleep 60", on_output=refuse)
+        programs.run("sh", "-c", f"echo $$ >{pid}; echo now; exec sleep 3600", on_output=refuse)
     assert not alive(number_in(pid))
 
 
@@ -206,10 +206,12 @@ def test_a_killed_runner_leaves_no_program(tmp_path):
             sleeper(pid_file, "d/1")
         finally:
             os._exit(1)
-    pid = number_in(pid_file)
-    assert psutil.Process(pid).ppid() == child
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        pid = number_in(pid_file)
+        assert psutil.Process(pid).ppid() == child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     until(lambda: not alive(pid))
 
 

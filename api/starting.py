@@ -19,6 +19,7 @@ from api.once import Answer
 from api.once import Once as Once_
 from api.reports import report
 from flows.catalog import FLOWS
+from flows.cloud import cloud
 from flows.policies import lifecycle
 
 Plan = Callable[[Session], Request]
@@ -77,8 +78,6 @@ class Starter:
         `plan` is asked before `check`, which may take its time, and once more under the locks:
         what it decides on must not have changed in between.
         """
-        from flows.cloud import cloud
-
         with cloud.database.read() as db:
             request = plan(db)
             for kind, each in request.locks:

@@ -200,10 +200,9 @@ class MemoryHypervisor:
 
     def _write(self, disk: Disk) -> None:
         """Where datastore and base are real, give the disk bytes that the image twin reads."""
-        base = disk.base and Path(disk.base.path)
+        base = Path(disk.base.path) if disk.base else None
         if Path(disk.datastore).is_dir():
-            real = base is not None and base.is_file()
-            content = json.loads(base.read_text())["content"] if base and real else ""
+            content = json.loads(base.read_text())["content"] if base and base.is_file() else ""
             size_bytes = disk.size_mib * 2**20
             image = {"format": "qcow2", "virtual_size_bytes": size_bytes, "content": content}
             Path(self.disk_path(disk)).write_text(json.dumps(image))

@@ -1,0 +1,112 @@
+"""The small cloud of `tests.worlds`, on a real libvirt host and a real iSCSI server."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import libvirt
+from sqlalchemy import delete, select, update
+
+from adapters.database import models
+from adapters.storage.tgt import Tgt
+from adapters.types import Family, Format
+from deployments.lab.kvm_host import KvmHost
+from deployments.lab.tgtd import Tgtd
+from flows.cloud import cloud
+from tests import worlds
+from tests.flows.scenarios import Scenario
+
+IMAGE_MIB = 2
+
+
+@dataclass
+class RealWorld(worlds.World):
+    """A world whose images are real files, and which can be looked at from outside."""
+
+    uri: str = ""
+    tgt: Tgt | None = None
+
+    def image(self, name: str, form: Format) -> UUID:
+        template = super().image(name, form)
+        path = cloud.repository(self.datacenter).path(
+            f"templates/{template}/disk-0.{form.extension}"
+        )
+        raw = self.home / "image.raw"
+        raw.write_bytes(bytes(range(256)) * (IMAGE_MIB * 2**20 // 256))
+        subprocess.run(["qemu-img", "convert", "-O", form, raw, path], check=True)
+        repository = cloud.repository(self.datacenter)
+        with cloud.database.write() as db:
+            db.execute(
+                update(models.TemplateDisk)
+                .where(models.TemplateDisk.template_id == template)
+                .values(
+                    digest=repository.digest(path),
+                    virtual_size_mib=IMAGE_MIB,
+                    identity=repository.identity(
+                        str(path.relative_to(repository.root))
+                    ).model_dump(),
+                )
+            )
+        return template
+
+    def photograph(self, scenario: Scenario) -> dict[str, Any]:
+        """What libvirt, tgtd and the directories say, beside the tables."""
+        photo = scenario.photograph()
+        connection = libvirt.open(self.uri)
+        domains = {
+            domain.UUIDString(): (
+                domain.isActive(),
+                domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),
+            )
+            for domain in connection.listAllDomains()
+        }
+        secrets = sorted(connection.listSecrets())
+        connection.close()
+        pool = self.home / "pool"
+        volumes = sorted((each.name, each.stat().st_size) for each in pool.iterdir())
+        assert self.tgt is not None
+        return photo | {
+            "domains": domains,
+            "secrets": secrets,
+            "targets": sorted(self.tgt.targets()),
+            "volumes": volumes,
+        }
+
+
+def build(home: Path, kvm_host: KvmHost, tgtd: Tgtd, **changes: Any) -> RealWorld:
+    """A datacenter with one real host and one real pool."""
+    world = worlds.build(home, home.parent / "template.sqlite", hosts=1)
+    cloud.become(worlds.settings_in(home, image_tool="qemu-img", **changes))
+    (home / "pool").mkdir()
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(family=Family.KVM, address=kvm_host.uri))
+        db.execute(update(models.VirtualDatacenter).values(family=Family.KVM))
+        db.execute(
+            update(models.StorageDevice).values(
+                technology="directory", port=tgtd.port, control=tgtd.control
+            )
+        )
+        db.execute(update(models.StoragePool).values(directory=str(home / "pool")))
+        for template in db.scalars(select(models.Template.id)):
+            db.execute(
+                delete(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
+            )
+        db.execute(delete(models.Template))
+    tgt = Tgt(tgtd.control, "127.0.0.1", tgtd.port)
+    real = RealWorld(**{**vars(world), "uri": kvm_host.uri, "tgt": tgt})
+    real.template = real.image("real", Format.QCOW2)
+    return real
+
+
+def clear(world: RealWorld) -> None:
+    """Take everything off the shared host again."""
+    connection = libvirt.open(world.uri)
+    for domain in connection.listAllDomains():
+        if domain.isActive():
+            domain.destroy()
+        domain.undefine()
+    for secret in connection.listAllSecrets():
+        secret.undefine()
+    connection.close()

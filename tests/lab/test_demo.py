@@ -1,0 +1,79 @@
+"""The demo, run as a user runs it: it comes to its end, or is interrupted, and leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.lab.sweep import sweep
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the demo puts everything: a short path, for it holds sockets."""
+    with tempfile.TemporaryDirectory(prefix="d-") as made:
+        try:
+            yield Path(made)
+        finally:
+            sweep(Path(made), f"TMPDIR={made}")
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "demo"],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    )
+
+
+def left_of(folder: Path) -> list[str]:
+    """What is still there: files, mounts, and processes that were started in the folder."""
+    left = [str(each) for each in folder.rglob("*")]
+    left += [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            left.append(f"{process.pid} {process.cmdline()}")
+    return left
+
+
+def test_an_image_becomes_a_running_appliance_and_goes_without_a_trace(folder: Path) -> None:
+    with start(folder) as demo:
+        told, _ = demo.communicate(timeout=500)
+    assert demo.returncode == 0, told
+    for sentence in (
+        "db sees its volume of 131072 sectors",
+        "and that it booted from it: ROOT ",
+        "libvirt knows no domain",
+        "exactly the library remains",
+        "deploy-appliance shop",
+    ):
+        assert sentence in told
+    assert left_of(folder) == []
+
+
+def test_interrupted_in_the_middle_of_a_deployment_it_leaves_nothing(folder: Path) -> None:
+    with start(folder) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("Deploy an appliance"):
+                break
+        demo.send_signal(signal.SIGINT)
+        told, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 130, told
+    assert left_of(folder) == []

@@ -1,0 +1,87 @@
+"""The laws of sagas on a real libvirt host and a real iSCSI server: killed, and half-failed."""
+
+import os
+import signal
+
+import pytest
+
+from adapters.errors import Refused
+from adapters.types import OperationState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from tests.flows.breaking import Breaker
+from tests.flows.scenarios import SCENARIOS
+from tests.flows.test_sagas import assert_unlocked, every_step, no_way_back
+from tests.lab import real_world
+
+pytestmark = pytest.mark.lab
+
+REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
+CASES = [each for each in every_step() if each.values[0] in REAL]
+
+
+@pytest.fixture
+def world(tmp_path, kvm_host, tgtd):
+    made = real_world.build(tmp_path / "home", kvm_host, tgtd, power_off_timeout_s=0)
+    yield made
+    real_world.clear(made)
+    cloud.database.engine.dispose()
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_commits_then_fails(name, place, world, monkeypatch):
+    scenario = SCENARIOS[name]
+    operation = scenario.accept(world)
+    before = world.photograph(scenario)
+    broken = Breaker(monkeypatch, operation)
+
+    def refuse(do, arguments):
+        do(**arguments)
+        raise Refused("broken after its effect")
+
+    broken.at(place, refuse)
+    ended = broken.run()
+    if no_way_back(name, place):
+        assert ended.state is OperationState.STUCK
+        cloud.operations.resume(ended.id)
+        broken.resumed()
+    else:
+        assert ended.state is OperationState.FAILED
+        assert world.photograph(scenario) == before
+    assert not cloud.operations.read(ended.id).left_behind
+    assert_unlocked()
+
+
+@pytest.mark.parametrize("then", ["resumed", "unwound"])
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_killed(name, place, then, world, monkeypatch):
+    """A runner of its own dies by SIGKILL right after the effect."""
+    scenario = SCENARIOS[name]
+    operation = scenario.accept(world)
+    before = world.photograph(scenario)
+    settings = cloud.settings
+    cloud.become(settings)  # no connection is shared with the child
+    child = os.fork()
+    if child == 0:
+        broken = Breaker(monkeypatch, operation)
+        broken.at(
+            place, lambda do, arguments: (do(**arguments), os.kill(os.getpid(), signal.SIGKILL))
+        )
+        try:
+            broken.run()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    cloud.become(settings)
+    cloud.operations.bury(lambda runner: runner.alive_here() is None)
+    if then == "unwound":
+        cloud.operations.want(operation.id, "unwind")
+    ended = FLOWS[operation.kind](operation.id)
+    if then == "unwound" and not no_way_back(name, place):
+        assert ended.state is OperationState.CANCELLED, ended.error
+        assert world.photograph(scenario) == before
+    else:
+        assert ended.state is OperationState.SUCCEEDED, ended.error
+    assert not ended.left_behind
+    assert_unlocked()

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from adapters.images.repository import MARKER
 from adapters.types import OperationState
 from api.client import Client, Operation, Refusal
 from api.progress import operation_table, step_table, watch
@@ -301,8 +302,8 @@ class Demo:
         self._check(not list(self.pool.iterdir()), "the storage pool is empty")
         (disk,) = template["disks"]
         library = {disk["path"], *(each["path"] for each in disk["conversions"])}
-        files = {x for x in self.repository.rglob("*") if x.is_file() and x.name[0] != "."}
-        found = {str(each.relative_to(self.repository)) for each in files}
+        files = (each for each in self.repository.rglob("*") if each.is_file())
+        found = {str(each.relative_to(self.repository)) for each in files} - {MARKER}
         self._check(found == library, "exactly the library remains:")
         for path in sorted(found):
             self.console.print(f"    {path}")

@@ -340,6 +340,12 @@ class Operations:
                 row.due_at = utc_now(look_again_s)
             db.execute(delete(models.Lock).where(models.Lock.operation_id == lease.operation))
 
+    def locked_by(self, operation: UUID) -> tuple[UUID, ...]:
+        """The objects that an operation has."""
+        query = select(models.Lock.object_id).where(models.Lock.operation_id == operation)
+        with self.database.read() as db:
+            return tuple(db.scalars(query))
+
     def lock_again(self, lease: Lease) -> bool:
         """Take an ended operation's locks once more; answers whether a later one had them since.
 

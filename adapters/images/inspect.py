@@ -139,9 +139,7 @@ def _inspect_raw(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
 def _inspect_qcow2(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     """Only the tables: what they point to is for `qemu-img check`, which also sees overlaps."""
     header = file.unpack(">4sIQIIQIIQQII", 0)
-    _, version, backing, _, cluster_bits, size, encrypted, l1_entries, l1, refcounts, *_ = header
-    if backing:
-        raise BadImage("the image has a backing file", code="image-backing-file")
+    _, version, _, _, cluster_bits, size, encrypted, l1_entries, l1, refcounts, *_ = header
     if version not in {2, 3} or encrypted:
         text = f"qcow2 of version {version}{', encrypted,' if encrypted else ''} is not supported"
         raise BadImage(text, code="image-unknown-format")

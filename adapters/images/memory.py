@@ -55,8 +55,8 @@ class MemoryImageTool:
         def effect() -> None:
             image = _read(source, source_format)
             progress(0.0)
+            progress(100.0)  # whoever refuses to hear it gets no image
             write_image(target, target_format, image["virtual_size_bytes"], image["content"])
-            progress(100.0)
 
         self.world.call("images.convert", target.name, effect, None)
 

@@ -320,6 +320,21 @@ def test_two_formats_in_one_file(make):
     assert refusal(path, Format.QCOW2, by=only_ours) == "image-format-mismatch"
 
 
+@pytest.mark.parametrize("declared", [Format.QCOW2, Format.VDI])
+def test_a_file_that_is_one_thing_or_another(make, declared):
+    path = make(Format.QCOW2)
+    patch(path, 64, struct.pack("<I", 0xBEDA107F))
+    assert refusal(path, declared, by=only_ours) == "image-format-mismatch"
+
+
+def test_a_descriptor_that_qemu_reads_otherwise_after_all(make):
+    """An empty line before an extent makes it read that extent twice."""
+    path = make(Format.VMDK, "subformat=monolithicFlat")
+    path.write_text(text_of(path).replace("RW ", "\nRW "))
+    assert only_ours(path, Format.VMDK).virtual_size_bytes == SIZE_BYTES
+    assert refusal(path, Format.VMDK) == "image-corrupt"
+
+
 def test_formats_that_nobody_here_can_use(tmp_path):
     qemu_img("create", "-f", "vhdx", tmp_path / "x", "1M")
     assert refusal(tmp_path / "x", Format.VPC, by=only_ours) == "image-unknown-format"

@@ -1,4 +1,4 @@
-"""Exports over iSCSI by tgtd, through `tgtadm`.
+"""Exports over iSCSI by tgtd.
 
 An export is a target of its own, and the target brackets the rest: it is made first and removed
 last, and its ACL, without which nobody can log in, is set last and taken away first. So whatever
@@ -6,43 +6,23 @@ dies in between, a half-made export lets nobody in and is found by its name.
 
 tgtd keeps nothing: a restarted one is empty. It has no room for an owner either, so the LUN's
 serial number is the volume's id, and its SCSI id is derived from installation and volume.
-
-`tgtadm` takes a password only as an argument, for every local user to read in /proc. That one
-request goes straight to tgtd's control socket instead, in the bytes that `tgtadm` would send
-(the lab's tests compare them): no password is ever on a command line.
 """
 
 import re
-import socket
-import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid5
 
-from adapters import programs
-from adapters.errors import (
-    AdapterError,
-    Conflict,
-    NotAllowed,
-    NotFound,
-    Refused,
-    Transient,
-    Unsupported,
-)
+from adapters.errors import Conflict, Refused, Transient
+from adapters.storage import tgt_socket
+from adapters.storage.tgt_socket import Absent, Busy, Exists, Request
 from adapters.types import Chap, Export, Target
 
-_SOCKET = "/var/run/tgtd/socket.{control}"
-# mode, op, driver, length, tid, sid, lun, cid, host, device type, direction, pack, force
-_REQUEST = struct.Struct("=II64sIiQQIIIIII")
-_ANSWER = struct.Struct("=II")  # error, length
-_ACCOUNT_MODE, _NEW, _NO_TID, _NO_LUN = 7, 0, -1, 2**64 - 1
-_PLAIN = re.compile(r"[A-Za-z0-9._:+/=-]+")  # tgtd splits `user=...,password=...` at commas
-_PATIENCE_S = 10.0
+_LOOK_AGAIN_S = 0.005
 
-# `tgtadm --mode target --op show` is an outline: four blanks for each level.
+# What tgtd shows is an outline: four blanks for each level.
 _TARGET = re.compile(r"^Target (\d+): (.+)\n((?: {4}.*\n?)*)", re.MULTILINE)
 _SECTION = re.compile(r"^ {4}(\S.*):\n((?: {8}.*\n?)*)", re.MULTILINE)
 _ENTRY = re.compile(r"^ {8}(\S.*?)(?: \(outgoing\))?$", re.MULTILINE)
@@ -50,27 +30,6 @@ _NEXUS = re.compile(r"^ {8}I_T nexus: (\d+)\n((?: {12}.*\n?)*)", re.MULTILINE)
 _CONNECTION = re.compile(r"^ {12}Connection: (\d+)$", re.MULTILINE)
 _FIRST_LUN = re.compile(r"^ {8}LUN: 1\n((?: {12}.*\n?)*)", re.MULTILINE)
 _FIELD = re.compile(r"^ {12}(\S[^:]*): ?(.*)$", re.MULTILINE)
-
-
-class _Absent(NotFound):
-    """What the request named is not there."""
-
-
-class _Exists(Transient):
-    """Somebody else made it at the same time."""
-
-
-class _Busy(Transient):
-    """Commands are in flight."""
-
-
-_MEANINGS: dict[str, type[AdapterError]] = {
-    "can't find": _Absent,
-    "already exists": _Exists,
-    "still active": _Busy,
-    "invalid request": Refused,
-    "unsupported": Unsupported,
-}
 
 
 @dataclass(frozen=True)
@@ -120,15 +79,12 @@ class Tgt:
                 return False
         shown = shown or self._new_target(export.iqn, {t.tid for t in targets.values()})
         targets[export.iqn] = shown
-        tid = str(shown.tid)
         self._new_account(chap)
-        self._admin("account", "bind", "--tid", tid, "--user", chap.user)
-        on_lun = ("--tid", tid, "--lun", "1")
+        self._ask(tgt_socket.bind_account(shown.tid, chap.user))
         if not shown.lun:
-            self._admin("logicalunit", "new", *on_lun, "--backing-store", str(backing))
-        names = f"scsi_id={_scsi_id(export)},scsi_sn={export.volume.hex}"
-        self._admin("logicalunit", "update", *on_lun, "--params", names)
-        self._admin("target", "bind", "--tid", tid, "--initiator-name", export.initiator)
+            self._ask(tgt_socket.new_lun(shown.tid, backing))
+        self._ask(tgt_socket.name_lun(shown.tid, _scsi_id(export), export.volume.hex))
+        self._ask(tgt_socket.allow(shown.tid, export.initiator))
         return True
 
     def has(self, export: Export, backing: Path) -> bool:
@@ -149,29 +105,31 @@ class Tgt:
         tgtd's own `--force` will not do: it fails while commands are in flight, and by then the
         initiator has logged in again.
         """
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + tgt_socket.PATIENCE_S
         while shown := self.targets().get(export.iqn):
             if shown.lun and shown.lun.scsi_id not in ("", _scsi_id(export)):
                 raise Conflict(f"target {export.iqn} is another's")
             try:
-                self._take_apart(shown, export.account)
-            except (_Absent, _Busy) as error:  # it has changed since we looked: look again
+                for request in ending(shown, export.account):
+                    with suppress(Absent):  # it has ended by itself, or half an export has none
+                        self._ask(request)
+            except Busy as error:  # it still has commands in flight
                 if time.monotonic() > end:
                     raise Transient(f"target {export.iqn} will not end: {error}") from error
-                time.sleep(0.02)
+                time.sleep(_LOOK_AGAIN_S)
 
     def targets(self) -> dict[str, Shown]:
         """Every target by its name."""
-        return {shown.iqn: shown for shown in parse(self._admin("target", "show"))}
+        return {shown.iqn: shown for shown in parse(self._ask(tgt_socket.show_targets()))}
 
     def _new_target(self, iqn: str, taken: set[int]) -> Shown:
         """Make a target under the lowest free number, which others may be after as well."""
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + tgt_socket.PATIENCE_S
         while True:
             tid = next(tid for tid in range(1, len(taken) + 2) if tid not in taken)
             try:
-                self._admin("target", "new", "--tid", str(tid), "--targetname", iqn)
-            except _Exists:
+                self._ask(tgt_socket.new_target(tid, iqn))
+            except Exists:
                 targets = self.targets()
                 if iqn in targets or time.monotonic() > end:
                     raise
@@ -181,65 +139,19 @@ class Tgt:
 
     def _new_account(self, chap: Chap) -> None:
         """Make the account; one that an attempt has left unbound is replaced."""
+        request = tgt_socket.new_account(chap)
         try:
-            self._send_account(chap)
-        except _Exists:
-            self._admin("account", "delete", "--user", chap.user)
-            self._send_account(chap)
+            self._ask(request)
+        except Exists:
+            self._ask(tgt_socket.delete_account(chap.user))
+            self._ask(request)
 
-    def _send_account(self, chap: Chap) -> None:
-        request = account_request(chap)
-        with speaking_tgt(), socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(_PATIENCE_S)
-            control.connect(_SOCKET.format(control=self.control))
-            control.sendall(request)
-            with control.makefile("rb") as answers:
-                answer = answers.read(_ANSWER.size)
-            if len(answer) < _ANSWER.size:
-                raise NotAllowed("tgtd takes requests from root only")
-        error, _ = _ANSWER.unpack(answer)
-        if error:  # the name is there already; nothing else is wrong with such a request
-            raise _Exists(f"tgtd has an account {chap.user} (error {error})")
-
-    def _take_apart(self, shown: Shown, account: str) -> None:
-        """Remove a target and its account, first of all what lets an initiator in.
-
-        A target whose account is deleted asks for no password any more.
-        """
-        tid = str(shown.tid)
-        for initiator in shown.initiators:
-            self._admin("target", "unbind", "--tid", tid, "--initiator-name", initiator)
-        for session, connection in shown.sessions:
-            which = ("--sid", str(session), "--cid", str(connection))
-            with suppress(_Absent):  # it has ended by itself
-                self._admin("conn", "delete", "--tid", tid, *which)
-        with suppress(_Absent):  # half an export may have none
-            self._admin("account", "delete", "--user", account)
-        self._admin("target", "delete", "--tid", tid)
-
-    def _admin(self, mode: str, op: str, *arguments: str) -> str:
-        """Run `tgtadm`."""
-        which = ("-C", str(self.control), "--lld", "iscsi", "--mode", mode, "--op", op)
-        with speaking_tgt():
-            return programs.run("tgtadm", *which, *arguments)
-
-
-@contextmanager
-def speaking_tgt() -> Iterator[None]:
-    """Translate what tgtd and `tgtadm` say."""
-    try:
-        yield
-    except OSError as error:
-        raise Transient(f"tgtd does not answer: {error}") from error
-    except programs.ProgramFailed as error:
-        for words, kind in _MEANINGS.items():
-            if words in error.stderr:
-                raise kind(str(error)) from error
-        raise Transient(str(error)) from error
+    def _ask(self, request: Request) -> str:
+        return tgt_socket.ask(self.control, request)
 
 
 def parse(text: str) -> list[Shown]:
-    """Read what `tgtadm` shows of all targets."""
+    """Read what tgtd shows of all targets."""
     targets = []
     for tid, iqn, body in _TARGET.findall(text):
         sections = dict(_SECTION.findall(body))
@@ -265,14 +177,19 @@ def parse(text: str) -> list[Shown]:
     return targets
 
 
-def account_request(chap: Chap) -> bytes:
-    """Answer the request for a new account, as `tgtadm` sends it."""
-    user, password = chap.user, chap.password.get_secret_value()
-    if not _PLAIN.fullmatch(user) or not _PLAIN.fullmatch(password):
-        raise Refused("tgtd cannot hold such a user name or password")
-    body = f"user={user},password={password}\0".encode()
-    head = (_ACCOUNT_MODE, _NEW, b"iscsi", _REQUEST.size + len(body), _NO_TID, 0, _NO_LUN)
-    return _REQUEST.pack(*head, 0, 0, 0, 0, 0, 0) + body
+def ending(shown: Shown, account: str) -> list[Request]:
+    """Answer the requests that end an export, first of all those that let nobody in any more.
+
+    An initiator that is cut off logs in again at once, and without its account it needs no
+    password.
+    """
+    tid = shown.tid
+    return [
+        *(tgt_socket.forbid(tid, initiator) for initiator in shown.initiators),
+        *(tgt_socket.end_connection(tid, *connection) for connection in shown.sessions),
+        tgt_socket.delete_account(account),
+        tgt_socket.delete_target(tid),
+    ]
 
 
 def _scsi_id(export: Export) -> str:

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home.absolute() / 'cloudloom.sqlite'}"
 
     @property
+    def api_url(self) -> str:
+        """Where clients reach the API."""
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+    @property
     def prefect_ui(self) -> str:
         """Where the Prefect UI is."""
         return self.prefect_url.removesuffix("/api") or f"http://127.0.0.1:{self.prefect_port}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from api.client import Client, Operation, Refusal
 
 _INTERRUPTED = 130
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 complaints = Console(stderr=True, highlight=False)
 
 
@@ -59,7 +59,6 @@ def serve() -> None:
     """Run everything here: Prefect, a worker and the API, until Ctrl-C."""
     from adapters.settings import settings
     from api.serve import serve as run
-    from api.serve import url
     from flows.prefect_env import environment
 
     def announce(token: str | None) -> None:
@@ -67,7 +66,7 @@ def serve() -> None:
             _keep_token(token, settings().home)
             console.print(f"token: {token}", soft_wrap=True)
             console.print(f"  shown this once; kept in {settings().home / 'token'} for this user")
-        console.print(f"API: {url(settings())}/docs")
+        console.print(f"API: {settings().api_url}/docs")
         console.print(f"Prefect: {settings().prefect_ui}", soft_wrap=True)
         auth = Path(environment(settings())["PREFECT_HOME"], "auth")
         console.print(f"  it asks for what is in {auth}", soft_wrap=True)
@@ -208,9 +207,8 @@ def _client() -> "Client":
     url, token = os.environ.get("CLOUDLOOM_URL"), os.environ.get("CLOUDLOOM_TOKEN")
     if not url or not token:
         from adapters.settings import settings
-        from api.serve import url as served_at
 
-        url = url or served_at(settings())
+        url = url or settings().api_url
         kept = settings().home / "token"
         if not token and not kept.exists():
             text = f"no token: set CLOUDLOOM_TOKEN, or CLOUDLOOM_HOME to where one is ({kept})"
@@ -262,14 +260,17 @@ def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool
 
 
 def _complain(refusal: "Refusal") -> None:
-    complaints.print(f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]")
+    told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
+    complaints.print(told, soft_wrap=True)
     for name in ("hosts", "pools", "users", "errors", "operation"):
-        if told := refusal.problem.get(name):
-            complaints.print(f"  {name}: {escape(str(told))}")
+        if more := refusal.problem.get(name):
+            complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
 
 
 def _show(rows: list[dict[str, Any]], *fields: str) -> None:
-    table = Table(*fields, box=None, header_style="dim", padding=(0, 1))
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for field in fields:
+        table.add_column(field, overflow="fold")
     for row in rows:
         table.add_row(*("" if row[field] is None else str(row[field]) for field in fields))
     console.print(table)

@@ -108,8 +108,9 @@ def step_table(operation: Operation) -> Table:
 def operation_table(operations: list[Operation]) -> Table:
     """Operations, a line each."""
     table = Table(box=None, header_style="dim", padding=(0, 1))
-    for heading in ("id", "operation", "state", "progress", "accepted", "took"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("id", no_wrap=True, min_width=36)
+    for heading in ("operation", "state", "progress", "accepted", "took"):
+        table.add_column(heading, overflow="fold")
     for each in operations:
         table.add_row(
             str(each.id),

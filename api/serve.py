@@ -89,7 +89,11 @@ def services(settings: Settings) -> list[Service]:
     made = [
         Service("worker", ["flows.worker"], env, logs / "worker.log", mark.exists),
         Service(
-            "api", [*api, "2"], env, logs / "api.log", _answers(f"{url(settings)}/health/live")
+            "api",
+            [*api, "2"],
+            env,
+            logs / "api.log",
+            _answers(f"http://{settings.host}:{settings.port}/health/live"),
         ),
     ]
     if not settings.prefect_url:
@@ -98,11 +102,6 @@ def services(settings: Settings) -> list[Service]:
         server = ["flows.prefect_server", str(port)]
         made.insert(0, Service("prefect", server, env, logs / "prefect.log", ready))
     return made
-
-
-def url(settings: Settings) -> str:
-    """Where clients of this machine reach the API."""
-    return settings.public_url or f"http://{settings.host}:{settings.port}"
 
 
 def serve(settings: Settings, announce: Callable[[str | None], None]) -> None:

@@ -12,6 +12,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid5
 
@@ -23,9 +24,9 @@ from adapters.types import Chap, Export, Target
 _LOOK_AGAIN_S = 0.005
 
 # What tgtd shows is an outline: four blanks for each level.
-_TARGET = re.compile(r"^Target (\d+): (.+)\n((?: {4}.*\n?)*)", re.MULTILINE)
+_TARGET = re.compile(r"^Target (\d+): (.+)\n((?: .*\n?)*)", re.MULTILINE)
 _SECTION = re.compile(r"^ {4}(\S.*):\n((?: {8}.*\n?)*)", re.MULTILINE)
-_ENTRY = re.compile(r"^ {8}(\S.*?)(?: \(outgoing\))?$", re.MULTILINE)
+_ENTRY = re.compile(r"^ {8}(\S.*)$", re.MULTILINE)
 _NEXUS = re.compile(r"^ {8}I_T nexus: (\d+)\n((?: {12}.*\n?)*)", re.MULTILINE)
 _CONNECTION = re.compile(r"^ {12}Connection: (\d+)$", re.MULTILINE)
 _FIRST_LUN = re.compile(r"^ {8}LUN: 1\n((?: {12}.*\n?)*)", re.MULTILINE)
@@ -43,14 +44,40 @@ class Lun:
 
 @dataclass(frozen=True)
 class Shown:
-    """A target as tgtd shows it."""
+    """A target as tgtd shows it, read when it is asked: most are other people's."""
 
     tid: int
     iqn: str
-    lun: Lun | None = None  # number 1
-    sessions: tuple[tuple[int, int], ...] = ()  # session and connection
-    accounts: tuple[str, ...] = ()
-    initiators: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def lun(self) -> Lun | None:
+        """Number 1."""
+        first = _FIRST_LUN.search(self._sections.get("LUN information", ""))
+        if not first:
+            return None
+        told = dict(_FIELD.findall(first[1]))
+        scsi_id = "" if told["SCSI ID"].startswith("IET ") else told["SCSI ID"]
+        return Lun(told["Backing store path"], scsi_id, told["SCSI SN"])
+
+    @property
+    def sessions(self) -> tuple[tuple[int, int], ...]:
+        """Each connection, by session and connection."""
+        nexuses = _NEXUS.findall(self._sections.get("I_T nexus information", ""))
+        return tuple(
+            (int(session), int(connection))
+            for session, nexus in nexuses
+            for connection in _CONNECTION.findall(nexus)
+        )
+
+    @property
+    def initiators(self) -> tuple[str, ...]:
+        """Who may log in."""
+        return tuple(_ENTRY.findall(self._sections.get("ACL information", "")))
+
+    @cached_property
+    def _sections(self) -> dict[str, str]:
+        return dict(_SECTION.findall(self.text))
 
 
 class Tgt:
@@ -96,8 +123,9 @@ class Tgt:
 
     def users(self, backing: Path) -> tuple[str, ...]:
         """The targets that have the file behind them."""
-        shown = self.targets().values()
-        return tuple(s.iqn for s in shown if s.lun and s.lun.path == str(backing))
+        path = str(backing)
+        shown = (shown for shown in self.targets().values() if path in shown.text)
+        return tuple(s.iqn for s in shown if s.lun and s.lun.path == path)
 
     def delete(self, export: Export) -> None:
         """End the export: let nobody in, end the sessions and what they have in flight, forget it.
@@ -152,29 +180,7 @@ class Tgt:
 
 def parse(text: str) -> list[Shown]:
     """Read what tgtd shows of all targets."""
-    targets = []
-    for tid, iqn, body in _TARGET.findall(text):
-        sections = dict(_SECTION.findall(body))
-        lun = None
-        if first := _FIRST_LUN.search(sections["LUN information"]):
-            told = dict(_FIELD.findall(first[1]))
-            scsi_id = "" if told["SCSI ID"].startswith("IET ") else told["SCSI ID"]
-            lun = Lun(told["Backing store path"], scsi_id, told["SCSI SN"])
-        targets.append(
-            Shown(
-                int(tid),
-                iqn,
-                lun,
-                tuple(
-                    (int(session), int(connection))
-                    for session, nexus in _NEXUS.findall(sections["I_T nexus information"])
-                    for connection in _CONNECTION.findall(nexus)
-                ),
-                tuple(_ENTRY.findall(sections["Account information"])),
-                tuple(_ENTRY.findall(sections["ACL information"])),
-            )
-        )
-    return targets
+    return [Shown(int(tid), iqn, shown) for tid, iqn, shown in _TARGET.findall(text)]
 
 
 def ending(shown: Shown, account: str) -> list[Request]:

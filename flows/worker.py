@@ -1,4 +1,4 @@
-"""`python -m flows.worker`: takes flow runs from its pool, each in a process of its own.
+"""`python -m flows.worker`: takes flow runs from its pool, each in an isolated warm process.
 
 Children are forked from a server that has everything imported, and end with their worker. Once a
 second, and whenever it is woken, the worker asks its pool, and looks for operations that nobody
@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import time
+from contextvars import copy_context
 from datetime import timedelta
 from multiprocessing import connection
 from pathlib import Path
@@ -27,11 +28,13 @@ from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
     WorkPoolCreate,
 )
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.context import SyncClientContext
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Crashed, Pending
+from prefect.states import Pending
 
 from adapters.database.operations import Operation, machine
 from adapters.errors import AdapterError
@@ -46,22 +49,32 @@ LOOK_S = 1.0
 HEARTBEAT_S = 15.0
 UNCLAIMED_S = 20.0  # how long a taken run may be without claiming its operation
 RECONCILE_EVERY_S = 300
+RUNS_A_CHILD = 100  # then it is replaced, whatever it may have gathered
 
 log = logging.getLogger(__name__)
 
 
-def run_child(worker: int, run_json: str, kind: str) -> None:
-    """What a child does: one flow run."""
-    from prefect.flow_engine import run_flow
-
+def serve_runs(worker: int, pipe: connection.Connection) -> None:
+    """What a child does: the flow runs that its worker sends, one at a time, connections kept."""
     Thread(target=_die_with, args=(worker,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's business
-    run = FlowRun.model_validate_json(run_json)
+    # A heartbeat thread would end a second after the flow; the worker vouches for us.
+    quiet = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with quiet, SyncClientContext.get_or_create():
+        for _ in range(RUNS_A_CHILD):
+            try:
+                run_json, kind = pipe.recv()
+            except EOFError:  # the worker needs no more
+                return
+            copy_context().run(_run, FlowRun.model_validate_json(run_json), kind)
+            pipe.send("done")
+
+
+def _run(run: FlowRun, kind: str) -> None:
     # A run with a deployment starts a thread, a websocket and a GET to watch for suspension,
-    # which we do not use; a heartbeat thread would end a second after the flow.
+    # which we do not use.
     unwatched = run.model_copy(update={"deployment_id": None})
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        run_flow(FLOWS[kind].flow, unwatched, run.parameters, return_type="state")
+    run_flow(FLOWS[kind].flow, unwatched, run.parameters, return_type="state")
 
 
 def _die_with(worker: int) -> None:
@@ -72,6 +85,43 @@ def _die_with(worker: int) -> None:
         os._exit(1)
 
 
+class Child:
+    """A process that runs flows, and the flow run that it has."""
+
+    def __init__(self, context: Any) -> None:
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve_runs, args=(os.getpid(), theirs))
+        self.process.start()
+        theirs.close()
+        self.run: UUID | None = None
+
+    def start(self, run: FlowRun, kind: str) -> None:
+        """Run it; raises `OSError` when the process has just died."""
+        self._pipe.send((run.model_dump_json(), kind))
+        self.run = run.id
+
+    @property
+    def news(self) -> Any:
+        """Becomes readable when the run is done, or the process has died."""
+        return self._pipe
+
+    def hear(self) -> bool:
+        """Take the news; False when it is death."""
+        try:
+            while self._pipe.poll():
+                self._pipe.recv()
+                self.run = None
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def end(self) -> None:
+        """End the process at once."""
+        self._pipe.close()
+        self.process.kill()
+        self.process.join()
+
+
 class Worker:
     """The parent: its loop touches no backend, so nothing of theirs can hold it up."""
 
@@ -80,7 +130,7 @@ class Worker:
         self.slots = slots
         self.name = f"{machine()}/{os.getpid()}"
         self.stop = Event()
-        self._children: dict[UUID, Any] = {}
+        self._children: list[Child] = []
         self._unclaimed: dict[UUID, float] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["flows.preload"])
@@ -102,55 +152,44 @@ class Worker:
                 if time.monotonic() - heartbeat > HEARTBEAT_S:
                     self.prefect.send_worker_heartbeat(self.pool, self.name, HEARTBEAT_S)
                     heartbeat = time.monotonic()
-                self._reap()
+                self._tend()
                 self._look()
                 self._take()
             except (httpx.HTTPError, PrefectException, AdapterError) as error:
                 log.warning("the worker tries again: %s", error)
             self._wait()
-        for child in self._children.values():
-            child.kill()
-            child.join()
+        for child in self._children:
+            child.end()
         cloud.operations.bury(lambda runner: runner.alive_here() is None)
 
     def _wait(self) -> None:
-        ends = [child.sentinel for child in self._children.values()]
-        if self._wire in connection.wait([self._wire, *ends], timeout=LOOK_S):
+        news = [child.news for child in self._children]
+        if self._wire in connection.wait([self._wire, *news], timeout=LOOK_S):
             while select.select([self._wire], [], [], 0)[0]:
                 self._wire.recv(16)
 
     def _take(self) -> None:
-        """Take as many runs as there are free slots."""
-        free = self.slots - len(self._children)
-        if free <= 0:
-            return
-        found = self.prefect.get_scheduled_flow_runs_for_work_pool(self.pool)
-        for each in found[:free]:
+        """Take as many runs as there are idle children."""
+        idle = [child for child in self._children if child.run is None]
+        found = self.prefect.get_scheduled_flow_runs_for_work_pool(self.pool) if idle else []
+        for child, each in zip(idle, found, strict=False):
             run = each.flow_run
             taken: OrchestrationResult[None] = self.prefect.set_flow_run_state(run.id, Pending())
             if taken.state and taken.state.is_pending():
-                self._start(run)
+                child.start(run, self.prefect.read_flow(run.flow_id).name.replace("-", "_"))
 
-    def _start(self, run: FlowRun) -> None:
-        kind = self.prefect.read_flow(run.flow_id).name.replace("-", "_")
-        child = self._context.Process(
-            target=run_child, args=(os.getpid(), run.model_dump_json(), kind)
-        )
-        child.start()
-        self._children[run.id] = child
-
-    def _reap(self) -> None:
-        """A child that died leaves a lease and a run behind: both end here."""
-        for run_id, child in list(self._children.items()):
-            if child.is_alive():
+    def _tend(self) -> None:
+        """Keep a child per slot; one that died leaves a lease and a run behind: both end here."""
+        for child in list(self._children):
+            if child.hear():
                 continue
-            child.join()
-            del self._children[run_id]
+            self._children.remove(child)
+            child.end()
             cloud.operations.bury(lambda runner: runner.alive_here() is None)
-            state = self.prefect.read_flow_run(run_id).state
-            if state and not state.is_final():
-                died: State[None] = Crashed(message=f"its process ended with {child.exitcode}")
-                self.prefect.set_flow_run_state(run_id, died, force=True)
+            if child.run:
+                dispatch.close_run(child.run, f"its process ended ({child.process.exitcode})")
+        while len(self._children) < self.slots:
+            self._children.append(Child(self._context))
 
     def _look(self) -> None:
         """Send the operations that nobody works on; settling is a flow's work."""
@@ -172,17 +211,13 @@ class Worker:
         """Whether a run for the next attempt waits in the pool, or has just been taken."""
         if operation.attempt <= operation.epoch or operation.flow_run_id is None:
             return False
-        if time.monotonic() - self._unclaimed[operation.id] < UNCLAIMED_S:
-            return operation.flow_run_id in self._children or self._lives(operation.flow_run_id)
-        return operation.flow_run_id in self._children or self._waits(operation.flow_run_id)
-
-    def _lives(self, flow_run: UUID) -> bool:
-        state = self.prefect.read_flow_run(flow_run).state
-        return state is not None and not state.is_final()
-
-    def _waits(self, flow_run: UUID) -> bool:
-        state = self.prefect.read_flow_run(flow_run).state
-        return state is not None and state.is_scheduled()
+        if any(child.run == operation.flow_run_id for child in self._children):
+            return True
+        state = self.prefect.read_flow_run(operation.flow_run_id).state
+        if state is None or state.is_final():
+            return False
+        patient = time.monotonic() - self._unclaimed[operation.id] < UNCLAIMED_S
+        return patient or state.is_scheduled()
 
 
 def register(pool: str) -> None:

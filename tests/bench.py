@@ -119,8 +119,8 @@ def bench_convert(folder: Path) -> Iterator[Row]:
 
     raw, source = folder / "data.raw", folder / "source.vmdk"
     with raw.open("wb") as file:
-        file.truncate(512 * 2**20)
-        for megabyte in range(0, 256, 2):
+        file.truncate(2**30)
+        for megabyte in range(0, 640, 2):
             file.seek(megabyte * 2**20)
             file.write(os.urandom(2**20))
     optimized = ["qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized"]

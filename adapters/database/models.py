@@ -366,7 +366,7 @@ class SharedThing(Base):
     """A backend object with claims; the row that claiming and removing both lock."""
 
     __tablename__ = "shared_things"
-    name: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(500), primary_key=True)
     removing: Mapped[bool]
 
 
@@ -374,7 +374,9 @@ class Claim(Base):
     """`holder` (such as `disk:<id>`) needs the shared thing for as long as it lives."""
 
     __tablename__ = "claims"
-    thing: Mapped[str] = mapped_column(ForeignKey("shared_things.name"), primary_key=True)
+    thing: Mapped[str] = mapped_column(
+        String(500), ForeignKey("shared_things.name"), primary_key=True
+    )
     holder: Mapped[str] = mapped_column(primary_key=True)
 
 

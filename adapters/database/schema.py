@@ -8,24 +8,25 @@ from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from adapters.database import models
 from adapters.database.session import Database
+from adapters.errors import Transient
 
-HEAD = "0001"
+_PATIENCE_S = 300
 FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
 
 
 def migrate(database: Database, home: Path) -> None:
     """Bring the schema up to date, and seed what every installation has."""
-    with _alone(home), database.engine.connect() as connection:
+    with _alone(database, home) as connection:
         command.upgrade(_config(connection), "head")
         connection.commit()
-    with database.write() as db:
-        if db.scalars(select(models.Installation)).one_or_none() is None:
-            db.add(models.Installation(id=uuid4()))
-            db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
+        with database.write() as db:
+            if db.scalars(select(models.Installation)).one_or_none() is None:
+                db.add(models.Installation(id=uuid4()))
+                db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
 
 
 def differences(connection: Connection) -> list[object]:
@@ -45,9 +46,20 @@ def _config(connection: Connection) -> Config:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """One process of this machine at a time; DDL in a transaction is not for every database."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "migrate.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _alone(database: Database, home: Path) -> Iterator[Connection]:
+    """Connect, one process at a time: of this machine on SQLite, else of all on the database."""
+    if database.engine.dialect.name == "sqlite":
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "migrate.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with database.engine.connect() as connection:  # the first one ever changes the file
+                yield connection
+        return
+    name = func.sha1(func.database())
+    with database.engine.connect() as connection:
+        if connection.scalar(select(func.get_lock(name, _PATIENCE_S))) != 1:
+            raise Transient("another process migrates the database")
+        try:
+            yield connection
+        finally:
+            connection.execute(select(func.release_lock(name)))

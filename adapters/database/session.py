@@ -24,6 +24,10 @@ from adapters.errors import Transient
 
 _SQLITE_PRAGMAS = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
+# MySQL's: too many connections, shutting down; lock wait time-out, deadlock, a savepoint that went
+# with a deadlock's transaction; connection killed, refused, lost.
+_TRY_AGAIN = frozenset({1040, 1053, 1205, 1213, 1305, 1927, 2002, 2003, 2006, 2013})
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept as UTC with microseconds."""
@@ -33,7 +37,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """MySQL drops microseconds unless told."""
-        return dialect.type_descriptor(DATETIME(fsp=6) if dialect.name == "mysql" else DateTime())
+        mysql = dialect.name in {"mysql", "mariadb"}
+        return dialect.type_descriptor(DATETIME(fsp=6) if mysql else DateTime())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
         """Drop the zone once it is UTC."""
@@ -138,9 +143,8 @@ def _speaking_sql() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        # 1205: lock wait time-out, 1213: deadlock; both are solved by trying again.
         code = error.orig.args[0] if error.orig and error.orig.args else None
-        if error.connection_invalidated or code in {1205, 1213, 2006, 2013}:
+        if error.connection_invalidated or code in _TRY_AGAIN:
             raise Transient(f"database: {error.orig}") from error
         if "database is locked" in str(error.orig):
             raise Transient("database: locked") from error

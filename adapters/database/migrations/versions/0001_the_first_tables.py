@@ -50,7 +50,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "shared_things",
-        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("name", sa.String(length=500), nullable=False),
         sa.Column("removing", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_shared_things")),
         mysql_charset="utf8mb4",
@@ -74,7 +74,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "claims",
-        sa.Column("thing", sa.String(length=255), nullable=False),
+        sa.Column("thing", sa.String(length=500), nullable=False),
         sa.Column("holder", sa.String(length=255), nullable=False),
         sa.ForeignKeyConstraint(["thing"], ["shared_things.name"], name=op.f("fk_claims_thing")),
         sa.PrimaryKeyConstraint("thing", "holder", name=op.f("pk_claims")),

@@ -1,0 +1,155 @@
+"""The command line, against the API as it is served, over a memory cloud."""
+
+import re
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from adapters.database.operations import Operation
+from api import cli
+from api.dependencies import sender
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from tests.api.conftest import Api
+from tests.api.test_gateway import IMAGE
+
+BLUEPRINT = """\
+appliance: shop
+virtual_datacenter: demo
+vms:
+  - {name: db, template: tiny, volumes: [{name: data, size_mib: 8}]}
+  - {name: web, template: tiny, depends_on: [db]}
+"""
+
+
+class Workers:
+    """Carry out what is sent, each operation in a thread; or leave it."""
+
+    def __init__(self) -> None:
+        self.resting = False
+        self._threads: list[threading.Thread] = []
+
+    def send(self, operation: Operation) -> None:
+        if not self.resting:
+            work = threading.Thread(target=FLOWS[operation.kind], args=(operation.id,))
+            self._threads.append(work)
+            work.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def workers(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    made = Workers()
+    api.client.app.dependency_overrides[sender] = lambda: made.send  # type: ignore[attr-defined]
+    config = uvicorn.Config(api.client.app, port=0, log_level="warning", ws="none", lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        (listener,) = server.servers[0].sockets
+        monkeypatch.setenv("CLOUDLOOM_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("CLOUDLOOM_TOKEN", api.token)
+        yield made
+    finally:
+        made.join()
+        server.should_exit = True
+        thread.join()
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def test_an_image_is_sent_and_becomes_a_template(workers: Workers, tmp_path: Path) -> None:
+    image = tmp_path / "disk.vmdk"
+    image.write_bytes(IMAGE)
+    assert run("import", image, "--name", "new", "--format", "vmdk").exit_code == 0
+    converted = run("convert", "new", "qcow2")
+    assert "convert-image new succeeded" in converted.output
+    again = run("import", image, "--name", "new", "--format", "vmdk")
+    assert again.exit_code == 1
+    assert "(name-taken)" in again.output
+
+
+def test_an_appliance_is_deployed_watched_and_taken_away(
+    workers: Workers, api: Api, tmp_path: Path
+) -> None:
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT)
+    deployed = run("deploy", blueprint, "--watch")
+    assert deployed.exit_code == 0, deployed.output
+    assert re.search(r"✓ +db +record-state", deployed.output)
+    assert re.search(r"✓ +web +record-state", deployed.output)
+    assert len(re.findall(r" ON ", run("vms").output)) == 2
+    assert "ATTACHED" in run("volumes").output
+    assert run("undeploy", "shop").exit_code == 0
+    assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
+    listed = run("operations").output
+    assert len(re.findall(r" deploy-appliance shop +succeeded", listed)) == 2
+    operation = UUID(listed.splitlines()[1].split()[0])
+    shown = run("operations", str(operation)).output
+    assert "reserve-host" in shown
+    assert re.search(r"receipt: \d+ questions, 0 answered otherwise", shown)
+
+
+def test_a_failed_operation_fails_the_command(workers: Workers, api: Api, tmp_path: Path) -> None:
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT)
+    failed = run("deploy", blueprint)
+    assert failed.exit_code == 1
+    assert "failed" in failed.output
+    assert "(refused)" in failed.output
+
+
+def test_without_waiting_the_operation_is_named(
+    workers: Workers, api: Api, tmp_path: Path
+) -> None:
+    workers.resting = True
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT)
+    accepted = run("deploy", blueprint, "--no-wait")
+    assert accepted.exit_code == 0
+    assert re.search(r"operation [0-9a-f-]{36} is accepted", accepted.output)
+    held = run("undeploy", "shop")
+    assert held.exit_code == 1
+    assert "(locked)" in held.output
+
+
+def test_what_does_not_answer_or_admit_is_said_in_a_sentence(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "(not-found)" in run("undeploy", "nothing").output
+    monkeypatch.setenv("CLOUDLOOM_TOKEN", "cl_no")
+    assert "(unauthenticated)" in run("vms").output
+    monkeypatch.setenv("CLOUDLOOM_URL", "http://127.0.0.1:1")
+    refused = run("vms")
+    assert "(unreachable)" in refused.output
+    assert refused.exit_code == 1
+
+
+def test_the_first_token_is_kept_for_its_user_alone(tmp_path: Path) -> None:
+    cli._keep_token("cl_x", tmp_path)
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    assert (tmp_path / "token").read_text() == "cl_x\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "{'httpx', 'pydantic', 'sqlalchemy', 'prefect', 'fastapi'} & set(sys.modules)"
+    code = f"import sys, api.cli; sys.exit(str({heavy} or '') or 0)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

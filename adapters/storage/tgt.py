@@ -141,7 +141,7 @@ class Tgt:
                 for request in ending(shown, export.account):
                     with suppress(Absent):  # it has ended by itself, or half an export has none
                         self._ask(request)
-            except Busy as error:  # it still has commands in flight
+            except Busy as error:  # an initiator has come since we looked
                 if time.monotonic() > end:
                     raise Transient(f"target {export.iqn} will not end: {error}") from error
                 time.sleep(_LOOK_AGAIN_S)

@@ -50,7 +50,7 @@ class Exists(Transient):
 
 
 class Busy(Transient):
-    """Commands are in flight."""
+    """An initiator uses it."""
 
 
 ERRORS: dict[int, tuple[type[AdapterError], str]] = {
@@ -198,7 +198,8 @@ def ask(control: int, request: Request, *, patience_s: float = PATIENCE_S) -> st
         text = _receive(connection, size - _ANSWER.size) if size > _ANSWER.size else b""
     if error:
         kind, words = ERRORS.get(error, (Transient, f"error {error}"))
-        raise kind(f"tgtd says of {request}: {words}")
+        what = f"{request.mode.name} {request.op.name}".lower()
+        raise kind(f"tgtd: {words} ({what}, tid {request.tid})")
     return os.fsdecode(text.rstrip(b"\0"))
 
 

@@ -1,6 +1,7 @@
 """The tgt adapter: how it reads tgtd, and what it does with a real one."""
 
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ from adapters.errors import Conflict, Transient
 from adapters.storage import tgt_socket
 from adapters.storage.tgt import Lun, Shown, Tgt, ending, parse
 from adapters.types import Chap, Export
+from deployments.lab.process import wait_for
 from deployments.lab.tgtd import Tgtd
 from tests.initiator import image_options, qemu_io
 
@@ -185,6 +187,48 @@ def test_an_export_ends_while_its_initiator_writes(bench: Bench) -> None:
     finally:
         writer.kill()
         writer.wait()
+    assert bench.tgt.targets() == {}
+    assert bench.accounts() == []
+
+
+class Overtaken(Tgt):
+    """Somebody does something once, right after it has looked."""
+
+    def __init__(self, tgt: Tgt, do: Callable[[], object]) -> None:
+        super().__init__(tgt.control, tgt.host, tgt.port)
+        self.to_do = [do]
+
+    def targets(self) -> dict[str, Shown]:
+        shown = super().targets()
+        while self.to_do:
+            self.to_do.pop()()
+        return shown
+
+
+@pytest.mark.lab
+def test_an_export_ends_that_another_ends_as_well(bench: Bench) -> None:
+    bench.tgt.ensure(bench.export, bench.file, bench.chap)
+    Overtaken(bench.tgt, lambda: bench.tgt.delete(bench.export)).delete(bench.export)
+    assert bench.tgt.targets() == {}
+
+
+@pytest.mark.lab
+def test_an_export_ends_whose_initiator_comes_while_it_ends(bench: Bench) -> None:
+    bench.tgt.ensure(bench.export, bench.file, bench.chap)
+    command = ["qemu-io", "--image-opts"]
+    command.append(image_options(bench.tgtd.port, bench.export, bench.chap))
+    guests: list[subprocess.Popen[bytes]] = []
+
+    def come() -> None:
+        guests.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+        wait_for(lambda: bench.tgt.targets()[bench.export.iqn].sessions, 10, "a session")
+
+    try:
+        Overtaken(bench.tgt, come).delete(bench.export)
+    finally:
+        for guest in guests:
+            guest.kill()
+            guest.communicate()
     assert bench.tgt.targets() == {}
     assert bench.accounts() == []
 

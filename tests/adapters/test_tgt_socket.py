@@ -150,6 +150,15 @@ def test_a_daemon_that_hangs_or_dies_before_it_answers_is_transient(
             asked.result(10)
 
 
+def test_half_an_answer_is_transient() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(b"\0\0\0\0")
+        with pytest.raises(Transient):
+            tgt_socket._receive(ours, 8)
+
+
 @pytest.mark.lab
 def test_what_tgtd_refuses_is_told_by_kind(tgtd: Tgtd, tmp_path: Path) -> None:
     def ask(request: tgt_socket.Request) -> None:

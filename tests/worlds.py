@@ -216,8 +216,11 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
     """A datacenter with a repository, hosts, a pool, a VDC with a network, and a template."""
     home.mkdir(parents=True, exist_ok=True)
     engine.cache_clear()
-    fresh_database(home, template)
     cloud.become(settings_in(home, **changes))
+    if cloud.settings.database_url:
+        migrate(cloud.database, home)
+    else:
+        fresh_database(home, template)
     repository = home / "repository"
     repository.mkdir()
     marker = initialise(repository)

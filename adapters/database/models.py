@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Double,
     ForeignKey,
     Index,
     LargeBinary,
@@ -68,6 +69,7 @@ class Base(DeclarativeBase):
         str: String(255),
         datetime: UtcDateTime(),
         bytes: LargeBinary(),
+        float: Double(),  # a FLOAT of MySQL's cannot hold a process's start time
         dict[str, Any]: JSON(),
         list[str]: JSON(),
         **_words(

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import delete, insert, select
+
+from adapters.database.models import Base
 from adapters.database.operations import Operation
 from adapters.database.session import engine
 from adapters.types import Format
@@ -15,6 +18,7 @@ from flows.cloud import cloud
 from tests.worlds import World, build, photograph, refresh_identities, settings_in
 
 Asked = tuple[UUID, dict[str, Any]]
+Rows = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,34 @@ class Scenario:
         return photo
 
 
-class Worlds:
-    """Prepared worlds with their accepted operations: made once, put back as often as needed."""
+def rows() -> Rows:
+    """Every row of every table."""
+    tables = Base.metadata.sorted_tables
+    with cloud.database.read() as db:
+        return {x.name: [dict(row) for row in db.execute(select(x)).mappings()] for x in tables}
 
-    def __init__(self, folder: Path) -> None:
+
+def put_rows_back(kept: Rows) -> None:
+    """Make the tables hold these rows, and no others."""
+    tables = Base.metadata.sorted_tables
+    with cloud.database.write() as db:
+        for table in reversed(tables):
+            db.execute(delete(table))
+        for table in tables:
+            if kept[table.name]:
+                db.execute(insert(table), kept[table.name])
+
+
+class Worlds:
+    """Prepared worlds with their accepted operations: made once, put back as often as needed.
+
+    `fresh` answers the URL of an empty database; empty: SQLite, a file of the world.
+    """
+
+    def __init__(self, folder: Path, fresh: Callable[[], str] = str) -> None:
         self._folder = folder
-        self._made: dict[str, tuple[World, UUID]] = {}
+        self._fresh = fresh
+        self._made: dict[str, tuple[World, UUID, str, Rows]] = {}
 
     def put_back(self, name: str) -> Operation:
         home, kept = self._folder / "home", self._folder / f"kept-{name}"
@@ -57,16 +83,20 @@ class Worlds:
             cloud.database.engine.dispose()
         shutil.rmtree(home, ignore_errors=True)
         if name not in self._made:
-            world = build(home, self._folder / "template.sqlite")
-            self._made[name] = world, SCENARIOS[name].accept(world).id
+            url = self._fresh()
+            world = build(home, self._folder / "template.sqlite", database_url=url)
+            operation = SCENARIOS[name].accept(world).id
+            self._made[name] = world, operation, url, rows()
             cloud.database.engine.dispose()
             shutil.copytree(home, kept)
             shutil.rmtree(home)
         # copies keep their times, so that the repository's files are still themselves
         subprocess.run(["cp", "-a", str(kept), str(home)], check=True)
         engine.cache_clear()
-        cloud.become(settings_in(home))
-        world, operation = self._made[name]
+        world, operation, url, kept_rows = self._made[name]
+        cloud.become(settings_in(home, database_url=url))
+        if url:
+            put_rows_back(kept_rows)
         refresh_identities(world)
         return cloud.operations.read(operation)
 

@@ -4,7 +4,7 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, cast, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -80,7 +80,7 @@ class Page:
         self._cursor = cursor
         self._sort = sort
 
-    def rows(self, db: Session, query: Select[R], table: Any, *fields: str) -> list[R]:
+    def rows(self, db: Session, query: Select[tuple[R]], table: Any, *fields: str) -> list[R]:
         """The page's rows; the first field is how they are sorted unless the caller says."""
         sort = self._sort or fields[0]
         field = sort.removeprefix("-")
@@ -96,7 +96,7 @@ class Page:
         if len(rows) > self._limit:
             rows = rows[: self._limit]
             value = getattr(rows[-1], field)
-            self._offer(sort, value, rows[-1].id)  # type: ignore[attr-defined]
+            self._offer(sort, value, cast(Any, rows[-1]).id)
         return rows
 
     def _after(self, sort: str, column: Any) -> tuple[Any, UUID]:

@@ -56,43 +56,43 @@ def shared(db: Session, table: type[T], ref: str | UUID, **within: Any) -> T:
     return _one(db, table, ref, select(table).filter_by(**within))
 
 
-def operations(caller: Caller) -> Select[models.Operation]:
+def operations(caller: Caller) -> Select[tuple[models.Operation]]:
     """The caller's operations."""
     table = models.Operation
     return select(table).where(table.enterprise_id == caller.enterprise_id)
 
 
-def templates(caller: Caller) -> Select[models.Template]:
+def templates(caller: Caller) -> Select[tuple[models.Template]]:
     """The caller's templates."""
     table = models.Template
     return select(table).where(table.enterprise_id == caller.enterprise_id)
 
 
-def virtual_datacenters(caller: Caller) -> Select[models.VirtualDatacenter]:
+def virtual_datacenters(caller: Caller) -> Select[tuple[models.VirtualDatacenter]]:
     """The caller's virtual datacenters."""
     table = models.VirtualDatacenter
     return select(table).where(table.enterprise_id == caller.enterprise_id)
 
 
-def appliances(caller: Caller) -> Select[models.Appliance]:
+def appliances(caller: Caller) -> Select[tuple[models.Appliance]]:
     """The caller's appliances."""
     mine = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
     return select(models.Appliance).where(models.Appliance.virtual_datacenter_id.in_(mine))
 
 
-def vms(caller: Caller) -> Select[models.VirtualMachine]:
+def vms(caller: Caller) -> Select[tuple[models.VirtualMachine]]:
     """The caller's VMs."""
     mine = appliances(caller).with_only_columns(models.Appliance.id)
     return select(models.VirtualMachine).where(models.VirtualMachine.appliance_id.in_(mine))
 
 
-def volumes(caller: Caller) -> Select[models.VolumeRow]:
+def volumes(caller: Caller) -> Select[tuple[models.VolumeRow]]:
     """The caller's volumes."""
     mine = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
     return select(models.VolumeRow).where(models.VolumeRow.virtual_datacenter_id.in_(mine))
 
 
-def _one(db: Session, table: type[T], ref: str | UUID, query: Select[T]) -> T:
+def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) -> T:
     """The row of that id, else of that name; what a text names gets a code of its own."""
     columns = cast(Any, table)
     noun = _NOUNS.get(table, table.__tablename__.rstrip("s").replace("_", "-"))
@@ -110,7 +110,7 @@ def _one(db: Session, table: type[T], ref: str | UUID, query: Select[T]) -> T:
 _NOUNS: dict[Any, str] = {models.VirtualMachine: "vm"}
 
 
-def _by_id(db: Session, columns: Any, ref: str, query: Select[T]) -> T | None:
+def _by_id(db: Session, columns: Any, ref: str, query: Select[tuple[T]]) -> T | None:
     try:
         key = UUID(ref)
     except ValueError:

@@ -153,9 +153,11 @@ def _report(row: models.Operation, steps: list[Step]) -> Operation:
 
 
 def _progress(state: OperationState, steps: list[Step]) -> int:
+    """Of the steps that are known: more may come, so only success is 100."""
     if state is OperationState.SUCCEEDED:
         return 100
-    return 100 * sum(step.state is StepState.DONE for step in steps) // max(1, len(steps))
+    done = sum(step.state is StepState.DONE for step in steps)
+    return min(99, 100 * done // max(1, len(steps)))
 
 
 def _flow_run_url(flow_run: UUID | None) -> str | None:

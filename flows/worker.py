@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing import connection
 from pathlib import Path
 from threading import Event, Thread
@@ -29,6 +29,7 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.context import SyncClientContext
 from prefect.exceptions import ObjectNotFound, PrefectException
@@ -171,12 +172,16 @@ class Worker:
     def _take(self) -> None:
         """Take as many runs as there are idle children."""
         idle = [child for child in self._children if child.run is None]
-        found = self.prefect.get_scheduled_flow_runs_for_work_pool(self.pool) if idle else []
+        found = self._waiting() if idle else []
         for child, each in zip(idle, found, strict=False):
             run = each.flow_run
             taken: OrchestrationResult[None] = self.prefect.set_flow_run_state(run.id, Pending())
             if taken.state and taken.state.is_pending():
                 child.start(run, self.prefect.read_flow(run.flow_id).name.replace("-", "_"))
+
+    def _waiting(self) -> list[WorkerFlowRunResponse]:
+        now = datetime.now(UTC)
+        return self.prefect.get_scheduled_flow_runs_for_work_pool(self.pool, scheduled_before=now)
 
     def _tend(self) -> None:
         """Keep a child per slot; one that died leaves a lease and a run behind: both end here."""

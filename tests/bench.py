@@ -10,7 +10,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from uuid import UUID, uuid4
 
 from rich.console import Console
 from rich.table import Table
+
+from deployments.lab.scratch import scratch
 
 OUT = Path("build/bench.json")
 Row = dict[str, Any]
@@ -282,11 +283,8 @@ def main() -> None:
         sys.exit(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     results: list[Row] = []
     for name in wanted:
-        folder = Path(tempfile.mkdtemp(prefix="cl-"))
-        try:
+        with scratch("clbench") as folder:
             results.extend(ROWS[name](folder))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     table = Table("row", "runs", "ours s", "peer s", "peer", "ratio")
     for each in results:
         table.add_row(

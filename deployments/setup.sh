@@ -116,7 +116,8 @@ python() {
     rm -f "$stamp"
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
     local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input -qq)
-    "${pip[@]}" install --require-hashes -r requirements.lock
+    # The lock is whole; where extras are wanted, pip before 23.3 would resolve past its pins.
+    "${pip[@]}" install --require-hashes --no-deps -r requirements.lock
     if pkg-config --exists libvirt 2>/dev/null; then
         "${pip[@]}" install --require-hashes --no-build-isolation --no-deps -r requirements-kvm.lock
     else

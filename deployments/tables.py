@@ -1,0 +1,143 @@
+"""`python -m deployments.tables [--write]`: the README's tables, read from the code.
+
+Without `--write` it prints them. A test holds that the README shows what is printed.
+"""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Protocol
+
+import adapters
+from flows.catalog import CATALOG
+from flows.operation import OperationFlow
+from flows.steps import Effect, Step
+
+README = Path(__file__).parent.parent / "README.md"
+_SHOWN = {
+    Effect.MAKES: "{}",
+    Effect.REMOVES: "**{}**",
+    Effect.TEMPORARY: "*{}*",
+    Effect.STAYS: "{}+",
+}
+
+
+def flows_table() -> str:
+    """Every operation: what it does, its steps in order, and whether there is a way back."""
+    rows = ["| operation | what it does | steps | way back |", "|---|---|---|---|"]
+    for flow in CATALOG:
+        steps = steps_of(flow)
+        shown = " → ".join(map(_shown, steps)) or "those of that operation, backwards"
+        rows.append(
+            f"| `{flow.kind}` | {_sentence(flow.summary)} | {shown} | {_way_back(steps)} |"
+        )
+    return "\n".join(rows)
+
+
+def adapters_table() -> str:
+    """Every adapter of every port, in its own words, and what only some of them can do."""
+    rows = ["| port | adapter | what | can |", "|---|---|---|---|"]
+    for package in pkgutil.iter_modules(adapters.__path__, "adapters."):
+        ports = list(_ports(package.name)) if package.ispkg else []
+        for port in ports:
+            for adapter in _adapters(package.name, port):
+                module = inspect.getmodule(adapter)
+                what = _sentence(inspect.getdoc(module) or "").removesuffix(".")
+                can = ", ".join(sorted(getattr(adapter, "capabilities", ())))
+                link = f"[`{adapter.__name__}`]({adapter.__module__.replace('.', '/')}.py)"
+                rows.append(f"| {port.__name__} | {link} | {what} | {can} |")
+    return "\n".join(rows)
+
+
+def steps_of(flow: OperationFlow) -> list[Step[Any, Any]]:
+    """The steps that a flow's body may take, in the order of its text."""
+    return list(dict.fromkeys(_taken(flow.body, set())))
+
+
+def _taken(fn: Callable[..., Any], seen: set[object]) -> Iterator[Step[Any, Any]]:
+    if fn in seen:
+        return
+    seen.add(fn)
+    for name in _names(ast.parse(textwrap.dedent(inspect.getsource(fn))).body[0]):
+        thing = inspect.unwrap(fn).__globals__.get(name)
+        if isinstance(thing, Step):
+            yield thing
+        elif isinstance(thing, FunctionType) and thing.__module__.startswith("flows."):
+            yield from _taken(thing, seen)
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """The names that are used, in the order of their evaluation: arguments before the call."""
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call):
+        children = [*children[1:], node.func]
+    elif isinstance(node, ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp):
+        children = [*node.generators, *(x for x in children if x not in node.generators)]
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        yield node.id
+    for child in children:
+        yield from _names(child)
+
+
+def _shown(step: Step[Any, Any]) -> str:
+    return _SHOWN[step.effect].format(step.name) if step.question else f"({step.name})"
+
+
+def _way_back(steps: list[Step[Any, Any]]) -> str:
+    acting = [step for step in steps if step.question]
+    destructive = [step for step in acting if step.effect is Effect.REMOVES]
+    if not destructive:
+        return "undone" if acting else ""
+    return "forward-only" if acting[0] in destructive else f"undone, until {destructive[0].name}"
+
+
+def _ports(package: str) -> Iterator[type]:
+    try:
+        base = importlib.import_module(f"{package}.base")
+    except ModuleNotFoundError:  # the database is no port: there is one schema, on two servers
+        return
+    for thing in vars(base).values():
+        own = isinstance(thing, type) and thing.__module__ == base.__name__
+        if own and Protocol in thing.__bases__:
+            yield thing
+
+
+def _adapters(package: str, port: type) -> Iterator[type]:
+    promised = {name for name in vars(port) if not name.startswith("_")}
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        for thing in vars(importlib.import_module(module.name)).values():
+            own = isinstance(thing, type) and thing.__module__ == module.name and thing is not port
+            if own and promised <= set(dir(thing)):
+                yield thing
+
+
+def _sentence(text: str) -> str:
+    """The first one."""
+    return re.split(r"(?<=\.)\s", " ".join(text.split()))[0]
+
+
+TABLES = {"flows": flows_table, "adapters": adapters_table}
+
+
+def with_tables(text: str) -> str:
+    """A text whose marked places hold the tables."""
+    for name, table in TABLES.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        after = rest.partition(end)[2]
+        text = f"{before}{start}\n{table()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        README.write_text(with_tables(README.read_text()))
+    else:
+        print("\n\n".join(table() for table in TABLES.values()))

@@ -21,6 +21,14 @@ def made_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="cloudloom-world-", dir=where))
 
 
+def pytest_configure() -> None:
+    """Become what `tests.mutation` asks for."""
+    if mutant := os.environ.get("CLOUDLOOM_MUTANT"):
+        from tests.mutation import plant
+
+        plant(mutant)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On MariaDB run the matrix of one flow: what all flows do to the database, it does."""
     items[:] = [

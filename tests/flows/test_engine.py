@@ -1,0 +1,221 @@
+"""The same laws through the real engine: Prefect's server, its pool, our worker."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from threading import Event
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from adapters.database.operations import Operation
+from adapters.types import OperationState
+from api import serve
+from deployments.lab import prefect_database
+from deployments.lab.process import free_port, wait_for
+from flows import dispatch, prefect_env
+from flows.cloud import cloud
+from tests import worlds
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> Iterator[tuple[worlds.World, dict[str, serve.Service]]]:
+    """A memory world with Prefect and a worker at work on it."""
+    folder = tmp_path_factory.mktemp("engine")
+    home = folder / "home"
+    changes = {
+        "prefect_port": free_port(),
+        "port": free_port(),
+        "lease_s": 5,
+        "backend_timeout_s": 1,
+        "retries": 50,
+    }
+    world = worlds.build(home, folder / "template.sqlite", **changes)
+    prefect_database.place(home)
+    env = prefect_env.environment(cloud.settings)
+    told = {f"CLOUDLOOM_{k.upper()}": str(v) for k, v in cloud.settings.model_dump().items() if v}
+    patch = pytest.MonkeyPatch()
+    for name, value in told.items():
+        patch.setenv(name, value)
+    dispatch.client.cache_clear()
+    dispatch._deployment.cache_clear()
+    dispatch._pool.cache_clear()
+    services = {each.name: each for each in serve.services(cloud.settings) if each.name != "api"}
+    ours = {
+        PREFECT_API_URL: env["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
+    }
+    try:
+        for each in services.values():
+            each.start()
+            each.wait_ready(Event())
+        with temporary_settings(ours):
+            yield world, services
+            dispatch.client().__exit__(None, None, None)
+    finally:
+        for each in reversed(services.values()):
+            each.end()
+        patch.undo()
+        cloud.database.engine.dispose()
+        shutil.rmtree(folder)
+
+
+def asked_for(world: worlds.World, name: str) -> Operation:
+    volume = {
+        "id": str(uuid4()),
+        "name": name,
+        "virtual_datacenter_id": str(world.vdc),
+        "pool_id": str(world.pool),
+        "size_mib": 8,
+    }
+    return world.accept("create_iscsi_volume", uuid4(), volume=volume)
+
+
+def ended(operation: Operation) -> Operation:
+    wait_for(lambda: cloud.operations.read(operation.id).ended, 60, "the operation's end")
+    return cloud.operations.read(operation.id)
+
+
+def final_state(operation: Operation) -> str:
+    run = cloud.operations.read(operation.id).flow_run_id
+    assert run is not None
+    return outcome_of(run)
+
+
+def outcome_of(run: UUID) -> str:
+    """The state that a flow run ends in."""
+
+    def has_ended() -> bool:
+        state = dispatch.client().read_flow_run(run).state
+        return state is not None and state.is_final()
+
+    wait_for(has_ended, 30, "the flow run's end")
+    return dispatch.client().read_flow_run(run).state.name
+
+
+def test_an_operation_runs_as_a_flow_run_of_its_name(engine):
+    world, _ = engine
+    operation = asked_for(world, "named")
+    dispatch.send(operation)
+    done = ended(operation)
+    assert done.state is OperationState.SUCCEEDED
+    assert final_state(done) == "Completed"
+    run = dispatch.client().read_flow_run(done.flow_run_id)
+    assert run.name == f"create-iscsi-volume {done.target_name}"
+    assert {f"operation:{done.id}", f"enterprise:{done.enterprise_id}"} <= set(run.tags)
+    assert run.parameters == {"operation": str(done.id)}
+
+
+def test_a_failed_operation_is_a_failed_run(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", "refuses")
+    operation = asked_for(world, "refused")
+    dispatch.send(operation)
+    assert ended(operation).state is OperationState.FAILED
+    assert final_state(operation) == "Failed"
+    wait_for(lambda: not cloud.operations.read(operation.id).provisional, 30, "the second look")
+    assert not cloud.operations.read(operation.id).left_behind
+
+
+def test_an_operation_that_was_never_sent_is_found(engine):
+    world, _ = engine
+    assert ended(asked_for(world, "forgotten")).state is OperationState.SUCCEEDED
+
+
+def test_sending_twice_runs_once(engine):
+    world, _ = engine
+    operation = asked_for(world, "twice")
+    dispatch.send(operation)
+    dispatch.send(operation)
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 1)
+
+
+def test_a_second_run_of_an_ended_operation_changes_nothing(engine):
+    world, _ = engine
+    operation = asked_for(world, "ended")
+    dispatch.send(operation)
+    done = ended(operation)
+    wait_for(lambda: not cloud.operations.locked_by(done.id), 30, "the receipt")
+    again = dispatch.client().create_flow_run_from_deployment(
+        dispatch._deployment("create_iscsi_volume", "main"), parameters={"operation": str(done.id)}
+    )
+    assert outcome_of(again.id) == "Cancelled"
+    assert cloud.operations.read(done.id).epoch == done.epoch
+
+
+def test_a_scheduled_run_accepts_an_operation_of_its_own(engine):
+    run = dispatch.client().create_flow_run_from_deployment(
+        dispatch._deployment("reconcile_operations", "main")
+    )
+    assert outcome_of(run.id) == "Completed"
+
+
+def test_reconciling_is_scheduled(engine):
+    def planned():
+        runs = dispatch.client().read_flow_runs()
+        return [run for run in runs if run.auto_scheduled]
+
+    wait_for(planned, 30, "Prefect's scheduler")
+
+
+def test_a_killed_runner_is_noticed_and_its_run_shown_as_crashed(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=3)
+    operation = asked_for(world, "killed")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    runner = _runner(operation)
+    first = cloud.operations.read(operation.id).flow_run_id
+    os.kill(runner.pid, signal.SIGKILL)
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
+    assert dispatch.client().read_flow_run(first).state.name == "Crashed"
+    assert final_state(done) == "Completed"
+
+
+def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engine):
+    world, services = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=5)
+    operation = asked_for(world, "orphaned")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    runner = _runner(operation)
+    worker = services["worker"]
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    wait_for(lambda: not runner.is_running(), 5, "the end of its child")
+    (cloud.settings.home / "worker.ready").unlink()
+    worker.start()
+    worker.wait_ready(Event())
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
+    volume = str(operation.arguments["volume"]["id"])
+    assert cloud.world.calls("storage.ensure_volume").count(volume) == 2
+
+
+def _runner(operation: Operation) -> psutil.Process:
+    from adapters.database import models
+
+    with cloud.database.read() as db:
+        row = db.get(models.Operation, operation.id)
+        assert row is not None
+        return psutil.Process(row.runner_pid)
+
+
+def test_cancelling_stops_a_step_and_unwinds(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", "fails", times=100, delay_s=0.5)
+    operation = asked_for(world, "cancelled")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    cloud.operations.want(operation.id, "cancel")
+    done = ended(operation)
+    assert done.state is OperationState.CANCELLED
+    assert final_state(done) == "Cancelled"
+    assert not cloud.inventory.has_volume(done.target_id)

@@ -27,13 +27,13 @@ check:  ## Style, types, architecture, spelling
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/codespell --skip '*.lock,./.*,./build,*.egg-info'
+	.venv/bin/codespell
 
 bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
 	@$(SETUP) all
 	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
 
-serve:  ## API, Prefect, worker and monitor, all data under build/cloudloom
+serve:  ## API, Prefect and a worker, all data under build/cloudloom
 	@$(SETUP)
 	.venv/bin/cloudloom serve $(ARGS)
 

@@ -1,7 +1,7 @@
 """Nobody is let in without a token that is good; and what is refused looks the same."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select

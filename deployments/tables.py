@@ -1,6 +1,6 @@
-"""`python -m deployments.tables [--write]`: the README's tables, read from the code.
+"""`python -m deployments.tables [--write]`: README.md's tables and prefect.yaml, from the code.
 
-Without `--write` it prints them. A test holds that the README shows what is printed.
+Without `--write` it prints them. A test holds that the files show what is printed.
 """
 
 import ast
@@ -15,12 +15,21 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol
 
+import yaml
+
 import adapters
+from adapters.settings import Settings
 from flows.catalog import CATALOG
 from flows.operation import OperationFlow
 from flows.steps import Effect, Step
+from flows.worker import RECONCILE_EVERY_S
 
 README = Path(__file__).parent.parent / "README.md"
+PREFECT = Path(__file__).with_name("prefect.yaml")
+_NOTE = """\
+# Made by `python -m deployments.tables --write`. A worker registers these by itself at its start,
+# in the pool of its datacenter (CLOUDLOOM_DATACENTER): nobody has to deploy them.
+"""
 _SHOWN = {
     Effect.MAKES: "{}",
     Effect.REMOVES: "**{}**",
@@ -136,8 +145,28 @@ def with_tables(text: str) -> str:
     return text
 
 
+def prefect_yaml() -> str:
+    """The deployments that a worker registers."""
+    pool = Settings.model_fields["datacenter"].default
+    deployments = [
+        {
+            "name": pool,
+            "flow_name": flow.flow.name,
+            "version": flow.version[:12],
+            "description": flow.summary,
+            "tags": ["cloudloom"],
+            "work_pool": {"name": pool},
+            "schedules": [{"interval": RECONCILE_EVERY_S}] if flow.scheduled else [],
+        }
+        for flow in CATALOG
+    ]
+    listed = {"name": "cloudloom", "deployments": deployments}
+    return _NOTE + yaml.safe_dump(listed, sort_keys=False, width=99)
+
+
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
         README.write_text(with_tables(README.read_text()))
+        PREFECT.write_text(prefect_yaml())
     else:
-        print("\n\n".join(table() for table in TABLES.values()))
+        print("\n\n".join([*(table() for table in TABLES.values()), prefect_yaml()]))

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
@@ -88,32 +89,41 @@ class Hunt:
         return LEASES if self.mutant in CHECKS else SAGAS
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        chosen = [(rank, n, x) for n, x in enumerate(items) if (rank := self._rank(x))]
-        items[:] = [item for _, _, item in sorted(chosen, key=lambda each: each[:2])]
+        ranked = [(self._rank(item), n, item) for n, item in enumerate(items)]
+        reached = [each for each in ranked if each[0] is not None]
+        items[:] = [item for _, _, item in sorted(reached, key=lambda each: each[:2])]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.note.exists():
             self.note.write_text(report.nodeid.split("/")[-1])
 
-    def _rank(self, item: pytest.Item) -> int:
-        """1 for the likeliest; 0 for a test that the mutant cannot reach, or that needs a lab."""
+    def _rank(self, item: pytest.Item) -> tuple[int, int] | None:
+        """Low for the likeliest and cheapest; None for what cannot reach it, or needs a lab."""
         if item.get_closest_marker("lab"):
-            return 0
-        parameters = getattr(item, "callspec").params if hasattr(item, "callspec") else {}  # noqa: B009
+            return None
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        scenario, place = parameters.get("name"), parameters.get("place")
         if self.mutant in CHECKS:
-            return 2 - ("test_database" in item.nodeid)
-        if "place" not in parameters:
-            return 2
+            return 0, steps_in(scenario)
+        if place is None:
+            return 2, 0
         step = self.mutant.split()[1]
-        if parameters["place"].step == step:
-            return 1
-        return 3 if _reaches(parameters["name"], step) else 0
+        if place.step == step:
+            return 1, steps_in(scenario)
+        reached = any(each.step == step for each in clean_runs(scenario))
+        return (3, steps_in(scenario)) if reached else None
 
 
-def _reaches(scenario: str, step: str) -> bool:
+def steps_in(scenario: str | None) -> int:
+    """How many steps a scenario takes, which is what its tests cost."""
+    return len(clean_runs(scenario)) if scenario else 0
+
+
+def clean_runs(scenario: str) -> Sequence[Any]:
+    """The steps that a scenario takes, known since before the first fork."""
     from tests.flows.test_sagas import clean_run
 
-    return any(place.step == step for place in clean_run(scenario)[0])
+    return clean_run(scenario)[0]
 
 
 def hunt(mutant: str, note: Path) -> int:
@@ -153,6 +163,9 @@ def main(asked: Sequence[str]) -> int:
             console.print(f"{mutant}: {verdict} ({took} s)", highlight=False, markup=False)
             table.add_row(mutant, verdict.replace("[", r"\["), took)
     finally:
+        for pid in running:  # we were interrupted: they clean up after themselves
+            os.kill(pid, signal.SIGINT)
+            os.waitpid(pid, 0)
         shutil.rmtree(folder)
     console.print(table)
     console.print(f"{survived} survived")

@@ -1,8 +1,9 @@
 """Run pytest in a folder of its own, and leave nothing behind, also when interrupted.
 
 `python -m tests [pytest's arguments]`. Every process of the run inherits the folder's name in its
-environment; those that are still there at the end are told and killed, and with them the run has
-failed. A run that was itself killed is cleaned up by the next one.
+environment, and makes its temporary files there; those that are still there at the end are told
+and killed, and with them the run has failed. A run that was itself killed is cleaned up by the
+next one.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from deployments.lab.sweep import sweep
 
 _MARK = "CLOUDLOOM_TESTS"
 _PREFIX = "cloudloom-tests-"
+_MEMORY = Path("/dev/shm")
 _PATIENCE_S = 60
 
 
@@ -54,13 +56,17 @@ def _run(folder: Path, arguments: list[str]) -> int:
         signal.signal(number, interrupt)
     signal.signal(signal.SIGALRM, lose_patience)
     command = [sys.executable, "-m", "pytest", f"--basetemp={folder / 't'}", *arguments]
-    environment = {**os.environ, _MARK: str(folder)}
+    environment = {**os.environ, _MARK: str(folder), "TMPDIR": str(folder)}
+    if os.access(_MEMORY, os.W_OK):
+        (_MEMORY / folder.name).mkdir()
+        environment[f"{_MARK}_MEMORY"] = str(_MEMORY / folder.name)
     started.append(subprocess.Popen(command, env=environment, start_new_session=True))
     return started[0].wait()
 
 
 def _remove(folder: Path) -> list[str]:
     left = sweep(folder, f"{_MARK}={folder}")
+    shutil.rmtree(_MEMORY / folder.name, ignore_errors=True)  # there is none without such a place
     shutil.rmtree(folder)
     return left
 

@@ -5,12 +5,9 @@ it is there; and its receipt says so.
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +20,7 @@ from flows.cloud import cloud
 from flows.steps import STEPS, Effect
 from tests import worlds
 from tests.flows.breaking import Breaker, Place, lapse, places, somebody_else
+from tests.flows.conftest import made_folder
 from tests.flows.scenarios import SCENARIOS, Scenario
 
 
@@ -37,7 +35,7 @@ def shape(photo: dict[str, Any]) -> dict[str, Any]:
 @cache
 def clean_run(name: str) -> tuple[tuple[Place, ...], str]:
     """The steps that a scenario takes when nothing goes wrong, and the world's shape after it."""
-    home = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    home = made_folder()
     try:
         world = worlds.build(home / "home", home / "template.sqlite")
         scenario = SCENARIOS[name]

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Where the demo puts everything: a short path, for it holds sockets."""
-    with tempfile.TemporaryDirectory(prefix="d-") as made:
+    with tempfile.TemporaryDirectory(prefix="d-", dir="/tmp") as made:
         try:
             yield Path(made)
         finally:

@@ -1,13 +1,13 @@
 """Kill -9 in the middle of a real deploy, through the real engine: it ends by itself."""
 
 import os
-import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -19,6 +19,7 @@ from adapters.types import Format, OperationState, StepState
 from api import serve
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
+from deployments.lab.tgtd import Tgtd
 from flows import dispatch, prefect_env
 from flows.cloud import cloud
 from tests.flows.scenarios import Scenario
@@ -29,12 +30,11 @@ pytestmark = [pytest.mark.lab, pytest.mark.engine]
 ENDS_S = 90
 
 
-@pytest.fixture
-def served(
-    tmp_path, kvm_host, tgtd, monkeypatch
-) -> Iterator[tuple[real_world.RealWorld, serve.Service]]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, kvm_host) -> Iterator[tuple[real_world.RealWorld, serve.Service]]:
     """A real world, with Prefect and a worker at work on it."""
-    home = tmp_path / "home"
+    folder = tmp_path_factory.mktemp("r")
+    home, tgtd, patch = folder / "home", Tgtd(folder / "tgtd"), pytest.MonkeyPatch()
     for name, value in {
         "HOME": home,
         "PORT": free_port(),
@@ -44,41 +44,43 @@ def served(
         "POWER_OFF_TIMEOUT_S": 0,
         "RETRY_DELAY_S": 0.1,
     }.items():
-        monkeypatch.setenv(f"CLOUDLOOM_{name}", str(value))
-    env = prefect_env.environment(Settings())
-    shutil.move(home, tmp_path / "kept")
-    world = real_world.build(home, kvm_host, tgtd)
-    shutil.move(tmp_path / "kept" / "prefect", home / "prefect")
-    prefect_database.place(home)
-    cloud.become(Settings(image_tool="qemu-img"))
-    dispatch.client.cache_clear()
-    dispatch._deployment.cache_clear()
-    dispatch._pool.cache_clear()
-    prefect, worker, _ = serve.services(Settings())
-    running = [prefect, worker]
-    ours = {
-        PREFECT_API_URL: env["PREFECT_API_URL"],
-        PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
-    }
+        patch.setenv(f"CLOUDLOOM_{name}", str(value))
+    running: list[serve.Service] = []
     try:
+        tgtd.start()
+        world = real_world.build(home, kvm_host, tgtd)
+        prefect_database.place(home)
+        cloud.become(Settings(image_tool="qemu-img"))
+        env = prefect_env.environment(Settings())
+        dispatch.client.cache_clear()
+        dispatch._deployment.cache_clear()
+        dispatch._pool.cache_clear()
+        running = [each for each in serve.services(Settings()) if each.name != "api"]
+        ours = {
+            PREFECT_API_URL: env["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
+        }
         for each in running:
             each.start()
+        for each in running:
             each.wait_ready(Event())
         with temporary_settings(ours):
-            yield world, worker
+            yield world, next(each for each in running if each.name == "worker")
             dispatch.client().__exit__(None, None, None)
+        real_world.clear(world)
     finally:
         for each in reversed(running):
             each.end()
-        real_world.clear(world)
+        tgtd.stop()
+        patch.undo()
         cloud.database.engine.dispose()
 
 
 def deploy(world: real_world.RealWorld) -> tuple[Operation, Scenario, dict]:
-    foreign = world.image("foreign", Format.VMDK)
+    foreign = world.image(f"foreign {uuid4()}", Format.VMDK)
     appliance = world.appliance("db", "web", template=foreign, web=["db"])
     vms = cloud.inventory.vms_of(appliance)
-    world.volume("data", vms[0].id)
+    world.volume(f"data {uuid4()}", vms[0].id)
     scenario = Scenario("deploy_appliance", lambda _world: (appliance, {}), ("conversions",))
     before = world.photograph(scenario)
     asked = {"vms": [str(vm.id) for vm in vms]}
@@ -117,14 +119,14 @@ def kill(which: str, operation: Operation, worker: serve.Service) -> None:
         worker.wait_ready(Event())
 
 
-def guests_of(world: real_world.RealWorld) -> Counter[str]:
-    """The qemu processes that run, by their guest's name; and image tools, by theirs."""
+def programs_of(vms: list[str], world: real_world.RealWorld) -> Counter[str]:
+    """The processes that run for these VMs, by VM; and image tools at work in this world."""
     found: Counter[str] = Counter()
     for process in psutil.process_iter(["cmdline"]):
         words = " ".join(process.info["cmdline"] or [])
-        if str(world.home) in words and "qemu" in words:
-            guest = [w for w in words.split() if w.startswith("guest=")]
-            found[guest[0].split(",")[0] if guest else "qemu-img"] += 1
+        if "qemu-img" in words and str(world.home) in words:
+            found["qemu-img"] += 1
+        found.update(vm for vm in vms if f"guest=vm-{vm}," in words)
     return found
 
 
@@ -132,7 +134,9 @@ def guests_of(world: real_world.RealWorld) -> Counter[str]:
 @pytest.mark.parametrize("which", ["runner", "worker", "both"])
 def test_killed_in_the_middle_of_a_deploy(which, then, served):
     world, worker = served
+    targets = world.tgt.targets()
     operation, scenario, before = deploy(world)
+    vms = operation.arguments["vms"]
     wait_for(lambda: reached(operation, "define-vm", StepState.DONE), 60, "the first VM")
     if then == "unwound":
         cloud.operations.want(operation.id, "unwind")
@@ -144,15 +148,12 @@ def test_killed_in_the_middle_of_a_deploy(which, then, served):
     if then == "resumed":
         assert ended.state is OperationState.SUCCEEDED, ended.error
         assert ended.epoch == 2
-        guests = guests_of(world)
-        assert len(guests) == 2
-        assert set(guests.values()) == {1}
-        assert "qemu-img" not in guests
-        assert len(world.tgt.targets()) == 1
+        assert programs_of(vms, world) == dict.fromkeys(vms, 1)
+        assert len(world.tgt.targets()) == len(targets) + 1
     else:
         assert ended.state is OperationState.CANCELLED
         assert world.photograph(scenario) == before
-        assert not guests_of(world)
+        assert not programs_of(vms, world)
         time.sleep(1.2)
         wait_for(
             lambda: not cloud.operations.read(operation.id).provisional, 30, "the second look"

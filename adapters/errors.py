@@ -19,6 +19,13 @@ class AdapterError(Exception):
         self.details: dict[str, Any] = {}  # more that the API may say, as JSON
 
 
+def problem_of(error: BaseException) -> dict[str, Any]:
+    """An error as the database keeps it and the API shows it; of a defect, only its kind."""
+    if not isinstance(error, AdapterError):
+        return {"code": "internal-error", "detail": type(error).__name__}
+    return {"code": error.code, "detail": str(error), **error.details}
+
+
 class Transient(AdapterError):
     """It may work when tried again: time-outs, lost connections, busy backends."""
 

@@ -48,8 +48,8 @@ def _ask(operation: Operation, line: Line) -> Receipt:
         answer = PRESENT if question and question(**line.arguments) else ABSENT
     except (Conflict, NotFound) as other:  # what stands there, if anything, is not ours
         answer = f"{ABSENT} ({other})"
-    except AdapterError as error:
-        answer = f"unknown: {error}"
+    except Exception as error:  # noqa: BLE001 - not even a defect of a look keeps the locks
+        answer = f"unknown: {error if isinstance(error, AdapterError) else type(error).__name__}"
     return Receipt(
         operation_id=operation.id,
         key=line.key,

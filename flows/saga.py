@@ -13,7 +13,7 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -24,12 +24,13 @@ from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_never
+from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential
 
 from adapters import programs
 from adapters.database.journal import Line
 from adapters.database.operations import Lease, LeaseLost, Locked, Operation, this_runner
-from adapters.errors import AdapterError, Conflict, Transient
+from adapters.errors import AdapterError, Conflict, Transient, problem_of
 from adapters.types import OperationState, StepState
 from flows.cloud import cloud
 from flows.engine import shown
@@ -37,8 +38,10 @@ from flows.receipts import look_back
 from flows.steps import STEPS, Effect, Step, performer
 
 R = TypeVar("R")
-Problem = dict[str, Any]
 Lanes = Mapping[str, Callable[[], None]]
+
+# What a temporary thing that was made is on the way forward: there, or being ended already.
+_PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPED}
 
 log = logging.getLogger(__name__)
 _lane: ContextVar[str] = ContextVar("lane", default="")
@@ -62,13 +65,6 @@ def epoch() -> int:
     return _running.get().lease.epoch
 
 
-def problem_of(error: BaseException) -> Problem:
-    """An error as the database keeps it and the API shows it; of a defect, only its kind."""
-    if not isinstance(error, AdapterError):
-        return {"code": "internal-error", "detail": type(error).__name__}
-    return {"code": error.code, "detail": str(error), **error.details}
-
-
 class Saga:
     """One runner's way through one operation."""
 
@@ -85,9 +81,7 @@ class Saga:
         self._position = count(
             1 + max((line.position for line in self._known.values()), default=0)
         )
-        self._no_way_back = any(
-            STEPS[each.name].effect is Effect.REMOVES for each in self._known.values()
-        )
+        self._no_way_back = _destroys(self._known.values())
 
     # --- the way of the whole operation -------------------------------------------------------
 
@@ -95,9 +89,11 @@ class Saga:
         """Run the operation forward or back, as its row says, and settle it."""
         was = self.operation
         if not was.ended:
-            if was.state is OperationState.UNWINDING or (was.wish and not self._no_way_back):
+            if self._no_way_back:
+                self._go_forward(body, version)
+            elif was.wish or was.state is OperationState.UNWINDING:
                 self._go_back(Stopped(f"asked to {was.wish or 'unwind'}"))
-            elif self._known and was.version != version and not self._no_way_back:
+            elif self._known and was.version != version:
                 self._go_back(Conflict("its flow has changed since", code="version-changed"))
             else:
                 self._go_forward(body, version)
@@ -107,7 +103,8 @@ class Saga:
 
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
         if self._known and self.operation.version != version:
-            self._journal.start_over(self.lease)
+            final = {name for name, each in STEPS.items() if each.effect is Effect.REMOVES}
+            self._journal.start_over(self.lease, final)
             self._known = {each.key: each for each in self._journal.lines(self.operation.id)}
         cloud.operations.begin(self.lease, version)
         try:
@@ -120,7 +117,7 @@ class Saga:
             if self._lost.is_set():
                 raise LeaseLost(f"operation {self.operation.id}: lease lost") from error
             log.warning("operation %s failed", self.operation.id, exc_info=error)
-            if self._no_way_back:
+            if _destroys(self._journal.lines(self.operation.id)):
                 cloud.operations.stick(self.lease, problem_of(error))
             else:
                 self._go_back(error)
@@ -139,9 +136,10 @@ class Saga:
         wished = cloud.operations.read(self.operation.id)
         cloud.operations.turn_back(self.lease, problem_of(error))
         if refusal := self._unwind():
-            cloud.operations.stick(self.lease, problem_of(refusal))
+            cloud.operations.stick(self.lease, problem_of(refusal), going_back=True)
             return
-        cancelled = wished.wish is not None and wished.error is None
+        asked = wished.error is None or wished.error["code"] == Stopped.code
+        cancelled = asked and wished.wish is not None
         outcome = OperationState.CANCELLED if cancelled else OperationState.FAILED
         cloud.operations.end(self.lease, outcome)
 
@@ -176,7 +174,8 @@ class Saga:
             raise RuntimeError(f"{key} is called twice in one operation")
         self._called.add(key)
         line = self._known.get(key)
-        if line and line.state is StepState.DONE:
+        done = _PASSED if step.effect is Effect.TEMPORARY else {StepState.DONE}
+        if line and line.state in done:
             return step.recorded(line.result)
         return shown(key, lambda: self._forward(step, key, arguments))
 
@@ -197,8 +196,12 @@ class Saga:
             state=StepState.RUNNING,
             attempts=1,
         )
-        self._persevere(partial(self._journal.intend, self.lease, line))
-        self._no_way_back |= step.effect is Effect.REMOVES
+        self._check()
+        first = step.effect is Effect.REMOVES and not self._no_way_back
+        intend = partial(self._journal.intend, self.lease, line, unless_wished=first)
+        if wish := self._persevere(intend):
+            raise Stopped(f"asked to {wish}")
+        self._no_way_back |= first
         return line
 
     def _forward(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
@@ -272,7 +275,8 @@ class Saga:
                 raise
             except Exception as error:
                 log.exception("undo of %s refused", line.key)
-                self._settle_line(line.key, StepState.FAILED, error=str(error))
+                say = partial(self._journal.stumble, self.lease, line.key, str(error))
+                self._persevere(say, forever=True)
                 return error
         return None
 
@@ -300,7 +304,7 @@ class Saga:
             ),
             stop=stop_never if forever else stop_after_attempt(1 + settings.retries),
             wait=wait_exponential(settings.retry_delay_s, max=settings.retry_delay_max_s),
-            sleep=self._pause,
+            sleep=sleep_using_event(self._stop),
             reraise=True,
         )
         for attempt in retrying:
@@ -313,9 +317,6 @@ class Saga:
                         self._journal.stumble(self.lease, key, str(error))
                     raise
         raise AssertionError("unreachable: the last attempt answers or raises")
-
-    def _pause(self, seconds: float) -> None:
-        self._stop.wait(seconds)
 
     def _settle_line(self, key: str, state: StepState, **outcome: Any) -> None:
         self._persevere(
@@ -347,6 +348,8 @@ class Saga:
             if wish and not self.operation.wish and not (self._turned or self._no_way_back):
                 self.operation = self.operation.model_copy(update={"wish": wish})
                 self._halt()
+                if self._turned:  # meanwhile, by itself: nobody stops the way back
+                    self._stop.clear()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -366,9 +369,16 @@ class Saga:
         keeper.start()
         try:
             yield
+        except Exception:
+            cloud.operations.leave(self.lease)
+            raise
         finally:
             done.set()
             keeper.join()
+
+
+def _destroys(lines: Iterable[Line]) -> bool:
+    return any(STEPS[each.name].effect is Effect.REMOVES for each in lines)
 
 
 def execute(
@@ -381,6 +391,8 @@ def execute(
     row = cloud.operations.read(operation)
     if kinds and row.kind not in kinds:
         raise Conflict(f"operation {operation} is {row.kind}", code="another-kind")
+    if not (kinds or row.ended) and _destroys(cloud.journal.lines(operation)):
+        raise Conflict(f"operation {operation} can only go forward", code="no-way-back")
     lease = cloud.operations.claim(operation, this_runner())
     saga = Saga(cloud.operations.read(operation), lease)
     with saga.held():

@@ -4,6 +4,7 @@ Every write is conditional on the runner's lease (`Operations.holding`). Lines c
 they are never deleted. A line keeps what was found before the first attempt, and that only.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -57,11 +58,17 @@ class Journal:
         with self._operations.database.read() as db:
             return [_as_value(row) for row in db.scalars(query)]
 
-    def intend(self, lease: Lease, line: Line) -> None:
-        """Write down what is about to be done; it is on disk when this returns."""
+    def intend(self, lease: Lease, line: Line, *, unless_wished: bool = False) -> str | None:
+        """Write down what is about to be done; it is on disk when this returns.
+
+        With `unless_wished`, answer what somebody wishes instead: wish and intent, one is first.
+        """
         with self._operations.holding(lease) as db:
+            if unless_wished and (wish := db.get_one(models.Operation, lease.operation).wish):
+                return wish
             fields = line.model_dump() | {"started_at": utc_now(), "epoch": lease.epoch}
             db.execute(insert(_STEPS).values(operation_id=lease.operation, **fields))
+            return None
 
     def attempt(self, lease: Lease, key: str, state: StepState) -> None:
         """Another attempt begins, `running` forward or `undoing` back."""
@@ -85,10 +92,13 @@ class Journal:
         outcome = {"result": result} if state is StepState.DONE else {}
         self._change(lease, key, state=state, error=error, ended_at=utc_now(), **outcome)
 
-    def start_over(self, lease: Lease) -> None:
-        """Forget outcomes, not intents: a newer version of the flow does every step anew."""
+    def start_over(self, lease: Lease, names: Collection[str]) -> None:
+        """Forget outcomes, not intents: a newer version of the flow does these steps anew.
+
+        Not those that told what is there, or filled it: what they saw may be gone by now.
+        """
         with self._operations.holding(lease) as db:
-            mine = _STEPS.c.operation_id == lease.operation
+            mine = (_STEPS.c.operation_id == lease.operation) & _STEPS.c.name.in_(names)
             db.execute(update(_STEPS).where(mine).values(state=StepState.PENDING))
 
     def _change(self, lease: Lease, key: str, **values: Any) -> None:

@@ -62,12 +62,13 @@ class Runner(Value):
     started: float
 
     def alive_here(self) -> psutil.Process | None:
-        """The process, when it is one of this machine and still the same."""
+        """The process, when it is one of this machine, still the same, and not just unreaped."""
         if self.host != machine() or not psutil.pid_exists(self.pid):
             return None
         try:
             process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.started) < 1.0 else None
+            same = abs(process.create_time() - self.started) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
 
@@ -316,13 +317,20 @@ class Operations:
             row = db.get_one(models.Operation, lease.operation)
             row.state = state
             row.ended_at = utc_now()
+            if state is OperationState.SUCCEEDED:  # whatever it was stuck at
+                row.error = None
 
-    def stick(self, lease: Lease, error: dict[str, Any]) -> None:
-        """An undo or a destructive step was refused: an operator has to look."""
+    def stick(self, lease: Lease, error: dict[str, Any], *, going_back: bool = False) -> None:
+        """An undo or a destructive step was refused: an operator has to look.
+
+        What was going back is wished to go on so: half undone is no place to go forward from.
+        """
         with self.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
             row.state = OperationState.STUCK
             row.error = error
+            if going_back:
+                row.wish = row.wish or "unwind"
             self._let_go(row)
 
     def settle(
@@ -333,7 +341,8 @@ class Operations:
             row = db.get_one(models.Operation, lease.operation)
             for receipt in receipts:
                 db.merge(receipt)
-            row.left_behind = not all(receipt.as_expected for receipt in receipts)
+            if receipts:  # none: nothing was asked, so nothing new is known
+                row.left_behind = not all(receipt.as_expected for receipt in receipts)
             row.provisional = look_again_s is not None
             self._let_go(row)
             if look_again_s is not None:
@@ -361,12 +370,15 @@ class Operations:
             lock(db, row.id, [(row.target_kind, UUID(each)) for each in row.objects])
             return False
 
-    def release(self, lease: Lease) -> None:
-        """Hand the operation back: it is due at once."""
-        with self.holding(lease) as db:
-            row = db.get_one(models.Operation, lease.operation)
-            self._let_go(row)
-            row.due_at = utc_now()
+    def leave(self, lease: Lease) -> None:
+        """Say that the runner works on it no more, held or lost: nobody has to end it for it."""
+        with self.database.write() as db:
+            db.execute(
+                update(models.Operation)
+                .where(models.Operation.id == lease.operation)
+                .where(models.Operation.epoch == lease.epoch)
+                .values(runner_host=None, runner_pid=None, runner_started=None)
+            )
 
     @staticmethod
     def _let_go(row: models.Operation) -> None:

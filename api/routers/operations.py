@@ -14,6 +14,7 @@ from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.journal import Journal
 from adapters.database.session import Joined
 from adapters.errors import Conflict
 from adapters.types import OperationState
@@ -150,11 +151,12 @@ def abandon(
 
 def _wish(wish: str, operation: UUID, caller: Caller, once: Once, send: Send) -> Response:
     def act(all_: accepted.Operations) -> accepted.Operation:
-        lines = cloud.journal.lines(operation)
+        wished = all_.want(operation, wish)  # from now on its first destruction waits for us
+        lines = Journal(all_).lines(operation)
         if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
             text = "something has been destroyed already: it can only go forward"
             raise Conflict(text, code="no-way-back")
-        return all_.want(operation, wish)
+        return wished
 
     return _change(act, operation, caller, once, send)
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from adapters.database import models
 from adapters.database.claims import Claims
-from adapters.database.inventory import Inventory, VolumeRecord
+from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal, Line
 from adapters.database.operations import (
     ENDED,
@@ -28,6 +28,7 @@ from adapters.database.operations import (
     machine,
     this_runner,
 )
+from adapters.database.records import VolumeRecord
 from adapters.database.schema import FIRST_ENTERPRISE, differences, migrate
 from adapters.database.secrets import Secrets, keyring
 from adapters.database.session import Database, utc_now
@@ -289,10 +290,18 @@ def test_the_due_are_found_oldest_first(database, operations, requested, datacen
     assert operations.due(uuid4()) == []
 
 
-def test_an_operation_that_was_handed_back_is_due(database, operations, accepted):
-    lease = operations.claim(accepted, this_runner())
-    operations.release(lease)
+def test_a_runner_that_has_left_is_nobodys_former(database, operations, accepted):
+    first = operations.claim(accepted, this_runner())
+    change(database, accepted, due_at=utc_now())
+    second = operations.claim(accepted, this_runner())
+    operations.leave(first)
+    change(database, accepted, due_at=utc_now())
+    third = operations.claim(accepted, this_runner())
+    assert third.former == this_runner()
+    operations.leave(third)
+    change(database, accepted, due_at=utc_now())
     assert operations.claim(accepted, this_runner()).former is None
+    assert second.epoch == 2
 
 
 # --- what people may do to an operation -----------------------------------------------------
@@ -728,7 +737,9 @@ def test_a_line_is_another_operations_own(operations, requested):
     for lease in leases:
         journal.intend(lease, line)
     journal.settle(leases[0], "step", StepState.DONE, result=1)
-    journal.start_over(leases[0])
+    journal.start_over(leases[0], {"another"})
+    assert journal.lines(leases[0].operation)[0].state is StepState.DONE
+    journal.start_over(leases[0], {"step"})
     states = [journal.lines(lease.operation)[0].state for lease in leases]
     assert states == [StepState.PENDING, StepState.RUNNING]
 

@@ -1,0 +1,297 @@
+"""Moments that the matrix of steps does not reach: between steps, between runners, too late."""
+
+import os
+from uuid import UUID
+
+import psutil
+import pytest
+
+from adapters.database.operations import LeaseLost, Operations, Runner, this_runner
+from adapters.errors import Refused
+from adapters.types import OperationState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from flows.steps import STEPS, Effect
+from tests.flows.breaking import Breaker, lapse
+from tests.flows.scenarios import SCENARIOS
+from tests.flows.test_fates import (
+    places_named,
+    receipt_of,
+    request_like,
+    settle_again,
+)
+from tests.flows.test_sagas import (
+    assert_unlocked,
+    clean_run,
+    every_step,
+    no_way_back,
+    require_all_there,
+    require_nothing_left,
+)
+
+
+@pytest.fixture
+def breaker(prepared, monkeypatch):
+    def make(name: str) -> Breaker:
+        made = Breaker(monkeypatch, prepared.put_back(name))
+        made.mind_the_dead()
+        made.count_effects()
+        return made
+
+    return make
+
+
+FORWARD_ONLY = ["delete_iscsi_volume", "detach_volume", "undeploy_vm", "undeploy_appliance"]
+PASSING = ["import_image", "convert_image", "deploy_vm", "persist_vm"]
+
+
+def first(broken: Breaker, method: str, instead) -> None:
+    """Call `instead(the method, its arguments)` the first time that the operations get there."""
+    whole, seen = getattr(Operations, method), []
+
+    def patched(operations, *arguments, **named):
+        if seen:
+            return whole(operations, *arguments, **named)
+        seen.append(arguments)
+        return instead(lambda: whole(operations, *arguments, **named))
+
+    broken.monkeypatch.setattr(Operations, method, patched)
+
+
+# --- between the last step and the end --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_killed_when_what_was_temporary_is_gone_already(name, breaker):
+    broken = breaker(name)
+    first(broken, "end", lambda _end: broken.kill())
+    broken.run_until_killed()
+    done = list(broken.effects)
+    require_all_there(name, broken.resumed())
+    assert broken.effects == done
+
+
+@pytest.mark.parametrize("name", ["import_image", "persist_vm"])
+def test_the_end_of_something_temporary_that_is_refused_repeats_nothing(
+    name, breaker, monkeypatch
+):
+    """Where there is no way back, resume ends what is left, and does not do it again."""
+    broken = breaker(name)
+    passing = next(
+        x.step for _, x in map(_values, every_step()) if _ == name and _is_passing(x.step)
+    )
+    undo, refused = STEPS[passing].backward, []
+
+    def refuse(**arguments):
+        if not refused:
+            refused.append(arguments)
+            raise Refused("not now")
+        undo(**arguments)
+
+    monkeypatch.setattr(STEPS[passing], "backward", refuse)
+    before = SCENARIOS[name].before()
+    ended = broken.run()
+    if name == "import_image":
+        assert ended.state is OperationState.FAILED
+        require_nothing_left(SCENARIOS[name], before, ended)
+        return
+    assert ended.state is OperationState.STUCK
+    done = list(broken.effects)
+    cloud.operations.resume(ended.id)
+    require_all_there(name, broken.resumed())
+    assert broken.effects == done
+
+
+def _values(each):
+    return each.values
+
+
+def _is_passing(step: str) -> bool:
+    return STEPS[step].effect is Effect.TEMPORARY
+
+
+# --- a wish that comes as the first destructive step does -------------------------------------
+
+
+def destructive_firsts():
+    found = {}
+    for name, place in map(_values, every_step()):
+        steps = [x for n, x in map(_values, every_step()) if n == name and no_way_back(n, x)]
+        if STEPS[place.step].effect is Effect.REMOVES and not place.lane and steps:
+            found.setdefault(name, _first_removal(name))
+    return sorted(found.items())
+
+
+def _first_removal(name: str):
+    return next(x for x in clean_run(name)[0] if STEPS[x.step].effect is Effect.REMOVES)
+
+
+@pytest.mark.parametrize(("name", "place"), destructive_firsts())
+def test_a_wish_before_the_first_destructive_intent_is_granted(name, place, breaker, monkeypatch):
+    """It was accepted, so nothing may be destroyed any more."""
+    broken = breaker(name)
+    before = SCENARIOS[name].before()
+    question, asked = STEPS[place.step].question, []
+
+    def wish_meanwhile(**arguments):
+        if not asked:
+            asked.append(cloud.operations.want(broken.operation.id, "cancel"))
+        return question(**arguments)
+
+    monkeypatch.setattr(STEPS[place.step], "question", wish_meanwhile)
+    ended = broken.run()
+    assert ended.state is OperationState.CANCELLED
+    require_nothing_left(SCENARIOS[name], before, ended)
+
+
+@pytest.mark.parametrize("name", ["persist_vm", "undeploy_vm"])
+def test_a_wish_that_came_too_late_does_not_turn_a_resumed_operation(name, breaker):
+    """Stuck past its first destructive step, with a wish on its row: resume goes forward."""
+    broken = breaker(name)
+
+    def wish_then_refuse(_do, _arguments):
+        cloud.operations.want(broken.operation.id, "cancel")
+        raise Refused("the datastore is read-only")
+
+    broken.at(places_named(name, "remove-disk")[0], wish_then_refuse)
+    assert broken.run().state is OperationState.STUCK
+    cloud.operations.resume(broken.operation.id)
+    ended = broken.resumed()
+    require_all_there(name, ended)
+    assert ended.error is None
+
+
+# --- stuck, and on again ----------------------------------------------------------------------
+
+
+def refuse_once(monkeypatch, step: str) -> None:
+    undo, refused = STEPS[step].backward, []
+
+    def refuse(**arguments):
+        if not refused:
+            refused.append(arguments)
+            raise Refused("not now")
+        undo(**arguments)
+
+    monkeypatch.setattr(STEPS[step], "backward", refuse)
+
+
+@pytest.mark.parametrize("step", ["define-vm", "hold-base", "reserve-host"])
+def test_what_was_stuck_on_the_way_back_goes_on_back(step, breaker, monkeypatch):
+    broken = breaker("deploy_vm")
+    before = SCENARIOS["deploy_vm"].before()
+    refuse_once(monkeypatch, step)
+    broken.at(places_named("deploy_vm", "switch-vm")[0], lambda *_: 1 / 0)
+    assert broken.run().state is OperationState.STUCK
+    done = list(broken.effects)
+    cloud.operations.resume(broken.operation.id)
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    assert broken.effects == done
+    require_nothing_left(SCENARIOS["deploy_vm"], before, ended)
+
+
+def test_a_cancelled_operation_that_is_killed_on_the_way_back_ends_cancelled(breaker, monkeypatch):
+    broken = breaker("deploy_vm")
+    broken.at(places_named("deploy_vm", "define-vm")[0], lambda *_: broken.kill())
+    broken.run_until_killed()
+    cloud.operations.want(broken.operation.id, "cancel")
+    undo, killed = STEPS["make-disk"].backward, []
+
+    def kill(**arguments):
+        if not killed:
+            killed.append(arguments)
+            broken.kill()
+        undo(**arguments)
+
+    monkeypatch.setattr(STEPS["make-disk"], "backward", kill)
+    broken.run_until_killed()
+    assert broken.run().state is OperationState.CANCELLED
+
+
+# --- a new version ----------------------------------------------------------------------------
+
+
+def removals():
+    return [
+        pytest.param(name, place, id=f"{name}:{place}")
+        for name, place in map(_values, every_step())
+        if name in [*FORWARD_ONLY, "persist_vm"] and STEPS[place.step].effect is Effect.REMOVES
+    ]
+
+
+@pytest.mark.parametrize(("name", "place"), removals())
+def test_a_new_version_goes_forward_over_what_is_gone(name, place, breaker, monkeypatch):
+    broken = breaker(name)
+
+    def kill(do, arguments):
+        do(**arguments)
+        broken.kill()
+
+    broken.at(place, kill)
+    broken.run_until_killed()
+    monkeypatch.setattr(FLOWS[broken.operation.kind], "version", "another")
+    require_all_there(name, broken.resumed())
+
+
+# --- receipts ---------------------------------------------------------------------------------
+
+
+def test_a_look_with_a_defect_keeps_no_lock(breaker, monkeypatch):
+    broken = breaker("create_iscsi_volume")
+    question, asked = STEPS["carve-volume"].question, []
+
+    def defect(**arguments):
+        asked.append(arguments)
+        return question(**arguments) if len(asked) == 1 else 1 / 0
+
+    monkeypatch.setattr(STEPS["carve-volume"], "question", defect)
+    ended = broken.run()
+    assert ended.state is OperationState.SUCCEEDED
+    assert ended.left_behind
+    assert receipt_of(ended)["carve-volume"] == ("present", "unknown: ZeroDivisionError")
+    assert_unlocked()
+
+
+def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
+    broken = breaker("create_iscsi_volume")
+    cloud.world.set_fate("storage.discard_volume", "lies")
+    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    failed = broken.run()
+    assert failed.left_behind
+    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
+    cloud.operations.accept(again)
+    ended = settle_again(failed)
+    assert (ended.left_behind, ended.provisional) == (True, False)
+
+
+# --- runners ----------------------------------------------------------------------------------
+
+
+def test_a_runner_that_lost_its_lease_and_went_on_is_not_taken_for_the_holder(breaker):
+    """It may have other work by then: whoever takes over must not end it for the old one."""
+    broken = breaker("create_iscsi_volume")
+
+    def too_late(do, arguments):
+        lapse(broken.operation)
+        return do(**arguments)
+
+    broken.at(places_named("create_iscsi_volume", "carve-volume")[0], too_late)
+    with pytest.raises(LeaseLost):
+        broken.run()
+    lapse(broken.operation)
+    assert cloud.operations.claim(broken.operation.id, this_runner()).former is None
+
+
+def test_a_process_that_nobody_has_reaped_is_not_alive():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        zombie = Runner(
+            host=this_runner().host, pid=child, started=psutil.Process(child).create_time()
+        )
+        assert zombie.alive_here() is None
+    finally:
+        os.waitpid(child, 0)

@@ -10,10 +10,11 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.conventions import Base
 from adapters.errors import NotFound
 from api.tokens import Caller
 
-T = TypeVar("T", bound=models.Base)
+T = TypeVar("T", bound=Base)
 
 
 def operation(db: Session, caller: Caller, ref: UUID) -> models.Operation:

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from adapters.database.inventory import VmRecord, VolumeRecord
 from adapters.database.operations import Operation
+from adapters.database.records import VmRecord, VolumeRecord
 from adapters.types import Connection, Export, Target, export_id
 from flows.cloud import cloud
 from flows.operation import operation

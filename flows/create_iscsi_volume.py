@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from adapters.database.inventory import VolumeRecord
 from adapters.database.operations import Operation
+from adapters.database.records import VolumeRecord
 from adapters.types import Volume
 from flows.cloud import cloud
 from flows.operation import operation

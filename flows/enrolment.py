@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.conventions import Base
 from adapters.errors import Conflict, Refused
 from adapters.images.repository import initialise
 from adapters.types import Family
@@ -104,7 +105,7 @@ def _directory(path: str) -> Path:
     return root
 
 
-def _require_new(table: type[models.Base], name: str, **within: UUID) -> None:
+def _require_new(table: type[Base], name: str, **within: UUID) -> None:
     """Refuse a name early, before anything is asked of a backend."""
     with cloud.database.read() as db:
         if db.scalars(select(table).filter_by(name=name, **within)).first() is not None:
@@ -113,7 +114,7 @@ def _require_new(table: type[models.Base], name: str, **within: UUID) -> None:
 
 def _entry(
     first: models.Datacenter | models.Host | models.StorageDevice | models.StoragePool,
-    *others: models.Base,
+    *others: Base,
 ) -> Entry:
     def enter(db: Session) -> UUID:
         try:

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from adapters.database.inventory import VmRecord, VolumeRecord
 from adapters.database.operations import Operation
+from adapters.database.records import VmRecord, VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Connection, Vm
 from flows.attach_volume import (

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from adapters.database.inventory import HostLoad
+from adapters.database.records import HostLoad
 from flows.cloud import cloud
 from flows.policies.placement import Choice, Room, Wish, choose_host
 from flows.steps import step

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from adapters.database.inventory import VmRecord, VolumeRecord
+from adapters.database.records import VmRecord, VolumeRecord
 from adapters.types import Connection
 from flows.attach_volume import connection_of, export_for
 from flows.cloud import cloud

@@ -3,8 +3,8 @@
 from pathlib import Path
 from uuid import UUID
 
-from adapters.database.inventory import DiskRecord, VmRecord
 from adapters.database.library import Image
+from adapters.database.records import DiskRecord, VmRecord
 from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import insert, select
 
 from adapters.database import models
+from adapters.database.conventions import Base
 from adapters.database.operations import Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE, migrate
 from adapters.database.session import Database, engine, utc_now
@@ -61,7 +62,7 @@ class World:
     network: UUID
     template: UUID
 
-    def add(self, row: models.Base) -> None:
+    def add(self, row: Base) -> None:
         with cloud.database.write() as db:
             db.add(row)
 
@@ -310,7 +311,7 @@ def photograph() -> dict[str, Any]:
     """Everything outside of operations' stories: backends, repository, tables."""
     tables: dict[str, Any] = {}
     with cloud.database.read() as db:
-        for table in models.Base.metadata.sorted_tables:
+        for table in Base.metadata.sorted_tables:
             if table.name not in STORY:
                 rows = db.execute(select(table)).mappings()
                 tables[table.name] = sorted(

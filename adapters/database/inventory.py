@@ -13,138 +13,25 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.library import Image, image_of
+from adapters.database.library import image_of
+from adapters.database.records import (
+    DiskRecord,
+    HostLoad,
+    HostRecord,
+    PoolRecord,
+    VmRecord,
+    VolumeRecord,
+)
 from adapters.database.session import Database
 from adapters.errors import Conflict, NotFound
 from adapters.types import (
     Base,
-    Disk,
     Export,
-    Family,
     Nic,
     Target,
-    Value,
-    Vm,
     VmState,
     VolumeState,
 )
-
-
-class HostRecord(Value):
-    """A host, and how to reach it."""
-
-    id: UUID
-    datacenter_id: UUID
-    name: str
-    family: Family
-    address: str
-
-
-class HostLoad(Value):
-    """A host as placement sees it: what it has, and what is reserved on it."""
-
-    id: UUID
-    name: str
-    family: Family
-    cpu: int
-    ram_mib: int
-    cpu_reserved: int
-    ram_reserved_mib: int
-    datastores: tuple[tuple[UUID, str], ...]
-
-
-class PoolRecord(Value):
-    """A storage pool, and how to reach its device."""
-
-    id: UUID
-    datacenter_id: UUID
-    technology: str
-    directory: str
-    total_mib: int
-    host: str
-    port: int
-    control: int
-
-
-class VolumeRecord(Value):
-    """A volume's row."""
-
-    id: UUID
-    name: str
-    virtual_datacenter_id: UUID
-    pool_id: UUID
-    size_mib: int
-    carved: bool = False
-    vm_id: UUID | None = None
-    position: int = 0
-
-
-class DiskRecord(Value):
-    """A VM's disk: its image in the library, and where it is once it is anywhere."""
-
-    id: UUID
-    position: int
-    size_mib: int
-    image: Image
-    base: Base | None
-    volume_id: UUID | None
-
-
-class VmRecord(Value):
-    """A VM with all that deploying it takes."""
-
-    id: UUID
-    name: str
-    appliance_id: UUID
-    virtual_datacenter_id: UUID
-    datacenter_id: UUID
-    family: Family
-    cpu: int
-    ram_mib: int
-    state: VmState
-    depends_on: tuple[str, ...]
-    host_id: UUID | None
-    datastore: str
-    disks: tuple[DiskRecord, ...]
-    nics: tuple[Nic, ...]
-    volumes: tuple[VolumeRecord, ...]
-    installation: UUID
-
-    @property
-    def host(self) -> UUID:
-        """The host that is reserved for it. Raises `Conflict` when there is none."""
-        if self.host_id is None:
-            raise Conflict(f"VM {self.name} has no host", code="not-allocated")
-        return self.host_id
-
-    @property
-    def local_disks(self) -> tuple[DiskRecord, ...]:
-        """The disks on its host's datastore: all that are not persistent."""
-        return tuple(disk for disk in self.disks if disk.volume_id is None)
-
-    def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
-        """A disk as the hypervisor is to make it."""
-        return Disk(
-            id=record.id,
-            vm=self.id,
-            position=record.position,
-            size_mib=record.size_mib,
-            datastore=self.datastore,
-            base=base or record.base,
-            installation=self.installation,
-        )
-
-    def definition(self, bases: dict[UUID, Base] | None = None) -> Vm:
-        """The VM as the hypervisor is to define it, on these bases or the recorded ones."""
-        return Vm(
-            id=self.id,
-            name=self.name,
-            cpu=self.cpu,
-            ram_mib=self.ram_mib,
-            disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
-            nics=self.nics,
-            installation=self.installation,
-        )
 
 
 class Inventory:

@@ -1,31 +1,16 @@
 """The tables. Rows never leave this package except as values (`adapters.types`, `records`).
 
-Names compare by bytes on every database. States are strings, so that a new one needs no
-migration. Sizes are MiB unless the column says otherwise.
+Sizes are MiB unless the column says otherwise.
 """
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Double,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    UniqueConstraint,
-    Uuid,
-)
-from sqlalchemy.dialects.mysql import MEDIUMTEXT
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
-from adapters.database.session import UtcDateTime
+from adapters.database.conventions import LONG, Base, table
 from adapters.types import (
     ConversionState,
     Family,
@@ -36,64 +21,6 @@ from adapters.types import (
     VmState,
     VolumeState,
 )
-
-
-def _words(*enums: type[StrEnum]) -> dict[type[StrEnum], Any]:
-    from sqlalchemy import Enum
-
-    return {
-        each: Enum(
-            each,
-            native_enum=False,
-            create_constraint=False,
-            length=24,
-            values_callable=lambda words: [word.value for word in words],
-        )
-        for each in enums
-    }
-
-
-class Base(DeclarativeBase):
-    """Conventions of every table."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_N_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        UUID: Uuid(),
-        str: String(255),
-        datetime: UtcDateTime(),
-        bytes: LargeBinary(),
-        float: Double(),  # a FLOAT of MySQL's cannot hold a process's start time
-        dict[str, Any]: JSON(),
-        list[str]: JSON(),
-        **_words(
-            ConversionState,
-            Family,
-            Format,
-            OperationState,
-            StepState,
-            TemplateState,
-            VmState,
-            VolumeState,
-        ),
-    }
-    __table_args__: Any = {  # noqa: RUF012 - SQLAlchemy has it so
-        "mysql_collate": "utf8mb4_bin",
-        "mysql_charset": "utf8mb4",
-    }
-
-
-def _table(*parts: Any) -> tuple[Any, ...]:
-    return (*parts, Base.__table_args__)
-
-
-_LONG = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
 
 
 class Installation(Base):
@@ -161,7 +88,7 @@ class Host(Base):
     """A machine that runs VMs; `address` is what its hypervisor adapter connects to."""
 
     __tablename__ = "hosts"
-    __table_args__ = _table(UniqueConstraint("datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     name: Mapped[str]
@@ -175,7 +102,7 @@ class Datastore(Base):
     """Where a host keeps VM disks; the same `uuid` on two hosts means shared."""
 
     __tablename__ = "datastores"
-    __table_args__ = _table(UniqueConstraint("host_id", "directory"))
+    __table_args__ = table(UniqueConstraint("host_id", "directory"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
     uuid: Mapped[UUID]
@@ -186,7 +113,7 @@ class StorageDevice(Base):
     """An iSCSI storage server: for `directory`, a target daemon on this machine."""
 
     __tablename__ = "storage_devices"
-    __table_args__ = _table(UniqueConstraint("datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     name: Mapped[str]
@@ -200,7 +127,7 @@ class StoragePool(Base):
     """A part of a storage device, of one tier."""
 
     __tablename__ = "storage_pools"
-    __table_args__ = _table(UniqueConstraint("device_id", "name"))
+    __table_args__ = table(UniqueConstraint("device_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     device_id: Mapped[UUID] = mapped_column(ForeignKey("storage_devices.id"))
     name: Mapped[str]
@@ -213,7 +140,7 @@ class Template(Base):
     """An image with its hardware wishes, in a datacenter's library."""
 
     __tablename__ = "templates"
-    __table_args__ = _table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
@@ -228,7 +155,7 @@ class TemplateDisk(Base):
     """One disk image of a template; `path`, in the repository, is empty until published."""
 
     __tablename__ = "template_disks"
-    __table_args__ = _table(UniqueConstraint("template_id", "position"))
+    __table_args__ = table(UniqueConstraint("template_id", "position"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     template_id: Mapped[UUID] = mapped_column(ForeignKey("templates.id"))
     position: Mapped[int]
@@ -245,9 +172,7 @@ class Conversion(Base):
     """A template disk's image in another format, cached by digest, format and options."""
 
     __tablename__ = "conversions"
-    __table_args__ = _table(
-        UniqueConstraint("datacenter_id", "source_digest", "format", "options")
-    )
+    __table_args__ = table(UniqueConstraint("datacenter_id", "source_digest", "format", "options"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     source_digest: Mapped[str] = mapped_column(String(64))
@@ -263,7 +188,7 @@ class VirtualDatacenter(Base):
     """A tenant's slice of one datacenter, with one hypervisor family."""
 
     __tablename__ = "virtual_datacenters"
-    __table_args__ = _table(UniqueConstraint("enterprise_id", "name"))
+    __table_args__ = table(UniqueConstraint("enterprise_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
@@ -275,7 +200,7 @@ class Network(Base):
     """A network of a virtual datacenter; `unmanaged` ones have no addresses of ours."""
 
     __tablename__ = "networks"
-    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("virtual_datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
     name: Mapped[str]
@@ -286,7 +211,7 @@ class Appliance(Base):
     """A virtual appliance; its state is derived from its VMs'."""
 
     __tablename__ = "appliances"
-    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("virtual_datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
     name: Mapped[str]
@@ -297,7 +222,7 @@ class VirtualMachine(Base):
     """A VM; `state` is the one it had before an operation locked it."""
 
     __tablename__ = "vms"
-    __table_args__ = _table(UniqueConstraint("appliance_id", "name"), Index(None, "host_id"))
+    __table_args__ = table(UniqueConstraint("appliance_id", "name"), Index(None, "host_id"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     appliance_id: Mapped[UUID] = mapped_column(ForeignKey("appliances.id"))
     template_id: Mapped[UUID] = mapped_column(ForeignKey("templates.id"))
@@ -315,7 +240,7 @@ class VmDisk(Base):
     """A disk of a VM: on its host's datastore while deployed, or a volume once persistent."""
 
     __tablename__ = "disks"
-    __table_args__ = _table(UniqueConstraint("vm_id", "position"))
+    __table_args__ = table(UniqueConstraint("vm_id", "position"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     position: Mapped[int]
@@ -329,7 +254,7 @@ class NicRow(Base):
     """A network interface of a VM."""
 
     __tablename__ = "nics"
-    __table_args__ = _table(UniqueConstraint("vm_id", "position"))
+    __table_args__ = table(UniqueConstraint("vm_id", "position"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
@@ -341,7 +266,7 @@ class VolumeRow(Base):
     """An iSCSI volume; `position` is its place among the disks of the VM that uses it."""
 
     __tablename__ = "volumes"
-    __table_args__ = _table(UniqueConstraint("virtual_datacenter_id", "name"))
+    __table_args__ = table(UniqueConstraint("virtual_datacenter_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
     pool_id: Mapped[UUID] = mapped_column(ForeignKey("storage_pools.id"))
@@ -399,7 +324,7 @@ class Operation(Base):
     """
 
     __tablename__ = "operations"
-    __table_args__ = _table(Index(None, "due_at"), Index(None, "accepted_at"))
+    __table_args__ = table(Index(None, "due_at"), Index(None, "accepted_at"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
@@ -432,7 +357,7 @@ class Step(Base):
     """One line of the journal."""
 
     __tablename__ = "steps"
-    __table_args__ = _table(Index(None, "operation_id", "position"))
+    __table_args__ = table(Index(None, "operation_id", "position"))
     operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
@@ -443,7 +368,7 @@ class Step(Base):
     found: Mapped[bool]
     state: Mapped[StepState]
     result: Mapped[Any] = mapped_column(JSON())
-    error: Mapped[str | None] = mapped_column(_LONG)
+    error: Mapped[str | None] = mapped_column(LONG)
     attempts: Mapped[int]
     epoch: Mapped[int]
     started_at: Mapped[datetime]
@@ -456,8 +381,8 @@ class Receipt(Base):
     __tablename__ = "receipts"
     operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
-    query: Mapped[str] = mapped_column(_LONG)
+    query: Mapped[str] = mapped_column(LONG)
     expected: Mapped[str] = mapped_column(String(16))
-    answer: Mapped[str] = mapped_column(_LONG)
+    answer: Mapped[str] = mapped_column(LONG)
     as_expected: Mapped[bool]
     looked_at: Mapped[datetime]

@@ -35,7 +35,7 @@ def differences(connection: Connection) -> list[object]:
     from alembic.migration import MigrationContext
 
     context = MigrationContext.configure(connection, opts={"compare_type": True})
-    return list(compare_metadata(context, models.Base.metadata))
+    return list(compare_metadata(context, models.Installation.metadata))
 
 
 def _config(connection: Connection) -> Config:

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.inventory import HostLoad, VolumeRecord
 from adapters.database.operations import Request
+from adapters.database.records import HostLoad, VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Power, VmState
 from api import finding

@@ -9,8 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.inventory import VolumeRecord
 from adapters.database.operations import Request
+from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import VolumeState
 from api import finding

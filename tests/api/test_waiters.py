@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from adapters.database.inventory import VolumeRecord
+from adapters.database.records import VolumeRecord
 from api import tokens
 from flows.catalog import FLOWS
 from flows.cloud import cloud

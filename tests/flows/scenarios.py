@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import delete, insert, select
 
-from adapters.database.models import Base
+from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.session import engine
 from adapters.types import Format

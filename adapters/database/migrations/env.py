@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from adapters.database.models import Base
+from adapters.database import models
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Base.metadata,
+    target_metadata=models.Base.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=True,
 )

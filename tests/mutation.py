@@ -16,6 +16,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Hunt:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.note.exists():
-            self.note.write_text(report.nodeid.split("/")[-1])
+            self.note.write_text(report.nodeid.removeprefix("tests/"))
 
     def _rank(self, item: pytest.Item) -> tuple[int, int] | None:
         """Low for the likeliest and cheapest; None for what cannot reach it, or needs a lab."""
@@ -110,13 +111,21 @@ class Hunt:
         step = self.mutant.split()[1]
         if place.step == step:
             return 1, steps_in(scenario)
-        reached = any(each.step == step for each in clean_runs(scenario))
-        return (3, steps_in(scenario)) if reached else None
+        return (3, steps_in(scenario)) if scenario == shortest_way_to(step) else None
 
 
 def steps_in(scenario: str | None) -> int:
     """How many steps a scenario takes, which is what its tests cost."""
     return len(clean_runs(scenario)) if scenario else 0
+
+
+@cache
+def shortest_way_to(step: str) -> str | None:
+    """The scenario of the fewest steps, of which this is one."""
+    from tests.flows.scenarios import SCENARIOS
+
+    ways = [x for x in SCENARIOS if any(place.step == step for place in clean_runs(x))]
+    return min(ways, key=steps_in, default=None)
 
 
 def clean_runs(scenario: str) -> Sequence[Any]:

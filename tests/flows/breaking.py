@@ -1,5 +1,6 @@
 """Breaking a running saga at one step, in every way that it has to survive."""
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from adapters.database import models
-from adapters.database.operations import Operation, Operations, Runner
+from adapters.database.operations import LeaseLost, Operation, Operations, Runner
 from adapters.database.session import utc_now
 from adapters.types import OperationState
 from flows import saga
@@ -98,6 +99,8 @@ class Breaker:
 
         @contextmanager
         def unless_dead(operations: Operations, lease: Any) -> Any:
+            if self.dead and threading.current_thread().name == "lease":
+                raise LeaseLost("its process is dead")  # a thread ends with it, without a word
             if self.dead:
                 raise Killed
             with holding(operations, lease) as db:

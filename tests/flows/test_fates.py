@@ -61,6 +61,40 @@ def test_an_undo_that_lies_shows_in_the_receipt_and_is_undone_again(breaker):
     assert not cloud.world.all("volume")
 
 
+# A step whose effect is temporary; the call that leaves it half done; the call that ends it.
+TEMPORARY = {
+    "open-scratch": ("convert_image", "images.convert", "repository.clear"),
+    "fill-volume": ("persist_vm", "images.fill_target", "storage.delete_export"),
+    "take-upload": ("import_image", "images.inspect", "repository.clear"),
+}
+
+
+@pytest.mark.parametrize("step", TEMPORARY)
+def test_what_is_temporary_goes_also_when_it_was_half_done(step, breaker):
+    name, halfway, _ = TEMPORARY[step]
+    broken, scenario = breaker(name), SCENARIOS[name]
+    before = scenario.before()
+    cloud.world.set_fate(halfway, "commits-then-fails", times=2)
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    assert scenario.photograph() == before
+    assert not ended.left_behind
+    assert receipt_of(ended)[step] == ("absent", "absent")
+
+
+@pytest.mark.parametrize("step", TEMPORARY)
+def test_what_is_temporary_and_stays_shows_in_the_receipt(step, breaker):
+    name, halfway, ending = TEMPORARY[step]
+    broken = breaker(name)
+    if step != "fill-volume":  # that one leaves something behind when all goes well, too
+        cloud.world.set_fate(halfway, "commits-then-fails", times=2)
+    cloud.world.set_fate(ending, "lies", times=99)
+    ended = broken.run()
+    assert ended.ended
+    assert ended.left_behind
+    assert receipt_of(ended)[step] == ("absent", "present")
+
+
 def test_a_call_that_lands_after_its_undo_is_found_at_the_second_look(breaker):
     broken = breaker("create_iscsi_volume")
     late = []

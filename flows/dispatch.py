@@ -35,7 +35,8 @@ def send(operation: Operation) -> None:
         kind = _flow_for(operation)
         run = client().create_flow_run_from_deployment(
             _deployment(kind, _pool(operation.datacenter_id)),
-            parameters={"operation": str(operation.id)},
+            # What has ended is settled with all that is due, by an operation of its own.
+            parameters={} if operation.ended else {"operation": str(operation.id)},
             name=f"{operation.kind.replace('_', '-')} {operation.target_name}"[:200],
             tags=[f"operation:{operation.id}", f"enterprise:{operation.enterprise_id}"],
             idempotency_key=f"{operation.id}/{attempt}",

@@ -5,6 +5,8 @@ claims it, under the lock that its removal needs too: what is being withdrawn do
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from uuid import UUID
 
@@ -17,22 +19,36 @@ log = logging.getLogger(__name__)
 
 
 def rebuild_lost_exports(stop: Event) -> None:
-    """Look every two seconds, until told to stop; what fails is tried at the next look."""
+    """Look every two seconds, until told to stop; what fails is tried at a later look."""
+    look = 0
     while not stop.wait(LOOK_S):
-        try:
+        look += 1
+        with _at_a_later_look():
             for pool in cloud.inventory.pools():
-                rebuild(pool)
-        except AdapterError as error:
-            log.warning("exports are looked at again: %s", error)
+                with _at_a_later_look():
+                    rebuild(pool, look)
 
 
-def rebuild(pool: UUID) -> None:
-    """Rebuild what a pool's device has lost; one question where it has lost nothing."""
+def rebuild(pool: UUID, look: int = 0) -> None:
+    """Rebuild what a pool's device has lost; one question where it has lost nothing.
+
+    Each look asks for another export: one that is there proves nothing of the others, when a
+    flow has just made it or the last rebuilding did not get to all.
+    """
     exports = cloud.inventory.exports_of(pool)
-    if not exports or cloud.storage(pool).has_export(exports[0]):
+    if not exports or cloud.storage(pool).has_export(exports[look % len(exports)]):
         return
     for export in exports:
-        with cloud.claims.held(f"export:{export.id}") as claimed:
+        with _at_a_later_look(), cloud.claims.held(f"export:{export.id}") as claimed:
             if claimed:
                 made = cloud.storage(pool).restore([(export, cloud.secrets.read(export.id))])
                 log.info("rebuilt exports %s", made)
+
+
+@contextmanager
+def _at_a_later_look() -> Iterator[None]:
+    """Let what one pool or export meets keep no other from being rebuilt."""
+    try:
+        yield
+    except AdapterError as error:
+        log.warning("exports are looked at again: %s", error)

@@ -24,7 +24,12 @@ FLOWS: dict[str, "OperationFlow"] = {}  # all that are imported; `catalog` impor
 
 
 def accept_maintenance(flow: "OperationFlow", operation: UUID | None = None) -> UUID:
-    """Accept a maintenance operation on this worker's datacenter; its id may be given."""
+    """Accept a maintenance operation on this worker's datacenter; its id may be given.
+
+    One of that id stays as it is: a scheduled run that is tried again goes on with its own.
+    """
+    if operation and cloud.operations.is_known(operation):
+        return operation
     datacenter = cloud.inventory.datacenter_called(cloud.settings.datacenter)
     if datacenter is None:
         raise Conflict(f"no datacenter {cloud.settings.datacenter}", code="no-datacenter")

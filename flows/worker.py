@@ -97,9 +97,12 @@ class Child:
         self.run: UUID | None = None
 
     def start(self, run: FlowRun, kind: str) -> None:
-        """Run it; raises `OSError` when the process has just died."""
-        self._pipe.send((run.model_dump_json(), kind))
+        """Run it; a process that has just died has it too, and is found dead with it."""
         self.run = run.id
+        try:
+            self._pipe.send((run.model_dump_json(), kind))
+        except OSError as error:
+            log.warning("run %s met a process that has ended: %s", run.id, error)
 
     @property
     def news(self) -> Any:
@@ -208,7 +211,7 @@ class Worker:
             elif not self._is_queued(operation):
                 self._unclaimed.pop(operation.id, None)
                 dispatch.send(operation)
-        if settling and not cloud.operations.unfinished("reconcile_operations"):
+        if settling and not cloud.operations.unfinished("reconcile_operations", datacenter):
             accepted = accept_maintenance(FLOWS["reconcile_operations"])
             dispatch.send(cloud.operations.read(accepted))
 

@@ -272,6 +272,7 @@ class Inventory:
             select(models.ExportRow)
             .join(models.VolumeRow, models.VolumeRow.id == models.ExportRow.volume_id)
             .where(models.VolumeRow.pool_id == pool)
+            .order_by(models.ExportRow.id)
         )
         with self._database.read() as db:
             return [

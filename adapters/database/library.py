@@ -1,5 +1,6 @@
 """The library's rows: templates, their disks' images, and conversions of those."""
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -147,22 +148,22 @@ class Library:
 
     def enqueue(self, conversion: Conversion) -> None:
         """Write a conversion down, unless it is known; a failed one is tried anew."""
+        fresh = models.Conversion(
+            id=conversion.id,
+            datacenter_id=conversion.datacenter_id,
+            source_digest=conversion.source.digest,
+            format=conversion.format,
+            options=conversion.options,
+            state=ConversionState.ENQUEUED,
+            path=conversion.path,
+            digest="",
+            identity={},
+        )
         with self._database.write() as db:
             row = db.get(models.Conversion, conversion.id)
             if row is None:
-                db.add(
-                    models.Conversion(
-                        id=conversion.id,
-                        datacenter_id=conversion.datacenter_id,
-                        source_digest=conversion.source.digest,
-                        format=conversion.format,
-                        options=conversion.options,
-                        state=ConversionState.ENQUEUED,
-                        path=conversion.path,
-                        digest="",
-                        identity={},
-                    )
-                )
+                with suppress(IntegrityError), db.begin_nested():  # another may be first
+                    db.add(fresh)
             elif row.state is ConversionState.FAILED:
                 row.state = ConversionState.ENQUEUED
 

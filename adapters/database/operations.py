@@ -214,24 +214,34 @@ class Operations:
                 return as_value(row)
         raise NotFound(f"no operation {operation}")
 
+    def is_known(self, operation: UUID) -> bool:
+        """Whether there is such an operation."""
+        with self.database.read() as db:
+            return db.get(models.Operation, operation) is not None
+
     def due(self, datacenter: UUID, limit: int = 100) -> list[Operation]:
-        """A datacenter's operations that somebody has to look after now, oldest first."""
+        """A datacenter's operations that somebody has to look after now.
+
+        Those that no run has been made for come first: a long queue must not hide them.
+        """
         query = (
             select(models.Operation)
             .where(
                 models.Operation.due_at <= utc_now(),
                 models.Operation.datacenter_id == datacenter,
             )
-            .order_by(models.Operation.due_at)
+            .order_by(models.Operation.attempt > models.Operation.epoch, models.Operation.due_at)
             .limit(limit)
         )
         with self.database.read() as db:
             return [as_value(row) for row in db.scalars(query)]
 
-    def unfinished(self, kind: str) -> bool:
-        """Whether an operation of this kind has not ended."""
+    def unfinished(self, kind: str, datacenter: UUID | None) -> bool:
+        """Whether a datacenter's operation of this kind has not ended."""
         query = select(models.Operation.id).where(
-            models.Operation.kind == kind, models.Operation.state.not_in(ENDED)
+            models.Operation.kind == kind,
+            models.Operation.datacenter_id == datacenter,
+            models.Operation.state.not_in(ENDED),
         )
         with self.database.read() as db:
             return db.scalars(query.limit(1)).first() is not None

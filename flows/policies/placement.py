@@ -18,6 +18,7 @@ class Room(Value):
     cpu_reserved: int
     ram_reserved_mib: int
     datastores: tuple[tuple[UUID, int], ...]  # with their free MiB
+    silent: str = ""  # why it could not be asked
 
 
 class Wish(Value):
@@ -68,7 +69,7 @@ def _why_not(wish: Wish, host: Room, cpu_overcommit: float) -> str:
     if host.family != wish.family:
         return f"runs {host.family}, not {wish.family}"
     if not host.datastores:
-        return "has no datastore"
+        return host.silent or "has no datastore"
     if free_cpu < wish.cpu:
         return f"{free_cpu} CPUs free, {wish.cpu} needed"
     if free_ram < wish.ram_mib:

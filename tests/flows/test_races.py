@@ -1,17 +1,25 @@
 """Moments that the matrix of steps does not reach: between steps, between runners, too late."""
 
+import multiprocessing
 import os
-from uuid import UUID
+import sqlite3
+from contextlib import closing
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from adapters.database.operations import LeaseLost, Operations, Runner, this_runner
 from adapters.errors import Refused
+from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
+from flows.exports import rebuild
+from flows.operation import accept_maintenance
 from flows.steps import STEPS, Effect
+from flows.worker import Child
 from tests.flows.breaking import Breaker, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
@@ -295,3 +303,99 @@ def test_a_process_that_nobody_has_reaped_is_not_alive():
         assert zombie.alive_here() is None
     finally:
         os.waitpid(child, 0)
+
+
+# --- the worker -------------------------------------------------------------------------------
+
+
+def deployed_with_volumes(world, how_many: int):
+    vm = cloud.inventory.vms_of(world.appliance("db"))[0].id
+    for position in range(1, how_many + 1):
+        world.volume(f"data-{position}", vm, position=position)
+    world.run("deploy_vm", vm)
+    return cloud.inventory.exports_of(world.pool)
+
+
+def test_one_export_that_is_there_does_not_hide_the_lost_ones(world):
+    """A flow has made the first anew before anybody noticed that the daemon was restarted."""
+    exports = deployed_with_volumes(world, 3)
+    for export in exports[1:]:
+        cloud.world.remove("export", export.id)
+    for look in range(len(exports)):
+        rebuild(world.pool, look)
+    assert cloud.world.all("export").keys() == {str(each.id) for each in exports}
+
+
+def test_an_export_that_cannot_be_rebuilt_keeps_no_other_away(world):
+    exports = deployed_with_volumes(world, 3)
+    for export in exports:
+        cloud.world.remove("export", export.id)
+    cloud.world.set_fate("storage.restore", "refuses")
+    rebuild(world.pool)
+    assert cloud.world.all("export").keys() == {str(each.id) for each in exports[1:]}
+    for look in range(len(exports)):
+        rebuild(world.pool, look)
+    assert len(cloud.world.all("export")) == len(exports)
+
+
+def test_a_run_for_a_process_that_has_just_died_is_found_with_it():
+    ours, theirs = multiprocessing.Pipe()
+    child = Child.__new__(Child)
+    child._pipe, child.run = ours, None
+    theirs.close()
+    run = FlowRun(flow_id=uuid4())
+    child.start(run, "deploy_vm")
+    assert child.run == run.id
+    assert not child.hear()
+
+
+def test_maintenance_elsewhere_holds_up_none_here(world):
+    accept_maintenance(FLOWS["reconcile_operations"])
+    assert cloud.operations.unfinished("reconcile_operations", world.datacenter)
+    assert not cloud.operations.unfinished("reconcile_operations", uuid4())
+
+
+def test_a_scheduled_run_that_is_tried_again_goes_on_with_its_operation(world):
+    own = uuid4()
+    flow = FLOWS["reconcile_operations"]
+    assert accept_maintenance(flow, own) == accept_maintenance(flow, own) == own
+
+
+def test_a_long_queue_does_not_hide_what_no_run_was_made_for(world):
+    queued = world.accept("deploy_vm", uuid4())
+    cloud.operations.sent(queued.id, 1, uuid4())
+    died = world.accept("deploy_vm", uuid4())
+    assert [each.id for each in cloud.operations.due(world.datacenter, limit=1)] == [died.id]
+
+
+# --- placement --------------------------------------------------------------------------------
+
+
+def test_a_host_that_does_not_answer_keeps_no_vm_from_the_others(world):
+    vm = cloud.inventory.vms_of(world.appliance("db"))[0].id
+    cloud.world.set_fate("hypervisors.datastore", "fails", times=1)
+    world.run("deploy_vm", vm)
+    assert cloud.world.calls("hypervisors.datastore") == world.datastores
+    assert cloud.inventory.vm(vm).host == world.hosts[1]
+
+
+def test_hosts_that_are_all_away_are_asked_again(world):
+    vm = cloud.inventory.vms_of(world.appliance("db"))[0].id
+    cloud.world.set_fate("hypervisors.datastore", "fails", times=2)
+    world.run("deploy_vm", vm)
+    assert cloud.world.calls("hypervisors.datastore") == world.datastores * 2
+
+
+def test_no_writer_waits_while_a_host_is_asked(world, monkeypatch):
+    vm = cloud.inventory.vms_of(world.appliance("db"))[0].id
+    datastore, free = MemoryHypervisor.datastore, []
+
+    def asked(hypervisor, directory):
+        with closing(sqlite3.connect(world.home / "cloudloom.sqlite", timeout=0)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            free.append(directory)
+        return datastore(hypervisor, directory)
+
+    monkeypatch.setattr(MemoryHypervisor, "datastore", asked)
+    world.run("deploy_vm", vm)
+    assert free == world.datastores

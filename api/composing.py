@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.operations import Locked
+from adapters.database.locks import Locked
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.types import TemplateState, VmState, VolumeState

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
 from adapters.database import models
-from adapters.database.operations import Locked, Operation, Request, accept
+from adapters.database.locks import Locked
+from adapters.database.operations import Operation, Request, accept
 from adapters.errors import Conflict
 from api import tokens
 from api.dependencies import Caller, Once, Send, sender

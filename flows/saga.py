@@ -29,7 +29,9 @@ from tenacity.wait import wait_exponential
 
 from adapters import programs
 from adapters.database.journal import Line
-from adapters.database.operations import Lease, LeaseLost, Locked, Operation, this_runner
+from adapters.database.locks import Locked
+from adapters.database.operations import Lease, LeaseLost, Operation
+from adapters.database.runners import this_runner
 from adapters.errors import AdapterError, Conflict, Transient, problem_of
 from adapters.types import OperationState, StepState
 from flows.cloud import cloud

@@ -37,7 +37,8 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending
 
-from adapters.database.operations import Operation, machine
+from adapters.database.operations import Operation
+from adapters.database.runners import machine
 from adapters.errors import AdapterError
 from flows import dispatch
 from flows.catalog import FLOWS

@@ -5,23 +5,19 @@ the database's time. Taking it is one UPDATE; whatever a runner writes is condit
 epoch (`holding`), in the same transaction, so a runner that was overtaken writes nothing more.
 """
 
-import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-import psutil
 from pydantic import Field
 from sqlalchemy import CursorResult, Table, Update, delete, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.locks import lock
+from adapters.database.runners import Runner, machine
 from adapters.database.session import Database, utc_now
 from adapters.errors import AdapterError, Conflict, NotFound
 from adapters.types import OperationState, Value
@@ -42,48 +38,6 @@ class LeaseLost(AdapterError):
     """Another runner has, or may have, the operation: stop before the next effect."""
 
     code = "lease-lost"
-
-
-class Locked(Conflict):
-    """An object is under an operation; the details say which."""
-
-    code = "locked"
-
-    def __init__(self, kind: str, object_id: UUID, operation: UUID) -> None:
-        super().__init__(f"{kind} {object_id} is locked by operation {operation}")
-        self.details = {"operation": str(operation)}
-
-
-class Runner(Value):
-    """A process on a machine, told from later ones with its pid by its start time."""
-
-    host: str
-    pid: int
-    started: float
-
-    def alive_here(self) -> psutil.Process | None:
-        """The process, when it is one of this machine, still the same, and not just unreaped."""
-        if self.host != machine() or not psutil.pid_exists(self.pid):
-            return None
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
-
-
-@cache
-def machine() -> str:
-    """This machine, since this boot."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}"
-
-
-def this_runner() -> Runner:
-    """The calling process."""
-    pid = os.getpid()
-    return Runner(host=machine(), pid=pid, started=psutil.Process(pid).create_time())
 
 
 class Operation(Value):
@@ -165,24 +119,6 @@ def accept(db: Session, request: Request) -> Operation:
     lock(db, request.id, request.locks)
     db.refresh(row)
     return as_value(row)
-
-
-def lock(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> None:
-    """Lock objects for an operation, all of them or none. Raises `Locked`."""
-    for kind, object_id in sorted(objects, key=lambda each: each[1]):
-        held = db.get(models.Lock, object_id, with_for_update=True)
-        if held and held.operation_id != operation:
-            raise Locked(kind, object_id, held.operation_id)
-        if held:
-            continue
-        try:
-            with db.begin_nested():
-                db.add(models.Lock(object_id=object_id, kind=kind, operation_id=operation))
-        except IntegrityError as error:  # somebody else's insert was first
-            other = db.scalars(
-                select(models.Lock.operation_id).where(models.Lock.object_id == object_id)
-            ).one_or_none()
-            raise Locked(kind, object_id, other or operation) from error
 
 
 def _rows(db: Session, change: Update) -> int:

@@ -18,17 +18,15 @@ from adapters.database import models
 from adapters.database.claims import Claims
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal, Line
+from adapters.database.locks import Locked
 from adapters.database.operations import (
     ENDED,
     LeaseLost,
-    Locked,
     Operations,
     Request,
-    Runner,
-    machine,
-    this_runner,
 )
 from adapters.database.records import VolumeRecord
+from adapters.database.runners import Runner, machine, this_runner
 from adapters.database.schema import FIRST_ENTERPRISE, differences, migrate
 from adapters.database.secrets import Secrets, keyring
 from adapters.database.session import Database, utc_now

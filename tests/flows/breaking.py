@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import update
 
 from adapters.database import models
-from adapters.database.operations import LeaseLost, Operation, Operations, Runner
+from adapters.database.operations import LeaseLost, Operation, Operations
+from adapters.database.runners import Runner
 from adapters.database.session import utc_now
 from adapters.types import OperationState
 from flows import saga

@@ -10,7 +10,8 @@ import psutil
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from adapters.database.operations import LeaseLost, Operations, Runner, this_runner
+from adapters.database.operations import LeaseLost, Operations
+from adapters.database.runners import Runner, this_runner
 from adapters.errors import Refused
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import OperationState

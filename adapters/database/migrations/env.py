@@ -7,7 +7,7 @@ from adapters.database import models
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=models.Base.metadata,
+    target_metadata=models.Installation.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=True,
 )

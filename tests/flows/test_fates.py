@@ -5,10 +5,12 @@ import signal
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
+from adapters.database import models
 from adapters.database.operations import Operation
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.types import OperationState
+from adapters.types import ConversionState, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
@@ -36,10 +38,6 @@ def settle_again(operation: Operation) -> Operation:
 
 
 def receipt_of(operation: Operation) -> dict[str, tuple[str, str]]:
-    from sqlalchemy import select
-
-    from adapters.database import models
-
     with cloud.database.read() as db:
         rows = db.scalars(
             select(models.Receipt).where(models.Receipt.operation_id == operation.id)
@@ -93,6 +91,14 @@ def test_what_is_temporary_and_stays_shows_in_the_receipt(step, breaker):
     assert ended.ended
     assert ended.left_behind
     assert receipt_of(ended)[step] == ("absent", "present")
+
+
+def test_a_conversion_that_failed_says_so(breaker):
+    broken = breaker("convert_image")
+    cloud.world.set_fate("images.convert", "refuses")
+    assert broken.run().state is OperationState.FAILED
+    with cloud.database.read() as db:
+        assert db.scalars(select(models.Conversion.state)).all() == [ConversionState.FAILED]
 
 
 def test_a_call_that_lands_after_its_undo_is_found_at_the_second_look(breaker):
@@ -266,8 +272,6 @@ def test_one_operations_failure_leaves_anothers_shared_things(world):
     world.run("deploy_vm", first)
     host = cloud.inventory.vm(first).host
     with cloud.database.write() as db:  # only one host is left: both share its copy of the base
-        from adapters.database import models
-
         for other in set(world.hosts) - {host}:
             db.get(models.Host, other).ram_mib = 0
     copies = cloud.world.all("copy")

@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
+from adapters.database import models
 from adapters.database.operations import LeaseLost, Operation
 from adapters.errors import Refused, Transient
 from adapters.types import OperationState, StepState
@@ -99,10 +101,6 @@ def require_all_there(name: str, ended: Operation) -> None:
 
 
 def assert_unlocked() -> None:
-    from sqlalchemy import func, select
-
-    from adapters.database import models
-
     with cloud.database.read() as db:
         assert db.scalar(select(func.count()).select_from(models.Lock)) == 0
 
@@ -231,6 +229,48 @@ def test_what_was_there_before_stays(name, place, breaker):
     line = next(x for x in cloud.journal.lines(ended.id) if x.found and x.name == place.step)
     assert line.state is StepState.SKIPPED
     assert line.arguments not in undone
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), steps_that(lambda s: s.effect is Effect.MAKES and s.question)
+)
+def test_a_step_is_undone_by_its_own_undo(name, place, breaker):
+    """Not only by those of earlier steps, which take its effect away with theirs."""
+    scenario, broken, before = breaker(name)
+    step, answers = STEPS[place.step], []
+
+    def there_and_back(do, arguments):
+        do(**arguments)
+        answers.append(step.question(**arguments))
+        step.backward(**arguments)
+        answers.append(step.question(**arguments))
+        raise Refused("there and back")
+
+    broken.at(place, there_and_back)
+    ended = broken.run()
+    assert answers == [True, False]
+    require_nothing_left(scenario, before, ended)
+
+
+@pytest.mark.parametrize(("name", "place"), steps_that(lambda s: s.effect is Effect.REMOVES))
+def test_a_removal_that_lies_shows_in_the_receipt(name, place, breaker):
+    _, broken, _ = breaker(name)
+    broken.at(place, lambda do, arguments: None)
+    ended = broken.run()
+    if ended.state is OperationState.STUCK:  # a later step is refused, for it is still there
+        cloud.operations.abandon(ended.id, "it lies", "tests")
+        ended = broken.run()
+    assert ended.left_behind
+    key = key_at(place, ended)
+    with cloud.database.read() as db:
+        receipt = db.get_one(models.Receipt, (ended.id, key))
+        assert (receipt.expected, receipt.answer) == ("absent", "present")
+
+
+def key_at(place: Place, operation: Operation) -> str:
+    """The journal's key of a call."""
+    lines = cloud.journal.lines(operation.id)
+    return [x.key for x in lines if (x.name, x.lane) == (place.step, place.lane)][place.nth]
 
 
 @pytest.mark.parametrize(("name", "place"), every_step())

@@ -17,9 +17,10 @@ test:  ## The whole suite, but for what is slow (ARGS: pytest's arguments)
 	@$(SETUP)
 	$(PYTHON) -m tests -n 2 -m "not slow" $(ARGS)
 
-test-long:  ## The whole suite
+test-long:  ## The whole suite, and whether it would notice what is missing
 	@$(SETUP)
 	$(PYTHON) -m tests -n 2 $(ARGS)
+	$(PYTHON) -m tests.mutation
 
 check:  ## Style, types, architecture, spelling
 	@$(SETUP) python

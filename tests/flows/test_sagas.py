@@ -17,7 +17,8 @@ from adapters.database import models
 from adapters.database.operations import LeaseLost, Operation
 from adapters.errors import Refused, Transient
 from adapters.types import OperationState, StepState
-from flows.catalog import CATALOG
+from deployments.tables import steps_of
+from flows.catalog import CATALOG, FLOWS
 from flows.cloud import cloud
 from flows.steps import STEPS, Effect
 from tests import worlds
@@ -42,8 +43,6 @@ def clean_run(name: str) -> tuple[tuple[Place, ...], str]:
         world = worlds.build(home / "home", home / "template.sqlite")
         scenario = SCENARIOS[name]
         operation = scenario.accept(world)
-        from flows.catalog import FLOWS
-
         ended = FLOWS[scenario.kind](operation.id)
         assert ended.state == "succeeded", ended.error
         after = json.dumps(shape(scenario.photograph()), sort_keys=True)
@@ -314,3 +313,9 @@ def test_every_flow_has_a_scenario():
 def test_every_step_is_reached_by_a_scenario():
     reached = {place.step for name in SCENARIOS for place in clean_run(name)[0]}
     assert set(STEPS) - reached <= {"settle-operation", "send-operation"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_readme_names_every_step_that_is_taken(name):
+    named = {step.name for step in steps_of(FLOWS[SCENARIOS[name].kind])}
+    assert {place.step for place in clean_run(name)[0]} <= named

@@ -6,6 +6,7 @@ Prefect's pool is the queue: limits, priorities and pauses set there hold. A run
 
 import logging
 import socket
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -28,8 +29,11 @@ log = logging.getLogger(__name__)
 def send(operation: Operation) -> None:
     """Create the flow run of the next attempt, and wake a worker.
 
-    Prefect away is no error: the operation stays due, and the look every second sends it.
+    Prefect away is no error: the operation stays due, and the look every second sends it. One
+    that has a runner, or may have none, is left alone: its runner hears of a wish by itself.
     """
+    if operation.due_at is None or operation.due_at > datetime.now(UTC):
+        return
     try:
         attempt = max(operation.epoch, operation.attempt) + 1
         kind = _flow_for(operation)

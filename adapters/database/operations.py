@@ -64,6 +64,7 @@ class Operation(Value):
     epoch: int
     attempt: int
     flow_run_id: UUID | None
+    due_at: datetime | None
 
     @property
     def ended(self) -> bool:
@@ -346,8 +347,7 @@ class Operations:
         with self.database.write() as db:
             row = self._live(db, operation)
             row.wish = wish
-            self._take_up(row)
-            return as_value(row)
+            return self._take_up(db, row)
 
     def resume(self, operation: UUID) -> Operation:
         """Take a stuck operation up again, the way it was going."""
@@ -355,8 +355,7 @@ class Operations:
             row = self._live(db, operation)
             if row.state != OperationState.STUCK:
                 raise Conflict(f"operation {operation} is {row.state}", code="not-stuck")
-            self._take_up(row)
-            return as_value(row)
+            return self._take_up(db, row)
 
     def abandon(self, operation: UUID, reason: str, who: str) -> Operation:
         """Give a stuck operation up: its locks go, its receipt lists what may remain."""
@@ -383,10 +382,13 @@ class Operations:
         return row
 
     @staticmethod
-    def _take_up(row: models.Operation) -> None:
+    def _take_up(db: Session, row: models.Operation) -> Operation:
         if row.state == OperationState.STUCK:
             row.state = OperationState.UNWINDING if row.wish else OperationState.RUNNING
             row.due_at = utc_now()
+            db.flush()
+            db.refresh(row)
+        return as_value(row)
 
     def sent(self, operation: UUID, attempt: int, flow_run: UUID) -> None:
         """Remember the flow run of an attempt: the newest is the one to look at."""

@@ -214,8 +214,10 @@ def test_cancelling_stops_a_step_and_unwinds(engine):
     operation = asked_for(world, "cancelled")
     dispatch.send(operation)
     wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
-    cloud.operations.want(operation.id, "cancel")
+    run = cloud.operations.read(operation.id).flow_run_id
+    dispatch.send(cloud.operations.want(operation.id, "cancel"))
     done = ended(operation)
+    assert done.flow_run_id == run
     assert done.state is OperationState.CANCELLED
     assert final_state(done) == "Cancelled"
     assert not cloud.inventory.has_volume(done.target_id)

@@ -98,6 +98,11 @@ class World:
         with self._transaction() as db:
             db.execute("INSERT INTO fates VALUES (?, ?, ?, ?)", (method, fate, times, delay_s))
 
+    def forget_fates(self) -> None:
+        """Let every call from now on meet nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM fates")
+
     def calls(self, method: str) -> list[str]:
         """The things that `method` was called for, in order: shows that no effect is repeated."""
         with self._transaction() as db:

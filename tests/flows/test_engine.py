@@ -65,6 +65,12 @@ def engine(tmp_path_factory) -> Iterator[tuple[worlds.World, dict[str, serve.Ser
         shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def no_fate_outlives_its_test(engine) -> Iterator[None]:
+    yield
+    cloud.world.forget_fates()
+
+
 def asked_for(world: worlds.World, name: str) -> Operation:
     volume = {
         "id": str(uuid4()),

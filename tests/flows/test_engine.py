@@ -227,3 +227,16 @@ def test_cancelling_stops_a_step_and_unwinds(engine):
     assert done.state is OperationState.CANCELLED
     assert final_state(done) == "Cancelled"
     assert not cloud.inventory.has_volume(done.target_id)
+
+
+def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=2)
+    operation = asked_for(world, "stopped")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    runner = _runner(operation)
+    os.kill(runner.pid, signal.SIGSTOP)
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
+    wait_for(lambda: not runner.is_running(), 10, "the end of the stopped runner")

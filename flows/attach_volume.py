@@ -7,6 +7,7 @@ from adapters.database.records import VmRecord, VolumeRecord
 from adapters.types import Connection, Export, Target, export_id
 from flows.cloud import cloud
 from flows.operation import operation
+from flows.saga import running
 from flows.steps import step
 
 
@@ -79,11 +80,12 @@ def export_volume(export: Export, pool: UUID, vm: UUID) -> Target:
 @export_volume.undo
 def withdraw_export(export: Export, pool: UUID, vm: UUID) -> None:
     """End the VM's right; with the last claim on it, the export and its password go."""
-    if cloud.claims.release(f"export:{export.id}", f"vm:{vm}"):
+    remover = running()
+    if cloud.claims.release(f"export:{export.id}", f"vm:{vm}", remover):
         cloud.storage(pool).delete_export(export)
         cloud.inventory.forget_export(export.id)
         cloud.secrets.forget(export.id)
-        cloud.claims.removed(f"export:{export.id}")
+        cloud.claims.removed(f"export:{export.id}", remover)
 
 
 @export_volume.look

@@ -89,11 +89,26 @@ class OperationFlow:
         run = context.flow_run if isinstance(context, FlowRunContext) else None
         return accept_maintenance(self, uuid5(run.id, self.kind) if run else None)
 
+    @staticmethod
+    def _heed_retry(operation: UUID) -> None:
+        """Take a stuck operation up again when its run is retried in Prefect.
+
+        Raises `OperationFailed` for an operation that has ended: a run of it has nothing to do.
+        """
+        row, context = cloud.operations.read(operation), FlowRunContext.get()
+        if row.ended:
+            raise OperationFailed(f"operation {operation} has {row.state}: nothing to retry")
+        again = context and context.flow_run and context.flow_run.run_count > 1
+        if again and row.state is OperationState.STUCK:
+            cloud.operations.resume(operation)
+
     @cached_property
     def flow(self) -> Flow[[UUID | None], State[None] | None]:
         """The Prefect flow."""
 
         def run(operation: UUID | None = None) -> State[None] | None:
+            if operation:
+                self._heed_retry(operation)
             try:
                 ended = self(operation or self.accept_own())
             except LeaseLost as lost:

@@ -39,7 +39,7 @@ def persist_vm(request: Operation) -> None:
     redefine_vm(vm.definition(), without(vm, boot.id), [boots_from, *data], vm.host)
     remove_disk(vm.disk(boot), vm.host)
     if boot.base:
-        leave_base(boot.id, boot.base, vm.host)
+        leave_base(boot.id, vm.id, boot.base, vm.host)
 
 
 def without(vm: VmRecord, disk: UUID) -> Vm:

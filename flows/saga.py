@@ -12,6 +12,7 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 """
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from adapters.database.journal import Line
 from adapters.database.locks import Locked
 from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
-from adapters.errors import AdapterError, Conflict, Transient, problem_of
+from adapters.errors import AdapterError, Conflict, Refused, Transient, problem_of
 from adapters.types import OperationState, StepState
 from flows.cloud import cloud
 from flows.engine import shown
@@ -44,6 +45,8 @@ Lanes = Mapping[str, Callable[[], None]]
 
 # What a temporary thing that was made is on the way forward: there, or being ended already.
 _PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPED}
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 log = logging.getLogger(__name__)
 _lane: ContextVar[str] = ContextVar("lane", default="")
@@ -60,6 +63,11 @@ def lanes(*layers: Lanes) -> None:
     """Run each layer's lanes in parallel, one layer after the other; a failure stops them all."""
     for layer in layers:
         _running.get().run_layer(layer)
+
+
+def running() -> UUID:
+    """The operation that is running here."""
+    return _running.get().operation.id
 
 
 def epoch() -> int:
@@ -105,8 +113,7 @@ class Saga:
 
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
         if self._known and self.operation.version != version:
-            final = {name for name, each in STEPS.items() if each.effect is Effect.REMOVES}
-            self._journal.start_over(self.lease, final)
+            self._journal.start_over(self.lease, _anew(self._known.values()))
             self._known = {each.key: each for each in self._journal.lines(self.operation.id)}
         cloud.operations.begin(self.lease, version)
         try:
@@ -147,9 +154,8 @@ class Saga:
 
     def _settle(self) -> None:
         operation, lines = self.operation, self._journal.lines(self.operation.id)
-        if operation.provisional and self._superseded():
-            cloud.operations.settle(self.lease, [], None)
-            return
+        if operation.provisional:
+            lines = self._not_superseded(lines)
         receipts = look_back(operation, lines)
         undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
         behind = {each.key for each in receipts if not each.as_expected}
@@ -161,12 +167,21 @@ class Saga:
         timeout_s = cloud.settings.backend_timeout_s
         cloud.operations.settle(self.lease, receipts, timeout_s if again else None)
 
-    def _superseded(self) -> bool:
-        """Whether a later operation has, or had, our objects: what is there now may be its own."""
+    def _not_superseded(self, lines: list[Line]) -> list[Line]:
+        """The lines about no object that a later operation had: what is there may be its own.
+
+        What a line is about, its arguments say; one that does not say may be about any.
+        """
+        operation = self.operation
         try:
-            return cloud.operations.lock_again(self.lease)
-        except Locked:
-            return True
+            theirs = cloud.operations.lock_again(self.lease)
+        except Locked:  # by one that was accepted just now
+            theirs = cloud.operations.lock_again(self.lease)
+        if theirs.isdisjoint(operation.objects):
+            return lines
+        ours = {*operation.objects, operation.id, *_ids_in(operation.arguments)} - theirs
+        about = {each.key: _ids_in(each.arguments) for each in lines}
+        return [x for x in lines if about[x.key] & ours and not about[x.key] & theirs]
 
     # --- forward ------------------------------------------------------------------------------
 
@@ -208,7 +223,10 @@ class Saga:
 
     def _forward(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
         known = self._known.get(key)
+        anew = known is not None and known.state is StepState.PENDING
         line = known or self._intend(step, key, arguments)
+        if anew:  # by a newer version, whose arguments may be others
+            line = line.model_copy(update={"arguments": arguments})
         intended = [] if known else [line]  # the intent of a fresh line is its first attempt
 
         def attempt() -> Any:
@@ -216,7 +234,7 @@ class Saga:
             if intended:
                 intended.clear()
             else:
-                self._journal.attempt(self.lease, key, StepState.RUNNING)
+                self._journal.attempt(self.lease, line, StepState.RUNNING)
             return step.do(**line.arguments)
 
         try:
@@ -224,8 +242,10 @@ class Saga:
         except LeaseLost:
             raise
         except Exception as error:
-            self._settle_line(key, StepState.FAILED, error=str(error))
-            raise
+            if not (anew and step.question is None and isinstance(error, Refused)):
+                self._settle_line(key, StepState.FAILED, error=str(error))
+                raise
+            result = step.recorded(line.result)  # what it told before is gone by now
         self._settle_line(key, StepState.DONE, result=to_jsonable_python(result))
         return result
 
@@ -289,7 +309,7 @@ class Saga:
             return
 
         def attempt() -> None:
-            self._journal.attempt(self.lease, line.key, StepState.UNDOING)
+            self._journal.attempt(self.lease, line, StepState.UNDOING)
             backward(**line.arguments)
 
         shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
@@ -379,8 +399,22 @@ class Saga:
             keeper.join()
 
 
+def _ids_in(arguments: dict[str, Any]) -> set[UUID]:
+    return {UUID(each) for each in _ID.findall(str(arguments))}
+
+
 def _destroys(lines: Iterable[Line]) -> bool:
     return any(STEPS[each.name].effect is Effect.REMOVES for each in lines)
+
+
+def _anew(lines: Iterable[Line]) -> set[str]:
+    """The keys of what a newer version of a forward-only operation does anew: everything.
+
+    Past the last moment to undo what was made, only what destroys: the rest was its preparation.
+    """
+    known = {line.key: STEPS[line.name] for line in lines}
+    made = any(x.question and x.effect is not Effect.REMOVES for x in known.values())
+    return {key for key, x in known.items() if x.effect is Effect.REMOVES or not made}
 
 
 def execute(

@@ -3,6 +3,8 @@
 from uuid import UUID
 
 from adapters.database.operations import Operation
+from adapters.database.records import VmRecord
+from adapters.errors import Conflict
 from adapters.types import Base, Disk, Power
 from flows.attach_volume import export_for
 from flows.cloud import cloud
@@ -10,7 +12,6 @@ from flows.detach_volume import end_export
 from flows.operation import operation
 from flows.reserve_host import has_host
 from flows.steps import Effect, step
-from flows.survey import survey_vm
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 
 
@@ -22,7 +23,7 @@ def undeploy_vm(request: Operation) -> None:
 
 def tear_down(vm_id: UUID) -> None:
     """Take a VM off its host."""
-    vm = survey_vm(vm_id)
+    vm = survey_deployed(vm_id)
     with cloud.session(vm.host):
         stop_vm(vm.id, vm.host)
         undefine_vm(vm.id, vm.host)
@@ -31,8 +32,16 @@ def tear_down(vm_id: UUID) -> None:
         for record in vm.local_disks:
             remove_disk(vm.disk(record), vm.host)
             if record.base:
-                leave_base(record.id, record.base, vm.host)
+                leave_base(record.id, vm.id, record.base, vm.host)
         free_host(vm.id)
+
+
+@step("survey-deployed")
+def survey_deployed(vm: UUID) -> VmRecord:
+    record = cloud.inventory.vm(vm)
+    if record.host_id is None:
+        raise Conflict(f"VM {record.name} has no host", code="not-allocated")
+    return record
 
 
 @step("stop-vm", Effect.REMOVES)
@@ -66,12 +75,12 @@ def _(disk: Disk, host: UUID) -> bool:
 
 
 @step("leave-base", Effect.REMOVES)
-def leave_base(disk: UUID, base: Base, host: UUID) -> None:
+def leave_base(disk: UUID, vm: UUID, base: Base, host: UUID) -> None:
     release_base(disk, base, host)
 
 
 @leave_base.look
-def _(disk: UUID, base: Base, host: UUID) -> bool:
+def _(disk: UUID, vm: UUID, base: Base, host: UUID) -> bool:
     return base_held(disk, base, host)
 
 

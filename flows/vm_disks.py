@@ -9,6 +9,7 @@ from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
 from flows.convert_image import bootable
+from flows.saga import running
 from flows.steps import step
 
 
@@ -22,7 +23,7 @@ def make_overlay(record: DiskRecord, vm: VmRecord) -> Base:
     image = bootable(record.image, vm.family, vm.datacenter_id)
     base = choose_base(record.id, image, vm.host, vm.datastore, vm.datacenter_id)
     source = cloud.repository(vm.datacenter_id).path(image.path)
-    hold_base(record.id, base, str(source), vm.host)
+    hold_base(record.id, vm.id, base, str(source), vm.host)
     make_disk(vm.disk(record, base), vm.host)
     return base
 
@@ -40,7 +41,7 @@ def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter
 
 
 @step("hold-base")
-def hold_base(disk: UUID, base: Base, source: str, host: UUID) -> None:
+def hold_base(disk: UUID, vm: UUID, base: Base, source: str, host: UUID) -> None:
     """Claim the base for as long as the disk lives; copy it to the host when it must be there."""
     cloud.claims.claim(claim_on(base, host), f"disk:{disk}")
     if base.is_copy:
@@ -49,22 +50,23 @@ def hold_base(disk: UUID, base: Base, source: str, host: UUID) -> None:
 
 
 @hold_base.undo
-def _(disk: UUID, base: Base, source: str, host: UUID) -> None:
+def _(disk: UUID, vm: UUID, base: Base, source: str, host: UUID) -> None:
     release_base(disk, base, host)
     cloud.inventory.set_base(disk, None)
 
 
 @hold_base.look
-def _(disk: UUID, base: Base, source: str, host: UUID) -> bool:
+def _(disk: UUID, vm: UUID, base: Base, source: str, host: UUID) -> bool:
     return base_held(disk, base, host)
 
 
 def release_base(disk: UUID, base: Base, host: UUID) -> None:
     """Release the base; a copy on the host goes with its last disk, a library file stays."""
-    if cloud.claims.release(claim_on(base, host), f"disk:{disk}"):
+    remover = running()
+    if cloud.claims.release(claim_on(base, host), f"disk:{disk}", remover):
         if base.is_copy:
             cloud.node(host).delete_copy(base)
-        cloud.claims.removed(claim_on(base, host))
+        cloud.claims.removed(claim_on(base, host), remover)
 
 
 def base_held(disk: UUID, base: Base, host: UUID) -> bool:

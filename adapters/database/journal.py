@@ -70,10 +70,10 @@ class Journal:
             db.execute(insert(_STEPS).values(operation_id=lease.operation, **fields))
             return None
 
-    def attempt(self, lease: Lease, key: str, state: StepState) -> None:
-        """Another attempt begins, `running` forward or `undoing` back."""
-        more = _STEPS.c.attempts + 1
-        self._change(lease, key, state=state, attempts=more, epoch=lease.epoch)
+    def attempt(self, lease: Lease, line: Line, state: StepState) -> None:
+        """Another attempt at the line begins, `running` forward or `undoing` back."""
+        values = {"state": state, "arguments": line.arguments, "epoch": lease.epoch}
+        self._change(lease, line.key, attempts=_STEPS.c.attempts + 1, **values)
 
     def stumble(self, lease: Lease, key: str, error: str) -> None:
         """An attempt failed; the line goes on showing why."""
@@ -92,13 +92,10 @@ class Journal:
         outcome = {"result": result} if state is StepState.DONE else {}
         self._change(lease, key, state=state, error=error, ended_at=utc_now(), **outcome)
 
-    def start_over(self, lease: Lease, names: Collection[str]) -> None:
-        """Forget outcomes, not intents: a newer version of the flow does these steps anew.
-
-        Not those that told what is there, or filled it: what they saw may be gone by now.
-        """
+    def start_over(self, lease: Lease, keys: Collection[str]) -> None:
+        """Forget outcomes, not intents: a newer version of the flow does these lines anew."""
         with self._operations.holding(lease) as db:
-            mine = (_STEPS.c.operation_id == lease.operation) & _STEPS.c.name.in_(names)
+            mine = (_STEPS.c.operation_id == lease.operation) & _STEPS.c.key.in_(keys)
             db.execute(update(_STEPS).where(mine).values(state=StepState.PENDING))
 
     def _change(self, lease: Lease, key: str, **values: Any) -> None:

@@ -290,11 +290,11 @@ class ExportRow(Base):
 
 
 class SharedThing(Base):
-    """A backend object with claims; the row that claiming and removing both lock."""
+    """A backend object with claims; `remover` is the operation that is removing it."""
 
     __tablename__ = "shared_things"
     name: Mapped[str] = mapped_column(String(500), primary_key=True)
-    removing: Mapped[bool]
+    remover: Mapped[UUID | None]
 
 
 class Claim(Base):

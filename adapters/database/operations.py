@@ -12,7 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import CursorResult, Table, Update, delete, select, update
+from sqlalchemy import CursorResult, Select, Table, Update, delete, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -51,6 +51,7 @@ class Operation(Value):
     target_id: UUID
     target_name: str
     arguments: dict[str, Any]
+    objects: list[UUID]
     enterprise_id: UUID
     datacenter_id: UUID
     requested_by: str
@@ -124,6 +125,11 @@ def accept(db: Session, request: Request) -> Operation:
 
 def _rows(db: Session, change: Update) -> int:
     return cast(CursorResult[Any], db.execute(change)).rowcount
+
+
+def _unexpected(operation: UUID) -> Select[tuple[str]]:
+    mine = models.Receipt.operation_id == operation
+    return select(models.Receipt.key).where(mine, ~models.Receipt.as_expected).limit(1)
 
 
 def _runner(row: models.Operation) -> Runner | None:
@@ -214,7 +220,7 @@ class Operations:
                 ),
             )
             if taken != 1:
-                raise LeaseLost(f"operation {operation}: another runner has it, or nobody may")
+                raise LeaseLost(f"operation {operation}: another run has it, or nobody may")
             db.refresh(row)
             return Lease(operation=operation, epoch=row.epoch, former=former)
 
@@ -288,8 +294,8 @@ class Operations:
             row = db.get_one(models.Operation, lease.operation)
             for receipt in receipts:
                 db.merge(receipt)
-            if receipts:  # none: nothing was asked, so nothing new is known
-                row.left_behind = not all(receipt.as_expected for receipt in receipts)
+            db.flush()
+            row.left_behind = db.scalars(_unexpected(lease.operation)).first() is not None
             row.provisional = look_again_s is not None
             self._let_go(row)
             if look_again_s is not None:
@@ -302,20 +308,20 @@ class Operations:
         with self.database.read() as db:
             return tuple(db.scalars(query))
 
-    def lock_again(self, lease: Lease) -> bool:
-        """Take an ended operation's locks once more; answers whether a later one had them since.
+    def lock_again(self, lease: Lease) -> set[UUID]:
+        """Take an ended operation's locks once more, but for what later ones have or have had.
 
-        Raises `Locked` when a later one has them now.
+        Answers all that these had. Raises `Locked` when a later one is accepted meanwhile.
         """
         with self.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
             later = select(models.Operation.objects).where(
                 models.Operation.id != row.id, models.Operation.accepted_at >= row.ended_at
             )
-            if any(set(objects) & set(row.objects) for objects in db.scalars(later)):
-                return True
-            lock(db, row.id, [(row.target_kind, UUID(each)) for each in row.objects])
-            return False
+            theirs = {UUID(each) for objects in db.scalars(later) for each in objects}
+            ours = {UUID(each) for each in row.objects} - theirs
+            lock(db, row.id, [(row.target_kind, each) for each in ours])
+            return theirs
 
     def leave(self, lease: Lease) -> None:
         """Say that the runner works on it no more, held or lost: nobody has to end it for it."""

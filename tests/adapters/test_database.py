@@ -466,64 +466,113 @@ def test_a_second_look_knows_who_came_later(database, operations, requested):
     operations.end(lease, OperationState.FAILED)
     operations.settle(lease, [], look_again_s=0)
     lease = operations.claim(first, this_runner())
-    assert operations.lock_again(lease) is False
+    assert operations.lock_again(lease) == set()
     with pytest.raises(Locked):
         operations.accept(requested(thing))
     operations.settle(lease, [], look_again_s=0)
     operations.accept(requested(thing))
-    assert operations.lock_again(operations.claim(first, this_runner())) is True
+    assert thing in operations.lock_again(operations.claim(first, this_runner()))
+
+
+def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
+    hers, ours = uuid4(), uuid4()
+    first = operations.accept(requested(hers, ours)).id
+    lease = operations.claim(first, this_runner())
+    operations.end(lease, OperationState.FAILED)
+    operations.settle(lease, [], look_again_s=0)
+    later = operations.accept(requested(hers)).id
+    assert hers in operations.lock_again(operations.claim(first, this_runner()))
+    assert operations.locked_by(first) == (ours,)
+    assert operations.locked_by(later) == (hers,)
 
 
 # --- claims ---------------------------------------------------------------------------------
 
 
-def test_a_thing_goes_with_its_last_claim(database):
+@pytest.fixture
+def remover(operations, requested):
+    return operations.accept(requested(uuid4())).id
+
+
+def test_a_thing_goes_with_its_last_claim(database, remover):
     claims = Claims(database)
     claims.claim("base", "disk:1")
     claims.claim("base", "disk:1")
     claims.claim("base", "disk:2")
     assert claims.holders("base") == ("disk:1", "disk:2")
-    assert claims.release("base", "disk:1") is False
-    assert claims.release("base", "disk:2") is True
-    assert claims.release("base", "disk:2") is True  # again: it is still to be removed
+    assert claims.release("base", "disk:1", remover) is False
+    assert claims.release("base", "disk:2", remover) is True
+    assert claims.release("base", "disk:2", remover) is True  # again: it is still to be removed
 
 
-def test_what_is_being_removed_is_not_claimed_until_it_is_gone(database):
+def test_what_is_being_removed_is_not_claimed_until_it_is_gone(database, remover):
     claims = Claims(database)
     claims.claim("base", "disk:1")
-    claims.release("base", "disk:1")
+    claims.release("base", "disk:1", remover)
     with pytest.raises(Transient):
         claims.claim("base", "disk:2")
     assert claims.holders("base") == ()
-    claims.removed("base")
+    claims.removed("base", remover)
     claims.claim("base", "disk:2")
-    claims.removed("base")  # of a claimed thing: nothing
+    claims.removed("base", remover)  # of a claimed thing: nothing
     assert claims.holders("base") == ("disk:2",)
 
 
-def test_a_library_file_with_users_is_not_removed(database):
+def test_one_operation_removes_and_a_slower_one_does_not(database, operations, requested, remover):
+    claims = Claims(database)
+    slower = operations.accept(requested(uuid4())).id
+    claims.claim("base", "disk:1")
+    assert claims.release("base", "disk:1", remover) is True
+    assert claims.release("base", "disk:2", slower) is False
+    claims.removed("base", slower)
+    with pytest.raises(Transient):
+        claims.claim("base", "disk:3")
+    claims.removed("base", remover)
+    claims.claim("base", "disk:3")
+    assert claims.holders("base") == ("disk:3",)
+
+
+def test_a_remover_that_nobody_runs_any_more_is_in_nobodys_way(
+    database, operations, requested, remover
+):
+    claims = Claims(database)
+    slower = operations.accept(requested(uuid4())).id
+    claims.release("base", "disk:1", remover)
+    claims.release("file", "disk:1", remover)
+    lease = operations.claim(remover, this_runner())
+    operations.end(lease, OperationState.FAILED)
+    with pytest.raises(Transient):  # it looks back yet, and may remove once more
+        claims.claim("base", "disk:2")
+    operations.settle(lease, [], None)
+    claims.claim("base", "disk:2")
+    assert claims.release("file", "disk:2", slower) is True
+    claims.removed("base", remover)
+    assert claims.holders("base") == ("disk:2",)
+
+
+def test_a_library_file_with_users_is_not_removed(database, remover):
     claims = Claims(database)
     claims.claim("file", "disk:1")
     with pytest.raises(InUse) as refused:
-        claims.begin_removal("file")
+        claims.begin_removal("file", remover)
     assert refused.value.details == {"users": ["disk:1"]}
     claims.claim("file", "disk:2")
-    claims.release("file", "disk:1")
-    claims.release("file", "disk:2")
-    claims.removed("file")
-    claims.begin_removal("file")
+    claims.release("file", "disk:1", remover)
+    claims.release("file", "disk:2", remover)
+    claims.removed("file", remover)
+    claims.begin_removal("file", remover)
     with pytest.raises(Transient):
         claims.claim("file", "disk:3")
 
 
-def test_a_claim_and_a_removal_never_both_succeed(database):
+def test_a_claim_and_a_removal_never_both_succeed(database, remover):
     claims = Claims(database)
     for n in range(15):
         thing = f"base-{n}"
         claims.claim(thing, "disk:1")
         claimed, last = at_once(
             lambda thing=thing: claims.claim(thing, "disk:2"),
-            lambda thing=thing: claims.release(thing, "disk:1"),
+            lambda thing=thing: claims.release(thing, "disk:1", remover),
         )
         assert (isinstance(claimed, Transient), last) in {(True, True), (False, False)}
         assert claims.holders(thing) == (() if last else ("disk:2",))
@@ -543,13 +592,13 @@ def test_first_claims_at_once_are_all_kept(database):
     assert len(claims.holders("base")) == 6
 
 
-def test_a_held_thing_stays_as_it_is(database):
+def test_a_held_thing_stays_as_it_is(database, remover):
     claims = Claims(database)
     claims.claim("export", "vm:1")
     with ThreadPoolExecutor(1) as pool:
         with claims.held("export") as claimed:
             assert claimed
-            release = pool.submit(claims.release, "export", "vm:1")
+            release = pool.submit(claims.release, "export", "vm:1", remover)
             time.sleep(0.2)
             assert not release.done()
         assert release.result(PATIENCE_S) is True
@@ -711,7 +760,7 @@ def test_the_journal_keeps_long_errors(operations, accepted):
     error = "é" * 100_000
     journal.stumble(lease, line.key, error)
     assert journal.lines(accepted)[0].error == error
-    journal.attempt(lease, line.key, StepState.UNDOING)
+    journal.attempt(lease, line, StepState.UNDOING)
     journal.settle(lease, line.key, StepState.UNDONE, result="not kept")
     (kept,) = journal.lines(accepted)
     assert (kept.state, kept.result, kept.attempts) == (StepState.UNDONE, None, 2)

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry
 
 from adapters.database.operations import Operation
 from adapters.types import OperationState
@@ -93,6 +94,19 @@ def final_state(operation: Operation) -> str:
     return outcome_of(run)
 
 
+def run_state(run: UUID) -> str | None:
+    state = dispatch.client().read_flow_run(run).state
+    return state.name if state else None
+
+
+def made_volume(world: worlds.World, name: str) -> UUID:
+    operation = asked_for(world, name)
+    dispatch.send(operation)
+    assert ended(operation).state is OperationState.SUCCEEDED
+    wait_for(lambda: not cloud.operations.locked_by(operation.id), 30, "the receipt")
+    return UUID(operation.arguments["volume"]["id"])
+
+
 def outcome_of(run: UUID) -> str:
     """The state that a flow run ends in."""
 
@@ -142,17 +156,59 @@ def test_sending_twice_runs_once(engine):
     assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 1)
 
 
-def test_a_second_run_of_an_ended_operation_changes_nothing(engine):
+def retry(run: UUID) -> None:
+    """What Prefect's UI does when somebody presses Retry."""
+    dispatch.client().set_flow_run_state(run, AwaitingRetry(), force=True)
+
+
+def test_a_retried_run_of_an_ended_operation_fails_and_says_so(engine):
     world, _ = engine
     operation = asked_for(world, "ended")
     dispatch.send(operation)
     done = ended(operation)
+    assert final_state(done) == "Completed"
     wait_for(lambda: not cloud.operations.locked_by(done.id), 30, "the receipt")
+    done = cloud.operations.read(done.id)
+    retry(done.flow_run_id)
+    wait_for(lambda: run_state(done.flow_run_id) == "Failed", 30, "the retried run")
+    message = dispatch.client().read_flow_run(done.flow_run_id).state.message
+    assert "nothing to retry" in message
+    assert cloud.operations.read(done.id) == done
+
+
+def test_a_retried_run_of_a_stuck_operation_resumes_it(engine):
+    world, _ = engine
+    volume = made_volume(world, "stuck")
+    cloud.world.set_fate("storage.delete_volume", "refuses")
+    operation = world.accept("delete_iscsi_volume", volume)
+    dispatch.send(operation)
+
+    def is_stuck() -> bool:
+        return cloud.operations.read(operation.id).state is OperationState.STUCK
+
+    wait_for(is_stuck, 30, "the refusal")
+    run = cloud.operations.read(operation.id).flow_run_id
+    assert outcome_of(run) == "Failed"
+    retry(run)
+    done = ended(operation)
+    assert (done.state, done.epoch, done.flow_run_id) == (OperationState.SUCCEEDED, 2, run)
+    wait_for(lambda: run_state(run) == "Completed", 30, "the retried run")
+
+
+def test_a_second_run_of_a_running_operation_leaves_it_to_the_first(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=3)
+    operation = asked_for(world, "taken")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
     again = dispatch.client().create_flow_run_from_deployment(
-        dispatch._deployment("create_iscsi_volume", "main"), parameters={"operation": str(done.id)}
+        dispatch._deployment("create_iscsi_volume", "main"),
+        parameters={"operation": str(operation.id)},
     )
     assert outcome_of(again.id) == "Cancelled"
-    assert cloud.operations.read(done.id).epoch == done.epoch
+    assert "another run" in dispatch.client().read_flow_run(again.id).state.message
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 1)
 
 
 def test_a_scheduled_run_accepts_an_operation_of_its_own(engine):

@@ -9,12 +9,15 @@ from uuid import UUID, uuid4
 import psutil
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from sqlalchemy import select, update
 
+from adapters.database import models
 from adapters.database.operations import LeaseLost, Operations
 from adapters.database.runners import Runner, this_runner
 from adapters.errors import Refused
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.types import OperationState
+from adapters.types import OperationState, StepState
+from flows import saga
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.exports import rebuild
@@ -243,6 +246,36 @@ def test_a_new_version_goes_forward_over_what_is_gone(name, place, breaker, monk
     require_all_there(name, broken.resumed())
 
 
+@pytest.mark.parametrize("name", FORWARD_ONLY)
+def test_a_new_version_does_every_step_of_a_forward_only_operation_anew(
+    name, breaker, monkeypatch
+):
+    broken = breaker(name)
+    first(broken, "end", lambda _end: broken.kill())
+    broken.run_until_killed()
+    steps = [line.key for line in cloud.journal.lines(broken.operation.id)]
+    monkeypatch.setattr(FLOWS[broken.operation.kind], "version", "another")
+    require_all_there(name, broken.resumed())
+    lines = cloud.journal.lines(broken.operation.id)
+    assert [line.key for line in lines] == steps
+    assert {(line.state, line.attempts) for line in lines} == {(StepState.DONE, 2)}
+
+
+def test_a_new_version_is_told_anew_and_what_it_is_told_is_recorded(breaker, monkeypatch):
+    broken = breaker("delete_iscsi_volume")
+    broken.at(places_named("delete_iscsi_volume", "strike-volume")[0], lambda *_: broken.kill())
+    broken.run_until_killed()
+    told, do = [], STEPS["remove-volume"].do
+    monkeypatch.setattr(STEPS["remove-volume"], "do", lambda **a: (told.append(a), do(**a)))
+    with cloud.database.write() as db:
+        db.execute(update(models.VolumeRow).values(size_mib=9))
+    monkeypatch.setattr(FLOWS["delete_iscsi_volume"], "version", "another")
+    broken.resumed()
+    assert told[0]["volume"]["size_mib"] == 9
+    line = next(x for x in cloud.journal.lines(broken.operation.id) if x.name == "remove-volume")
+    assert line.arguments["volume"]["size_mib"] == 9
+
+
 # --- receipts ---------------------------------------------------------------------------------
 
 
@@ -272,6 +305,47 @@ def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
     cloud.operations.accept(again)
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (True, False)
+
+
+def test_what_no_later_operation_had_is_looked_at_again(world):
+    """Its neighbour was deployed since: that one is left alone, what was left of this one goes."""
+    appliance = world.appliance("db", "web")
+    db, web = (vm.id for vm in cloud.inventory.vms_of(appliance))
+    locks = [("appliance", appliance), ("vm", db), ("vm", web)]
+    cloud.become(cloud.settings.model_copy(update={"backend_timeout_s": 60}))
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=2)
+    cloud.world.set_fate("hypervisors.delete_disk", "lies", times=2)
+    asked = {"vms": [str(db), str(web)]}
+    failed = FLOWS["deploy_appliance"](
+        world.accept("deploy_appliance", appliance, *locks, **asked).id
+    )
+    assert failed.left_behind
+    assert {each["vm"] for each in cloud.world.all("disk").values()} == {str(db), str(web)}
+    cloud.world.forget_fates()
+    world.run("deploy_vm", db)
+    before = {k: v for k, v in cloud.world.all("disk").items() if v["vm"] == str(db)}
+    ended = settle_again(failed)
+    assert cloud.world.all("disk") == before
+    assert cloud.world.all("vm").keys() == {str(db)}
+    assert cloud.inventory.vm(db).host_id
+    assert ended.left_behind  # of the first, nobody knows since
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_effect_says_what_it_is_about(name, world):
+    """Else the second look at a receipt could not tell it from a later operation's."""
+    operation = FLOWS[SCENARIOS[name].kind](SCENARIOS[name].accept(world).id)
+    with cloud.database.read() as db:
+        had = {
+            *db.scalars(select(models.VirtualMachine.id)),
+            *db.scalars(select(models.VolumeRow.id)),
+        }
+    had |= {operation.id, *operation.objects, *saga._ids_in(operation.arguments)}
+    lines = cloud.journal.lines(operation.id)
+    vague = [
+        x.key for x in lines if STEPS[x.name].question and not saga._ids_in(x.arguments) & had
+    ]
+    assert vague == []
 
 
 # --- runners ----------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def upgrade() -> None:
     op.create_table(
         "shared_things",
         sa.Column("name", sa.String(length=500), nullable=False),
-        sa.Column("removing", sa.Boolean(), nullable=False),
+        sa.Column("remover", sa.Uuid(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_shared_things")),
         mysql_charset="utf8mb4",
         mysql_collate="utf8mb4_bin",

@@ -9,7 +9,21 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
 4. `has_*` and `power` ask the hypervisor, never a table of ours.
 5. Failures are `Transient` or `Refused`, never the vendor's own exceptions.
 6. Every object carries the installation's id where the hypervisor can hold it.
-7. Connections are configured while the VM is off; the guest finds the volume at its next start.
+7. A running VM is twice there: as it runs, and as it starts the next time. Connecting changes
+   both, and so does disconnecting; a connection that is in one of them only is there, is made
+   whole by connecting, and taken away by disconnecting.
+8. A running guest is asked to release a volume, never robbed of it: the bytes it has not written
+   yet are its own. Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
+   volume still being connected. Who asks once more is waited for once more.
+
+Power, by what it is (down) and what is asked for (across); what is so already is success:
+
+| | OFF | ON | PAUSED | reset |
+|---|---|---|---|---|
+| not defined | success | `NotFound` | `NotFound` | `NotFound` |
+| OFF | success | starts | `Refused` | `Refused` |
+| ON | asks the guest, then forces | success | stops its clock | starts anew, at once |
+| PAUSED | resumes to ask, then forces | goes on | success | `Refused` |
 
 How each method is done (KVM here; the others when they come, so that the port fits them):
 
@@ -21,6 +35,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | connect | network disk + private secret | static target, RDM | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn/ShutdownGuest/PowerOff | start, clean_/hard_shutdown | Start-VM, Stop-VM |
+| reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
 | console | serial log file | datastore file | host file | named pipe |
 | vms | listAllDomains | container view | VM.get_all_records | Get-VM |
 """
@@ -38,6 +53,8 @@ class Capability(StrEnum):
     OVERLAY = "overlay"  # a disk as an overlay of a read-only base
     ISCSI_PER_VM = "iscsi-per-vm"  # each VM is an initiator of its own
     PAUSE = "pause"
+    RESET = "reset"
+    HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
 
 
 class Hypervisor(Protocol):
@@ -76,22 +93,31 @@ class Hypervisor(Protocol):
         """Forget the definition (with its connections), not the disks. Raises `InUse` while on."""
 
     def connect(self, connection: Connection, chap: Chap) -> None:
-        """Give an off VM the volume as a disk. Raises `InUse` while on, `NotFound`, `Conflict`."""
+        """Give the VM the volume as a disk, a running one at once.
+
+        Raises `NotFound`, `Conflict`, and `Transient` when the volume does not let it in.
+        """
 
     def has_connection(self, connection: Connection) -> bool:
-        """Whether the VM has that volume, at that target and position. Raises `Conflict`."""
+        """Whether the VM has that volume, at that target and position, now or at its next start.
+
+        Raises `Conflict`.
+        """
 
     def disconnect(self, connection: Connection) -> None:
-        """Take the volume away. Raises `InUse` while the VM is on."""
+        """Take the volume away. Raises `Transient`, in the end `InUse`, while a guest keeps it."""
 
     def power(self, vm: UUID) -> Power | None:
         """The VM's power, or None when it is not defined here."""
 
     def set_power(self, vm: UUID, power: Power, *, timeout_s: float) -> None:
-        """Switch on; or off: ask the guest (ACPI), and force it after `timeout_s`.
+        """Switch on, pause or resume; or off: ask the guest (ACPI), and force it after `timeout_s`.
 
-        `timeout_s=0` pulls the plug. Raises `NotFound` when switching on what is not defined.
+        `timeout_s=0` pulls the plug. Raises as the table above says.
         """
+
+    def reset(self, vm: UUID) -> None:
+        """Start a VM that is on anew, without asking the guest; again is again."""
 
     def console(self, vm: UUID) -> bytes:
         """What the VM has printed on its serial console since it was last started."""

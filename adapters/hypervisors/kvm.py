@@ -1,12 +1,7 @@
-"""KVM and QEMU through libvirt, agentless: everything goes through the host's libvirtd.
-
-CHAP passwords are libvirt's private secrets. They outlive a restart of libvirtd, for the VM may
-be started long after it was connected, and go with the connection or the VM.
-"""
+"""KVM and QEMU through libvirt, agentless: everything goes through the host's libvirtd."""
 
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -15,9 +10,10 @@ import libvirt
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.hypervisors import domain_xml
 from adapters.hypervisors.base import Capability
+from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Owner, Power, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 
 _POLL_S = 0.05
 _PRESS_AGAIN_S = 3.0  # a guest that is still booting does not hear the power button
@@ -32,13 +28,28 @@ _POWER = {
 class KvmHypervisor:
     """One libvirt host; ours are the domains whose metadata names our installation."""
 
-    capabilities = frozenset({Capability.OVERLAY, Capability.ISCSI_PER_VM, Capability.PAUSE})
+    capabilities = frozenset(
+        {
+            Capability.OVERLAY,
+            Capability.ISCSI_PER_VM,
+            Capability.PAUSE,
+            Capability.RESET,
+            Capability.HOT_ATTACH,
+        }
+    )
 
     def __init__(
-        self, uri: str, installation: UUID, domain_type: str, console_directory: str
+        self,
+        uri: str,
+        installation: UUID,
+        domain_type: str,
+        console_directory: str,
+        *,
+        release_s: float = 60.0,
     ) -> None:
         self._session = Session(uri)
         self._disks = LibvirtDisks(self._session)
+        self._connections = LibvirtConnections(self._session, installation, release_s)
         self._installation = installation
         self._domain_type = domain_type
         self._consoles = Path(console_directory).absolute()
@@ -65,7 +76,11 @@ class KvmHypervisor:
     def delete_disk(self, disk: Disk) -> None:
         with speaking_libvirt():
             domain = self._find(disk.vm)
-            if domain is not None and domain.isActive() and _device(domain, disk.id) is not None:
+            if (
+                domain is not None
+                and domain.isActive()
+                and find_device(domain, disk.id) is not None
+            ):
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
         self._disks.delete(disk)
 
@@ -100,8 +115,7 @@ class KvmHypervisor:
             if domain is not None:
                 if domain.isActive():
                     raise InUse(f"VM {vm} is on", users=(str(vm),))
-                for device in _devices(domain):
-                    self._forget_secret_of(device)
+                self._connections.forget_all(domain)
                 domain.undefineFlags(
                     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -113,37 +127,19 @@ class KvmHypervisor:
             domain = self._find(connection.vm)
             if domain is None:
                 raise NotFound(f"no VM {connection.vm}")
-            if domain.isActive():
-                raise InUse(f"VM {connection.vm} is on", users=(str(connection.vm),))
-            there = self._connected(domain, connection)
-            self._refuse_a_taken_position(domain, connection)
-            secret = domain_xml.secret_id(connection.volume, connection.vm)
-            owner = Owner(installation=self._installation, id=connection.volume)
-            keeper = self._session().secretDefineXML(domain_xml.secret_xml(secret, owner))
-            keeper.setValue(chap.password.get_secret_value().encode())
-            if there is not None:
-                if _at(there, "source/auth", "username") == chap.user:
-                    return
-                _detach(domain, there)
-            domain.attachDeviceFlags(
-                domain_xml.connection_xml(connection, secret, chap.user),
-                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
-            )
+            self._connections.connect(domain, connection, chap)
 
     def has_connection(self, connection: Connection) -> bool:
         with speaking_libvirt():
             domain = self._find(connection.vm)
-            return domain is not None and self._connected(domain, connection) is not None
+            return domain is not None and self._connections.has(domain, connection)
 
     def disconnect(self, connection: Connection) -> None:
         with speaking_libvirt():
             domain = self._find(connection.vm)
-            device = domain and _device(domain, connection.volume)
-            if domain is not None and device is not None:
-                if domain.isActive():
-                    raise InUse(f"VM {connection.vm} is on", users=(str(connection.vm),))
-                _detach(domain, device)
-            self._forget_secret(domain_xml.secret_id(connection.volume, connection.vm))
+            if domain is not None:
+                self._connections.disconnect(domain, connection)
+            self._connections.forget(connection)
 
     def power(self, vm: UUID) -> Power | None:
         with speaking_libvirt():
@@ -170,6 +166,16 @@ class KvmHypervisor:
                 domain.resume()
             else:
                 domain.create()
+
+    def reset(self, vm: UUID) -> None:
+        with speaking_libvirt():
+            domain = self._find(vm)
+            if domain is None:
+                raise NotFound(f"no VM {vm}")
+            now = _power(domain)
+            if now is not Power.ON:
+                raise Refused(f"VM {vm} is {now}")
+            domain.reset()
 
     def console(self, vm: UUID) -> bytes:
         try:
@@ -211,48 +217,6 @@ class KvmHypervisor:
         else:
             raise Conflict(f"a domain {domain_xml.vm_name(vm.id)} is there, and is another's")
 
-    def _refuse_a_taken_position(self, domain: libvirt.virDomain, connection: Connection) -> None:
-        place = domain_xml.target_device(connection.position)
-        for device in _devices(domain):
-            if _at(device, "target", "dev") == place and not _holds(device, connection.volume):
-                raise Conflict(f"VM {connection.vm} has another disk at {place}")
-
-    def _connected(self, domain: libvirt.virDomain, connection: Connection) -> ET.Element | None:
-        """Answer the connection's device. Raises `Conflict` when it leads elsewhere."""
-        device = _device(domain, connection.volume)
-        if device is None:
-            return None
-        target = connection.target
-        found = (
-            _at(device, "source", "name"),
-            _at(device, "source/host", "name"),
-            _at(device, "source/host", "port"),
-            _at(device, "source/initiator/iqn", "name"),
-            _at(device, "target", "dev"),
-        )
-        wanted = (
-            f"{target.iqn}/{target.lun}",
-            target.host,
-            str(target.port),
-            connection.initiator,
-            domain_xml.target_device(connection.position),
-        )
-        if found != wanted:
-            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
-        return device
-
-    def _forget_secret_of(self, device: ET.Element) -> None:
-        secret = _at(device, "source/auth/secret", "uuid")
-        if secret is not None:
-            self._forget_secret(UUID(secret))
-
-    def _forget_secret(self, secret: UUID) -> None:
-        try:
-            self._session().secretLookupByUUID(secret.bytes).undefine()
-        except libvirt.libvirtError as error:
-            if not says(error, libvirt.VIR_ERR_NO_SECRET):
-                raise
-
 
 def _owner(domain: libvirt.virDomain) -> ET.Element | None:
     """Answer what our metadata says; None for a stranger's domain, or one just gone."""
@@ -263,29 +227,6 @@ def _owner(domain: libvirt.virDomain) -> ET.Element | None:
             raise
         return None
     return ET.fromstring(text)  # noqa: S314 - libvirt's own words
-
-
-def _devices(domain: libvirt.virDomain) -> Iterator[ET.Element]:
-    text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    yield from ET.fromstring(text).iterfind("devices/disk")  # noqa: S314 - libvirt's own words
-
-
-def _device(domain: libvirt.virDomain, thing: UUID) -> ET.Element | None:
-    return next((device for device in _devices(domain) if _holds(device, thing)), None)
-
-
-def _holds(device: ET.Element, thing: UUID) -> bool:
-    return device.findtext("serial") == domain_xml.serial(thing)
-
-
-def _at(device: ET.Element, path: str, attribute: str) -> str | None:
-    element = device.find(path)
-    return None if element is None else element.get(attribute)
-
-
-def _detach(domain: libvirt.virDomain, device: ET.Element) -> None:
-    text = ET.tostring(device, encoding="unicode")
-    domain.detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
 def _power(domain: libvirt.virDomain) -> Power:

@@ -1,9 +1,10 @@
 """A pretended host: the reference twin of every hypervisor adapter.
 
 Its world holds `disk` (host, vm, installation, size_mib, datastore, base), `vm` (host,
-installation, digest, power, console) and `connection` (host, vm, volume, initiator, target,
-position), the last under `<vm>.<volume>`. A `datastore` under its directory may set `total_mib`;
-0 means that there is none. A guest's writes set `written` of the storage twin's `volume`.
+installation, digest, power, console, and `keeps` where the guest releases no volume) and
+`connection` (host, vm, volume, initiator, target, position), the last under `<vm>.<volume>`. A
+`datastore` under its directory may set `total_mib`; 0 means that there is none. A guest's writes
+set `written` of the storage twin's `volume`.
 """
 
 import json
@@ -25,13 +26,22 @@ Properties = dict[str, Any]
 class MemoryHypervisor:
     """One host among those of its world."""
 
-    capabilities = frozenset({Capability.OVERLAY, Capability.ISCSI_PER_VM, Capability.PAUSE})
+    capabilities = frozenset(
+        {
+            Capability.OVERLAY,
+            Capability.ISCSI_PER_VM,
+            Capability.PAUSE,
+            Capability.RESET,
+            Capability.HOT_ATTACH,
+        }
+    )
 
     def __init__(self, world: World, host: UUID, installation: UUID, facts: HostFacts) -> None:
         self.world = world
         self.host = host
         self.installation = installation
         self.facts = facts
+        self._asked: set[str] = set()  # connections whose guest was asked to release them
 
     def describe(self) -> HostFacts:
         return self.world.call("hypervisors.describe", self.host, lambda: self.facts, self.facts)
@@ -116,13 +126,15 @@ class MemoryHypervisor:
 
     def connect(self, connection: Connection, chap: Chap) -> None:  # noqa: ARG002 - as the port
         def effect() -> None:
-            if not self._vm(connection.vm):
+            vm = self._vm(connection.vm)
+            if vm is None:
                 raise NotFound(f"no VM {connection.vm}")
-            self._require_off(connection.vm)
             if self._connection(connection):
                 return
             if connection.position in self._taken(connection.vm):
                 raise Conflict(f"VM {connection.vm} has another disk there")
+            if vm["power"] != Power.OFF:
+                self._require_let_in(self._of_connection(connection))
             self.world.put("connection", _key(connection), self._of_connection(connection))
 
         self.world.call("hypervisors.connect", connection.volume, effect, None)
@@ -137,7 +149,7 @@ class MemoryHypervisor:
     def disconnect(self, connection: Connection) -> None:
         def effect() -> None:
             if self.world.find("connection", _key(connection)):
-                self._require_off(connection.vm)
+                self._require_released(connection)
                 self.world.remove("connection", _key(connection))
 
         self.world.call("hypervisors.disconnect", connection.volume, effect, None)
@@ -164,6 +176,17 @@ class MemoryHypervisor:
 
         self.world.call("hypervisors.set_power", vm, effect, None)
 
+    def reset(self, vm: UUID) -> None:
+        def effect() -> None:
+            found = self._vm(vm)
+            if found is None:
+                raise NotFound(f"no VM {vm}")
+            if found["power"] != Power.ON:
+                raise Refused(f"VM {vm} is {found['power']}")
+            self.world.put("vm", vm, {**found, "console": found["console"] + _CONSOLE})
+
+        self.world.call("hypervisors.reset", vm, effect, None)
+
     def console(self, vm: UUID) -> bytes:
         def effect() -> bytes:
             found = self._vm(vm)
@@ -187,6 +210,10 @@ class MemoryHypervisor:
             volume = self.world.find("volume", connection["volume"])
             if volume is not None and self._is_exported(connection):
                 self.world.put("volume", connection["volume"], {**volume, "written": True})
+
+    def guest_keeps(self, vm: UUID) -> None:
+        """Let the guest release no volume, as one that hangs."""
+        self.world.put("vm", vm, {**(self._vm(vm) or {}), "keeps": True})
 
     def _capacity(self, directory: str) -> Capacity:
         told = self.world.find("datastore", directory) or {}
@@ -251,14 +278,29 @@ class MemoryHypervisor:
         if found and found["power"] != Power.OFF:
             raise InUse(f"VM {vm} is on", users=(str(vm),))
 
+    def _require_released(self, connection: Connection) -> None:
+        """Ask the guest, which keeps the volume if it was told to or is paused; ask twice."""
+        found = self._vm(connection.vm) or {"power": Power.OFF}
+        if found["power"] == Power.OFF or (found["power"] == Power.ON and "keeps" not in found):
+            return
+        key = _key(connection)
+        if key not in self._asked:
+            self._asked.add(key)
+            raise Transient(f"VM {connection.vm} has not released {connection.volume} yet")
+        self._asked.remove(key)
+        raise InUse(f"the guest keeps volume {connection.volume}", users=(str(connection.vm),))
+
+    def _require_let_in(self, connection: Properties) -> None:
+        volume = self.world.find("volume", connection["volume"])
+        if volume is not None and not self._is_exported(connection):
+            raise Transient(f"volume {connection['volume']} lets VM {connection['vm']} not in")
+
     def _boot(self, vm: UUID, found: Properties) -> None:
         for disk in found["disks"]:
             if self.world.find("disk", disk) is None:
                 raise NotFound(f"VM {vm} lacks disk {disk}")
         for connection in self._connections(vm).values():
-            volume = self.world.find("volume", connection["volume"])
-            if volume is not None and not self._is_exported(connection):
-                raise Transient(f"volume {connection['volume']} lets VM {vm} not in")
+            self._require_let_in(connection)
         found["console"] = _CONSOLE
 
     def _is_exported(self, connection: Properties) -> bool:

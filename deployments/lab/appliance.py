@@ -10,7 +10,12 @@ of busybox and the virtio drivers. On its first serial port the guest prints, in
     APPLIANCE-READY <uptime>
 
 then it is a root shell, in which `reach ADDRESS PORT` tries a TCP connection and prints
-`REACH <address>:<port> yes|no`. The ACPI power button prints APPLIANCE-POWEROFF and switches off.
+`REACH <address>:<port> yes|no`. Disks that come and go from then on are told within seconds:
+
+    PLUGGED <device> <512-byte sectors> <serial or ->
+    UNPLUGGED <device>
+
+The ACPI power button prints APPLIANCE-POWEROFF and switches off.
 """
 
 import fcntl
@@ -75,6 +80,14 @@ for d in /dev/vd?; do
 done
 say "ROOT $(serial "$root" "${root:--}")"
 say "APPLIANCE-READY $(up)"
+( had=$(cd /sys/block && echo vd?)      # each on a line of its own, also after the shell's prompt
+while sleep 1; do
+    has=$(cd /sys/block && echo vd?)
+    for d in $has; do case " $had " in *" $d "*) continue;; esac
+        say; say "PLUGGED /dev/$d $(cat "/sys/block/$d/size") $(serial "$d" -)"; done
+    for d in $had; do [ -e "/sys/block/$d" ] || { say; say "UNPLUGGED /dev/$d"; }; done
+    had=$has
+done ) &
 while :; do setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'; done
 """  # noqa: E501
 

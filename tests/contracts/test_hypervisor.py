@@ -33,11 +33,15 @@ from adapters.types import (
     Volume,
 )
 from adapters.world import World
+from deployments.lab import appliance
 from deployments.lab.kvm_host import KvmHost
+from deployments.lab.process import wait_for
 from deployments.lab.tgtd import Tgtd
+from tests.guest import Guest
 
 OURS, OTHERS = uuid4(), uuid4()
 DIGEST = "ab" * 32
+RELEASE_S = 6.0
 TARGET = Target(host="127.0.0.1", port=1, iqn="iqn.2026-11.test:nowhere")
 
 
@@ -50,6 +54,12 @@ class Counterpart(Protocol):
 
     def storage(self) -> BlockStorage:
         """A storage pool that the host can reach."""
+
+    def guest(self) -> Vm:
+        """A VM that is on, and in which an operating system runs."""
+
+    def deafen(self, vm: UUID) -> None:
+        """See to it that the guest, of which no system runs, hears nothing."""
 
     def photograph(self) -> object:
         """All that is on the host."""
@@ -67,6 +77,15 @@ class Memory:
     def storage(self) -> BlockStorage:
         return MemoryStorage(self.world, uuid4(), 64)
 
+    def guest(self) -> Vm:
+        vm = bare_vm()
+        self.ours.ensure_vm(vm)
+        self.ours.set_power(vm.id, Power.ON, timeout_s=0)
+        return vm
+
+    def deafen(self, vm: UUID) -> None:
+        self.ours.guest_keeps(vm)
+
     def photograph(self) -> object:
         return self.world.everything()
 
@@ -74,9 +93,11 @@ class Memory:
 class Kvm:
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
+        self.uri = uri
         self.tgtd = Tgtd(folder / "tgtd")
         self.host = libvirt.open(uri)
-        self.ours = KvmHypervisor(uri, OURS, "qemu", str(folder / "consoles"))
+        consoles = str(folder / "consoles")
+        self.ours = KvmHypervisor(uri, OURS, "qemu", consoles, release_s=RELEASE_S)
         self.others = KvmHypervisor(uri, OTHERS, "qemu", str(folder / "consoles"))
         (folder / "datastore").mkdir()
         self.datastore = str(folder / "datastore")
@@ -87,6 +108,22 @@ class Kvm:
         return DirectoryStorage(
             self.folder / "pool", Tgt(control, "127.0.0.1", port), limit_mib=64
         )
+
+    def guest(self) -> Vm:
+        vm = uuid4()
+        base = Base(path=str(appliance.build()), format=Format.RAW, digest=DIGEST)
+        disk = Disk(
+            id=uuid4(), vm=vm, size_mib=64, datastore=self.datastore, base=base, installation=OURS
+        )
+        self.ours.ensure_disk(disk)
+        running = Vm(id=vm, name="a", cpu=1, ram_mib=96, disks=(disk,), installation=OURS)
+        self.ours.ensure_vm(running)
+        self.ours.set_power(vm, Power.ON, timeout_s=0)
+        Guest(self.ours, self.uri, vm).boot()
+        return running
+
+    def deafen(self, vm: UUID) -> None:
+        """Its firmware never released a disk."""
 
     def photograph(self) -> object:
         files = {path.name: path.stat().st_size for path in Path(self.datastore).iterdir()}
@@ -315,6 +352,7 @@ def test_another_installations_vm_is_left_alone(counterpart):
         lambda: counterpart.ours.delete_vm(theirs.id),
         lambda: counterpart.ours.power(theirs.id),
         lambda: counterpart.ours.set_power(theirs.id, Power.ON, timeout_s=0),
+        lambda: counterpart.ours.reset(theirs.id),
         lambda: counterpart.ours.connect(connection, chap),
         lambda: counterpart.ours.has_connection(connection),
     ):
@@ -377,6 +415,27 @@ def test_what_is_off_is_not_paused(ours, defined):
     with pytest.raises(Refused):
         ours.set_power(defined.id, Power.PAUSED, timeout_s=0)
     assert ours.power(defined.id) is Power.OFF
+
+
+def test_is_reset_while_it_is_on_and_only_then(counterpart, ours, defined):
+    with pytest.raises(Refused):
+        ours.reset(defined.id)
+    ours.set_power(defined.id, Power.ON, timeout_s=0)
+    for _ in range(2):
+        ours.reset(defined.id)
+        assert ours.power(defined.id) is Power.ON
+    ours.set_power(defined.id, Power.PAUSED, timeout_s=0)
+    with pytest.raises(Refused):
+        ours.reset(defined.id)
+    assert ours.power(defined.id) is Power.PAUSED
+    with pytest.raises(NotFound):
+        ours.reset(uuid4())
+
+
+def test_a_reset_guest_starts_anew(counterpart, ours):
+    vm = counterpart.guest()
+    ours.reset(vm.id)
+    wait_for(lambda: ours.console(vm.id).count(b"APPLIANCE-UP") == 2, 90, "second start")
 
 
 def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):
@@ -461,18 +520,91 @@ def test_disconnecting_leaves_nothing_and_may_be_repeated(counterpart, ours, def
     assert counterpart.photograph() == before
 
 
-def test_connections_are_not_changed_while_the_vm_is_on(counterpart, ours):
+def test_a_running_vm_is_given_a_volume_and_has_it_at_its_next_start(counterpart, ours):
+    vm, storage = bare_vm(), counterpart.storage()
+    ours.ensure_vm(vm)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    connection, chap = exported(storage, ours, vm)
+    assert not ours.has_connection(connection)
+    ours.connect(connection, chap)
+    assert ours.has_connection(connection)
+    before = counterpart.photograph()
+    ours.connect(connection, chap)
+    assert counterpart.photograph() == before
+    with pytest.raises(Conflict):
+        ours.connect(changed(connection, position=2), chap)
+    with pytest.raises(Conflict):
+        ours.connect(changed(connection, volume=uuid4()), chap)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    assert ours.has_connection(connection)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.has_connection(connection)
+
+
+def test_a_running_vm_is_given_only_a_volume_that_lets_it_in(counterpart, ours):
+    vm, storage = bare_vm(), counterpart.storage()
+    ours.ensure_vm(vm)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    connection, chap = exported(storage, ours, vm)
+    storage.delete_export(export_of(connection))
+    with pytest.raises(Transient):
+        ours.connect(connection, chap)
+    assert not ours.has_connection(connection)
+    storage.ensure_export(export_of(connection), chap)
+    ours.connect(connection, chap)
+    assert ours.has_connection(connection)
+
+
+def test_a_guest_releases_the_volume_that_it_is_asked_for(counterpart, ours):
+    vm, storage = counterpart.guest(), counterpart.storage()
+    connection, chap = exported(storage, ours, vm, position=1)
+    for _ in range(2):
+        ours.connect(connection, chap)
+        for _ in range(2):
+            released(ours, connection)
+            assert not ours.has_connection(connection)
+    assert ours.power(vm.id) is Power.ON
+
+
+def test_a_guest_that_keeps_a_volume_is_waited_for_and_not_robbed(counterpart, ours):
     vm, storage = bare_vm(), counterpart.storage()
     ours.ensure_vm(vm)
     connection, chap = exported(storage, ours, vm)
     ours.connect(connection, chap)
     ours.set_power(vm.id, Power.ON, timeout_s=0)
-    before = counterpart.photograph()
-    with pytest.raises(InUse):
+    counterpart.deafen(vm.id)
+    for _ in range(2):  # who asks once more is waited for once more
+        with pytest.raises(Transient):
+            ours.disconnect(connection)
+        with pytest.raises(InUse) as refusal:
+            released(ours, connection)
+        assert refusal.value.users == (str(vm.id),)
+        assert ours.has_connection(connection)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.disconnect(connection)
+    assert not ours.has_connection(connection)
+
+
+def test_a_paused_guest_releases_nothing(counterpart, ours):
+    vm, storage = counterpart.guest(), counterpart.storage()
+    connection, chap = exported(storage, ours, vm, position=1)
+    ours.connect(connection, chap)
+    ours.set_power(vm.id, Power.PAUSED, timeout_s=0)
+    with pytest.raises(Transient):
         ours.disconnect(connection)
-    with pytest.raises(InUse):
-        ours.connect(*connection_to(vm, 2))
-    assert counterpart.photograph() == before
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    released(ours, connection)
+    assert not ours.has_connection(connection)
+
+
+def released(ours: Hypervisor, connection: Connection) -> None:
+    """Disconnect as a step does: tried again while it is `Transient`."""
+    while True:
+        try:
+            ours.disconnect(connection)
+        except Transient:
+            continue
+        return
 
 
 def test_a_vm_starts_only_when_its_volume_lets_it_in(counterpart, ours):
@@ -489,12 +621,18 @@ def test_a_vm_starts_only_when_its_volume_lets_it_in(counterpart, ours):
     assert ours.power(vm.id) is Power.ON
 
 
-def exported(storage: BlockStorage, ours: Hypervisor, vm: Vm) -> tuple[Connection, Chap]:
-    """A volume, exported to the VM, that it boots from."""
+def exported(
+    storage: BlockStorage, ours: Hypervisor, vm: Vm, position: int = 0
+) -> tuple[Connection, Chap]:
+    """A volume, exported to the VM."""
     volume = Volume(id=uuid4(), size_mib=1, installation=OURS)
     storage.ensure_volume(volume)
     connection = Connection(
-        volume=volume.id, vm=vm.id, initiator=ours.initiator(vm.id), target=TARGET, position=0
+        volume=volume.id,
+        vm=vm.id,
+        initiator=ours.initiator(vm.id),
+        target=TARGET,
+        position=position,
     )
     export = export_of(connection)
     chap = Chap(user=export.account, password=SecretStr(uuid4().hex))

@@ -100,6 +100,43 @@ def test_sees_its_volume_and_writes_to_it(kvm_host, tgtd, hypervisor, tmp_path, 
     assert (tmp_path / "pool" / f"vol-{volume.id}.img").read_bytes().startswith(b"our data\n")
 
 
+def test_a_running_guest_sees_its_volume_come_and_go(
+    kvm_host, tgtd, hypervisor, tmp_path, appliance_image
+):
+    vm = appliance_vm(tmp_path, appliance_image)
+    define(hypervisor, vm)
+    hypervisor.set_power(vm.id, Power.ON, timeout_s=0)
+    guest = Guest(hypervisor, kvm_host.uri, vm.id)
+    guest.boot()
+
+    storage = pool(tmp_path, tgtd)
+    volume = Volume(id=uuid4(), size_mib=24, installation=OURS)
+    storage.ensure_volume(volume)
+    connection = connect(hypervisor, storage, volume, vm.id, position=3)
+    assert guest.wait_for("PLUGGED") == f"PLUGGED /dev/vdb {24 * 2048} {serial(volume.id)}"
+    guest.tell("echo our data >/dev/vdb; sync; echo WRITTEN $?", "WRITTEN 0")
+    assert storage.written(volume)
+
+    kvm_host.crash()  # who was asked before is asked again after
+    kvm_host.start()
+    hypervisor.disconnect(connection)
+    assert guest.wait_for("UNPLUGGED") == "UNPLUGGED /dev/vdb"
+    assert not hypervisor.has_connection(connection)
+    assert str(volume.id) not in everything_libvirt_knows(kvm_host, vm.id)
+
+
+def everything_libvirt_knows(host: KvmHost, vm: UUID) -> str:
+    connection = libvirt.open(host.uri)
+    try:
+        domain = connection.lookupByUUID(vm.bytes)
+        secrets = [each.XMLDesc() for each in connection.listAllSecrets()]
+        return "".join(
+            (domain.XMLDesc(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), *secrets)
+        )
+    finally:
+        connection.close()
+
+
 def test_boots_from_a_volume_where_that_comes_first(
     kvm_host, tgtd, hypervisor, tmp_path, appliance_image
 ):
@@ -127,7 +164,7 @@ def pool(folder: Path, tgtd) -> DirectoryStorage:
 
 def connect(
     hypervisor: KvmHypervisor, storage: DirectoryStorage, volume: Volume, vm: UUID, position: int
-) -> None:
+) -> Connection:
     initiator = hypervisor.initiator(vm)
     export = Export(id=uuid4(), volume=volume.id, initiator=initiator, installation=OURS)
     chap = Chap(user=export.account, password=SecretStr(uuid4().hex))
@@ -136,6 +173,7 @@ def connect(
         volume=volume.id, vm=vm, initiator=initiator, target=target, position=position
     )
     hypervisor.connect(connection, chap)
+    return connection
 
 
 # --- the restricted network --------------------------------------------------------------------

@@ -9,15 +9,29 @@ from uuid import uuid4
 
 import libvirt
 import pytest
+from pydantic import SecretStr
 
 from adapters.errors import Conflict, Transient
-from adapters.hypervisors.domain_xml import domain_xml
+from adapters.hypervisors.domain_xml import connection_xml, domain_xml, secret_id, serial
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.libvirt_session import Session
-from adapters.types import Base, Disk, Format, Power, Vm
+from adapters.storage.directory import DirectoryStorage
+from adapters.storage.tgt import Tgt
+from adapters.types import (
+    Base,
+    Chap,
+    Connection,
+    Disk,
+    Export,
+    Format,
+    Power,
+    Vm,
+    Volume,
+)
 from deployments.lab import CACHE
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.process import Process, wait_for
+from deployments.lab.tgtd import Tgtd
 
 pytestmark = pytest.mark.lab
 
@@ -137,6 +151,55 @@ def test_a_strangers_domain_of_that_name_is_left_alone(host, tmp_path):
             method(vm)
     assert connection.numOfDefinedDomains() == 1
     connection.close()
+
+
+# --- half a connection ------------------------------------------------------------------------
+
+NEXT = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+
+
+def test_what_a_killed_attempt_did_by_half_is_found_and_made_whole(host, tgtd, tmp_path):
+    kvm = kvm_on(host, tmp_path)
+    vm = start(kvm)
+    connection, chap = exported(kvm, tgtd, tmp_path, vm)
+    text = connection_xml(connection, secret_id(connection.volume, vm.id), chap.user)
+    session = libvirt.open(host.uri)
+    domain = session.lookupByUUID(vm.id.bytes)
+
+    domain.attachDeviceFlags(text, NEXT)  # not as it runs
+    assert kvm.has_connection(connection)
+    kvm.disconnect(connection)
+    assert not kvm.has_connection(connection)
+
+    domain.attachDeviceFlags(text, NEXT)
+    kvm.connect(connection, chap)
+    assert shown(domain, connection) == {"now": True, "next": True}
+
+    domain.detachDeviceFlags(text, NEXT)  # only as it runs
+    assert kvm.has_connection(connection)
+    kvm.connect(connection, chap)
+    assert shown(domain, connection) == {"now": True, "next": True}
+    session.close()
+
+
+def shown(domain: libvirt.virDomain, connection: Connection) -> dict[str, bool]:
+    name = serial(connection.volume)
+    inactive = libvirt.VIR_DOMAIN_XML_INACTIVE
+    return {"now": name in domain.XMLDesc(), "next": name in domain.XMLDesc(inactive)}
+
+
+def exported(kvm: KvmHypervisor, tgtd: Tgtd, folder: Path, vm: Vm) -> tuple[Connection, Chap]:
+    (folder / "pool").mkdir()
+    storage = DirectoryStorage(
+        folder / "pool", Tgt(tgtd.control, "127.0.0.1", tgtd.port), limit_mib=64
+    )
+    volume = Volume(id=uuid4(), size_mib=1, installation=OURS)
+    storage.ensure_volume(volume)
+    initiator = kvm.initiator(vm.id)
+    export = Export(id=uuid4(), volume=volume.id, initiator=initiator, installation=OURS)
+    chap = Chap(user=export.account, password=SecretStr(uuid4().hex))
+    target = storage.ensure_export(export, chap)
+    return Connection(volume=volume.id, vm=vm.id, initiator=initiator, target=target), chap
 
 
 # --- daemons -----------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ class BadImage(Refused):
     """An image that must not be used; `code` says what is wrong with it.
 
     Codes: image-backing-file, image-data-file, image-foreign-extent, image-format-mismatch,
-    image-too-large, image-truncated, image-unknown-format, image-corrupt, image-digest-mismatch.
+    image-surplus-file, image-too-large, image-truncated, image-unknown-format, image-corrupt,
+    image-digest-mismatch.
     """
 
     code = "image-corrupt"

@@ -38,6 +38,11 @@ class Format(StrEnum):
         """The usual ending of such a file's name."""
         return "vhd" if self is Format.VPC else self.value
 
+    @property
+    def disk_file(self) -> str:
+        """What a template's disk is called in its folder, and a set's first file in its own."""
+        return f"disk-0.{self.extension}"
+
 
 class Power(StrEnum):
     """What a hypervisor says of a VM that is defined there."""

@@ -110,13 +110,16 @@ def import_(
     ram_mib: Annotated[int, typer.Option(help="Their memory.")] = 128,
     no_wait: NoWait = False,
 ) -> None:
-    """Send an image into a library: it becomes a template."""
+    """Send an image into a library: it becomes a template. A VMDK's extents are sent along."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    from api.client import files_of
 
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
     with _client() as client:
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
-            bar = progress.add_task(f"upload {file.name}", total=file.stat().st_size)
+            size = sum(each.stat().st_size for each in files_of(file, format))
+            bar = progress.add_task(f"upload {file.name}", total=size)
             operation = client.upload(
                 file,
                 lambda sent: progress.advance(bar, sent),

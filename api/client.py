@@ -1,9 +1,10 @@
 """A client of the API: what the command line and the demo ask it with."""
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,9 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from adapters.types import OperationState, StepState
+from adapters.errors import AdapterError, BadImage, problem_of
+from adapters.images.vmdk import digest_of, extent_names
+from adapters.types import Format, OperationState, StepState
 
 _CHUNK_BYTES = 2**20
 _SILENCE_S = 60.0  # the API says something at least every 15 s
@@ -175,20 +178,24 @@ class Client:
     def upload(
         self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
     ) -> Operation:
-        """Send an image to where the API says, piece by piece; `sent` hears of each."""
-        with image.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        """Send an image to where the API says, piece by piece; `sent` hears of each.
+
+        Of a VMDK that is a descriptor, the extents beside it are sent too.
+        """
+        files = files_of(image, wishes.get("format"))
+        digest = digest_of([_digest(file) for file in files])
         query = {name: value for name, value in wishes.items() if value is not None}
         # Without the image: what is not the gateway does not read it.
         told = self._ask("POST", "/v1/templates", params={**query, "sha256": digest})
-        size = str(image.stat().st_size)
-        with speaking_http(self.url):  # the address is signed: it is no place for our token
-            answer = httpx.post(
-                urljoin(str(told.url), told.headers["Location"]),
-                content=_pieces(image, sent),
-                headers={"Content-Length": size},
-                timeout=_SILENCE_S,
-            )
+        where = urljoin(str(told.url), told.headers["Location"])
+        with speaking_http(self.url), ExitStack() as stack:
+            opened = [stack.enter_context(_Heard(file, sent)) for file in files]
+            body: dict[str, Any] = {"files": [("file", each) for each in opened]}
+            if len(opened) == 1:
+                size = str(image.stat().st_size)
+                body = {"content": opened[0].pieces(), "headers": {"Content-Length": size}}
+            # The address is signed: it is no place for our token.
+            answer = httpx.post(where, timeout=_SILENCE_S, **body)
         _require_success(answer)
         return Operation.model_validate(answer.json())
 
@@ -216,6 +223,46 @@ class Client:
         return self.operation(UUID(refusal.problem["operation"])).ended_at is not None
 
 
+class _Heard(io.FileIO):
+    """A file of which somebody hears how much has been read."""
+
+    def __init__(self, path: Path, heard: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self._heard = heard
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, and say so."""
+        piece = super().read(-1 if size is None else size) or b""
+        self._heard(len(piece))
+        return piece
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, piece by piece."""
+        while piece := self.read(_CHUNK_BYTES):
+            yield piece
+
+
+def files_of(image: Path, format_: str | int | None) -> list[Path]:
+    """An image's files: the one that is named first, then the extents beside it, if any."""
+    if format_ != Format.VMDK:
+        return [image]
+    try:
+        extents = [image.with_name(name) for name in extent_names(image)]
+        for extent in extents:
+            if extent.is_symlink():  # who packed the folder up chose what would be sent
+                raise BadImage(f"{extent} is a link", code="image-foreign-extent")
+            if not extent.is_file():
+                raise BadImage(f"the extent {extent} is missing", code="image-truncated")
+    except AdapterError as error:
+        raise Refusal(problem_of(error)) from error
+    return [image, *extents]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 @contextmanager
 def speaking_http(url: str) -> Iterator[None]:
     """Sort what the network says."""
@@ -237,10 +284,3 @@ def _require_success(answer: httpx.Response) -> None:
     if not isinstance(problem, dict):
         problem = {"code": "no-problem-json", "detail": f"{answer.url} says {answer.status_code}"}
     raise Refusal(problem)
-
-
-def _pieces(image: Path, sent: Callable[[int], None]) -> Iterator[bytes]:
-    with image.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            yield piece
-            sent(len(piece))

@@ -1,16 +1,15 @@
 """The image gateway: bytes go straight into a datacenter's repository.
 
 A signed URL allows one transfer, once, for an hour. The body is written piece by piece, off the
-event loop, to a scratch file that goes when the transfer does not arrive whole.
+event loop, to a scratch file that goes when the transfer does not arrive whole. A body of several
+files, `multipart/form-data`, is written to a scratch folder in the same way.
 """
 
 import asyncio
-import hashlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 from uuid import UUID, uuid4
 
 from cryptography.fernet import InvalidToken
@@ -24,12 +23,13 @@ from adapters.database.library import NewTemplate
 from adapters.database.secrets import keyring
 from adapters.database.session import utc_now
 from adapters.errors import BadImage, Conflict, NotAllowed, Transient
+from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
-from adapters.images.repository import speaking_directory
 from adapters.types import Format, Value
 from api import tokens
 from api.dependencies import Send, sender
 from api.errors import Problem
+from api.multipart import MEDIA_TYPE, Multipart
 from api.once import Once
 from api.reports import Operation
 from api.starting import Starter
@@ -59,6 +59,19 @@ class Transfer(Value):
         return f"upload-{self.id}"
 
 
+class Arriving(Protocol):
+    """What a body becomes."""
+
+    def write(self, piece: bytes) -> None:
+        """Take its next piece."""
+
+    def finish(self) -> str:
+        """It has come whole; answers its SHA-256."""
+
+    def close(self) -> None:
+        """Let go of it, whole or not."""
+
+
 def sign(transfer: Transfer) -> str:
     """The path where this one transfer may be made."""
     signed = keyring(cloud.settings).encrypt(transfer.model_dump_json().encode())
@@ -76,7 +89,9 @@ async def upload(
     once = await asyncio.to_thread(_begin, transfer, caller)
     repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)
     async with _scratch(repository, transfer.scratch, length) as path:
-        digest = await _receive(request, path)
+        kind = request.headers.get("content-type", "")
+        arriving = await asyncio.to_thread(_arriving, kind, path, transfer.format.disk_file)
+        digest = await _receive(request, arriving)
         if transfer.digest not in {None, digest}:
             text = "what arrived is not what was declared"
             raise BadImage(text, code="image-digest-mismatch")
@@ -137,34 +152,29 @@ async def _scratch(
         raise
 
 
-async def _receive(request: Request, path: Path) -> str:
+def _arriving(content_type: str, path: Path, first: str) -> Arriving:
+    if content_type.lower().startswith(MEDIA_TYPE):
+        return Multipart(content_type, ArrivingSet(path, first))
+    return ArrivingFile(path)
+
+
+async def _receive(request: Request, arriving: Arriving) -> str:
     """Write the body down, at least a piece at a time; answers its SHA-256."""
-    digest, arrived, waiting = hashlib.sha256(), 0, bytearray()
-    with speaking_directory(path):
-        file = await asyncio.to_thread(path.open, "xb")
-
-    def write(piece: bytes, *, last: bool) -> None:
-        with speaking_directory(path):
-            digest.update(piece)
-            file.write(piece)
-            if last:
-                file.flush()
-                os.fsync(file.fileno())
-
+    arrived, waiting = 0, bytearray()
     try:
         async for chunk in request.stream():
             waiting += chunk
             arrived += len(chunk)
             _require_small(arrived)
             if len(waiting) >= _PIECE_BYTES:
-                await asyncio.to_thread(write, bytes(waiting), last=False)
+                await asyncio.to_thread(arriving.write, bytes(waiting))
                 waiting.clear()
-        await asyncio.to_thread(write, bytes(waiting), last=True)
+        await asyncio.to_thread(arriving.write, bytes(waiting))
+        return await asyncio.to_thread(arriving.finish)
     except ClientDisconnect as error:
         raise Transient("the transfer was cut off", code="transfer-cut-off") from error
     finally:
-        await asyncio.shield(asyncio.to_thread(file.close))
-    return digest.hexdigest()
+        await asyncio.shield(asyncio.to_thread(arriving.close))
 
 
 def _require_small(size_bytes: int) -> None:

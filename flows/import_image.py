@@ -21,7 +21,7 @@ def import_image(request: Operation) -> None:
     take_upload(template.id, template.datacenter_id, request.arguments["upload"])
     enter_template(template)
     info = inspect_upload(template.id, template.datacenter_id, declared, digest)
-    path = f"templates/{template.id}/disk-0.{declared.extension}"
+    path = f"templates/{template.id}/{declared.disk_file}"
     identity = publish_image(template.id, template.datacenter_id, path)
     image = Image(
         id=uuid5(template.id, "disk-0"),
@@ -52,7 +52,7 @@ def _(template: NewTemplate) -> bool:
 
 @step("take-upload", Effect.TEMPORARY)
 def take_upload(template: UUID, datacenter: UUID, upload: str) -> None:
-    """Make the gateway's file this operation's own."""
+    """Make the gateway's file, or folder of a set, this operation's own."""
     cloud.repository(datacenter).rename_scratch(upload, f"import-{template}")
 
 
@@ -67,10 +67,10 @@ def _(template: UUID, datacenter: UUID, upload: str) -> bool:
     return cloud.repository(datacenter).find_scratch(f"import-{template}") is not None
 
 
-def taken(repository: ImageRepository, template: UUID) -> Path:
-    """The upload that this operation took."""
+def taken(repository: ImageRepository, template: UUID, name: str) -> Path:
+    """The upload that this operation took; of a set, the file that is called so."""
     if path := repository.find_scratch(f"import-{template}"):
-        return path
+        return path / name if path.is_dir() else path
     raise NotFound("the uploaded file is gone", code="upload-missing")
 
 
@@ -78,10 +78,11 @@ def taken(repository: ImageRepository, template: UUID) -> Path:
 def inspect_upload(template: UUID, datacenter: UUID, declared: Format, digest: str) -> ImageInfo:
     """Refuse an image that is not what was declared, or that reaches outside of itself."""
     repository = cloud.repository(datacenter)
-    upload = taken(repository, template)
+    upload = taken(repository, template, declared.disk_file)
+    info = cloud.images.inspect(upload, declared, max_virtual_mib=cloud.settings.max_virtual_mib)
     if repository.digest(upload) != digest:
-        raise BadImage("the file is not the one that was sent", code="image-digest-mismatch")
-    return cloud.images.inspect(upload, declared, max_virtual_mib=cloud.settings.max_virtual_mib)
+        raise BadImage("the image is not the one that was sent", code="image-digest-mismatch")
+    return info
 
 
 @step("publish-image")
@@ -89,7 +90,7 @@ def publish_image(template: UUID, datacenter: UUID, path: str) -> Identity:
     repository = cloud.repository(datacenter)
     if repository.has(path):
         return repository.identity(path)
-    return repository.publish(taken(repository, template), path)
+    return repository.publish(taken(repository, template, Path(path).name), path)
 
 
 @publish_image.undo

@@ -87,7 +87,7 @@ class ImageRepository(Protocol):
         """Its cheap fingerprint. Raises `NotFound`."""
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, hex."""
+        """SHA-256 of an image, hex: its file's, or made of those of a set's files."""
 
     def delete(self, relative: str) -> None:
         """Remove a file, and its directory when that is empty."""

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from uuid import UUID, uuid4
 
 from adapters.errors import Conflict, NotAllowed, NotFound, OutOfSpace, Refused, Transient
-from adapters.images.vmdk import extent_names
+from adapters.images.vmdk import digest_of, extent_names
 from adapters.types import Capacity, Identity
 
 MARKER = ".cloudloom-repository"
@@ -52,6 +52,11 @@ def speaking_directory(path: Path) -> Iterator[None]:
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}:
             raise Refused(text) from error
         raise Transient(text) from error
+
+
+def extents_of(path: Path) -> tuple[str, ...]:
+    """The files that belong to a VMDK; a raw disk whose guest wrote a descriptor has none."""
+    return extent_names(path) if ".vmdk" in path.suffixes else ()
 
 
 class DirectoryRepository:
@@ -122,7 +127,7 @@ class DirectoryRepository:
                 return self.identity(relative)
             source = scratch if scratch.exists() else hidden
             extents = [
-                (scratch.with_name(name), target.with_name(name)) for name in extent_names(source)
+                (scratch.with_name(name), target.with_name(name)) for name in extents_of(source)
             ]
             for here, there in [(source, target), *extents]:  # before anything is touched
                 self._require_equal(here, there)
@@ -142,7 +147,7 @@ class DirectoryRepository:
         """Of a set: its size, its newest change, and its descriptor's inode."""
         with self._mounted():
             path = self.path(relative)
-            names = (path.name, *extent_names(path))
+            names = (path.name, *extents_of(path))
             states = [path.with_name(name).lstat() for name in names]
             return Identity(
                 size_bytes=sum(state.st_size for state in states),
@@ -154,15 +159,15 @@ class DirectoryRepository:
         with self._mounted():
             if not path.absolute().is_relative_to(self.root):
                 raise Refused(f"{path} is not in the repository")
-            with self.path(str(path.absolute().relative_to(self.root))).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            files = [path, *(path.with_name(name) for name in extents_of(path))]
+            return digest_of([self._digest(each) for each in files])
 
     def delete(self, relative: str) -> None:
         with self._mounted():
             target = self.path(relative)
             for path in (target, _hidden(target)):
                 if path.exists():
-                    for name in extent_names(path):
+                    for name in extents_of(path):
                         path.with_name(name).unlink(missing_ok=True)
                     path.unlink()
             folder = target.parent
@@ -223,13 +228,17 @@ class DirectoryRepository:
             raise Refused(f"{name!r} is no name for a scratch file")
         return self.path(f"{INCOMING}/{name}")
 
+    def _digest(self, path: Path) -> str:
+        with self.path(str(path.absolute().relative_to(self.root))).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def _require_equal(self, here: Path, there: Path) -> None:
         """Refuse to replace a file by another."""
         if not here.exists() and not there.exists():
             raise NotFound(f"{here.name} is missing")
         if not here.exists() or not there.exists():
             return
-        if there.is_symlink() or self.digest(here) != self.digest(there):
+        if there.is_symlink() or self._digest(here) != self._digest(there):
             raise Conflict(f"{there.relative_to(self.root)} is there, and another")
 
 

@@ -5,8 +5,10 @@ protocols, and believes an extent that is itself a descriptor: what it might rea
 way than we do is refused.
 """
 
+import hashlib
 import re
 import struct
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ _HEADER = "<4sIIQQQQIQQQB4sH"
 _AT_END = 2**64 - 1  # the grain directory is where the footer says
 _COMPRESSED = 1 << 16
 _DESCRIPTOR_MAX_BYTES = 2**20
+_MAX_FILES = 500  # below 512, where a text of so many digests could be a raw disk: see `digest_of`
 _SINGLE = {"monolithicsparse", "streamoptimized"}
 _KINDS = {  # of the extents that a text may name
     "monolithicflat": "FLAT",
@@ -65,7 +68,7 @@ def inspect_vmdk(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     """Look at a disk and all files it consists of. Raises `BadImage`."""
     if file.head(4) == _MAGIC:
         return _inspect_single(file, max_virtual_mib)
-    descriptor = _parse_outer(file.head(_DESCRIPTOR_MAX_BYTES + 1))
+    descriptor = _parse_outer(file)
     kind = _KINDS.get(descriptor.create_type.lower())
     if kind is None:
         text = f"{descriptor.create_type} is no kind of VMDK that is known here"
@@ -87,10 +90,19 @@ def inspect_vmdk(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
 def extent_names(path: Path) -> tuple[str, ...]:
     """The files beside a descriptor that belong to it; none for any other file."""
     with UntrustedFile.open(path) as file:
-        head = file.head(_DESCRIPTOR_MAX_BYTES)
-    if not is_descriptor(head):
-        return ()
-    return tuple(extent.name for extent in _parse_outer(head).extents)
+        if not is_descriptor(file.head(_DESCRIPTOR_MAX_BYTES)):
+            return ()
+        return tuple(extent.name for extent in _parse_outer(file).extents)
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """An image's SHA-256, from those of its files: the descriptor's, then the extents' as named.
+
+    Of one file it is that file's; of a set what `sha256sum FILES | cut -c-64 | sha256sum` says.
+    """
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
 
 
 def is_descriptor(head: bytes) -> bool:
@@ -134,12 +146,16 @@ def _extent(line: str) -> Extent:
     return Extent(name, kind, int(sectors), int(offset or 0))
 
 
-def _parse_outer(head: bytes) -> Descriptor:
+def _parse_outer(file: UntrustedFile) -> Descriptor:
     """Read a descriptor that is a file of its own, whose names count."""
-    descriptor = parse(_text(head))
+    descriptor = parse(_text(file.head(_DESCRIPTOR_MAX_BYTES + 1)))
+    if len(descriptor.extents) >= _MAX_FILES:
+        text = f"the disk has more than {_MAX_FILES} files"
+        raise BadImage(text, code="image-too-large")
+    own = file.path.name.lower()
     for extent in descriptor.extents:
-        if not _PLAIN_NAME.fullmatch(extent.name):
-            text = f"the extent {extent.name[:80]!r} is no file beside the descriptor"
+        if not _PLAIN_NAME.fullmatch(extent.name) or extent.name.lower() == own:
+            text = f"the extent {extent.name[:80]!r} is no other file beside {own}"
             raise BadImage(text, code="image-foreign-extent")
     return descriptor
 

@@ -24,12 +24,30 @@ from api.starting import Starting
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/templates", tags=["templates"])
+_DIGEST = (
+    "The image's SHA-256; of several files what `sha256sum FILES | cut -c-64 | sha256sum` says."
+)
 _UPLOAD = {
     "requestBody": {
         "required": True,
-        "description": "The image itself, streamed; sent to where the answer's `Location` says.",
+        "description": (
+            "The image itself, streamed; sent to where the answer's `Location` says. A VMDK of "
+            "several files is sent as a form: its descriptor first, then every extent that it "
+            "names, by that name, and nothing else: `curl --location-trusted -F "
+            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`"
+        ),
         "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                },
+                "example": {"file": ["disk.vmdk", "disk-f001.vmdk", "disk-f002.vmdk"]},
+            },
         },
     }
 }
@@ -94,7 +112,7 @@ def create_template(
     name: Name,
     format: Annotated[Format, Query(description="What the file is.")],  # noqa: A002 - the API's word
     datacenter: Reference,
-    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")] = None,
+    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description=_DIGEST)] = None,
     cpu: Annotated[int, Query(gt=0, le=1024)] = 1,
     ram_mib: Annotated[int, Query(gt=0, le=2**24)] = 128,
     idempotency_key: Key = None,

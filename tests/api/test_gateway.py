@@ -132,7 +132,9 @@ def test_an_equal_import_is_answered_alike(api: Api) -> None:
     refused(other, 409, "idempotency-key-reused")
 
 
-def stream(api: Api, where: str, messages: Iterator[dict[str, Any]]) -> None:
+def stream(
+    api: Api, where: str, messages: Iterator[dict[str, Any]], content_type: str = ""
+) -> None:
     """Send a body as a server hears of it: the next part only when it is asked for."""
 
     async def receive() -> dict[str, Any]:
@@ -149,7 +151,7 @@ def stream(api: Api, where: str, messages: Iterator[dict[str, Any]]) -> None:
         "root_path": "",
         "scheme": "http",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"content-type", content_type.encode())],
         "http_version": "1.1",
     }
     asyncio.run(api.client.app(scope, receive, send))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The image laws, run over the twins and the real tools."""
 
 import errno
+import hashlib
 import os
 import random
 import signal
@@ -530,6 +531,29 @@ def test_a_digest_is_of_the_content(repository, tmp_path):
     assert len(digest) == 64
     with pytest.raises(Refused):
         repository.digest(tmp_path / "world.sqlite")
+
+
+def test_a_digest_of_a_set_is_of_all_its_files(repository):
+    """It is what finds a conversion again: two sets may have one descriptor."""
+    scratch = write_set(repository)
+    before = repository.digest(scratch)
+    files = [DESCRIPTOR.encode(), b"1" * 512, b"2" * 512]
+    listed = "".join(f"{hashlib.sha256(each).hexdigest()}\n" for each in files)
+    assert before == hashlib.sha256(listed.encode()).hexdigest()
+    scratch.with_name("d-f002.vmdk").write_bytes(b"3" * 512)
+    assert repository.digest(scratch) != before
+
+
+def test_a_raw_disk_that_reads_like_a_descriptor_is_one_file(repository):
+    """A guest writes what it likes: its disk must not own the files beside it."""
+    put(repository, "t/d-f001.vmdk", b"another's")
+    put(repository, "t/d-f002.vmdk", b"another's")
+    put(repository, "t/d.raw", DESCRIPTOR.encode())
+    assert repository.identity("t/d.raw").size_bytes == len(DESCRIPTOR)
+    digest = repository.digest(repository.path("t/d.raw"))
+    assert digest == hashlib.sha256(DESCRIPTOR.encode()).hexdigest()
+    repository.delete("t/d.raw")
+    assert files(repository) == ["t/d-f001.vmdk", "t/d-f002.vmdk"]
 
 
 def test_deleting_leaves_no_empty_folder(repository):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -192,13 +193,16 @@ def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
 
-def import_image(world: World) -> Asked:
+def import_image(world: World, *, folder: bool = False) -> Asked:
     from adapters.database.schema import FIRST_ENTERPRISE
     from adapters.images.memory import write_image
 
     repository = cloud.repository(world.datacenter)
-    upload = repository.scratch(f"upload-{uuid4()}", 1024)
-    write_image(upload, Format.VMDK, 2**20, "imported")
+    upload = image = repository.scratch(f"upload-{uuid4()}", 1024)
+    if folder:
+        upload.mkdir()
+        image = upload / Format.VMDK.disk_file
+    write_image(image, Format.VMDK, 2**20, "imported")
     template = {
         "id": str(uuid4()),
         "enterprise_id": str(FIRST_ENTERPRISE),
@@ -208,7 +212,7 @@ def import_image(world: World) -> Asked:
     return UUID(template["id"]), {
         "template": template,
         "format": "vmdk",
-        "digest": repository.digest(upload),
+        "digest": repository.digest(image),
         "upload": upload.name,
     }
 
@@ -220,6 +224,7 @@ def reconcile(world: World) -> Asked:
 LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
+    "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),

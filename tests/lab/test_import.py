@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import random
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -104,11 +105,15 @@ HOSTILE = [
 ORDINARY = [(mbr, Format.RAW), (fixed_vhd, Format.VPC), (stream, Format.VMDK)]
 
 
-def import_of(world, made: Path, form: Format):
-    """The import of a file that the gateway has received."""
+def import_of(world, made: Path, form: Format, extent: Path | None = None, spoil=None):
+    """The import of a file, or of one with an extent, that the gateway has received."""
     repository = cloud.repository(world.datacenter)
-    upload = repository.scratch(f"upload-{uuid4()}", made.stat().st_size)
-    upload.write_bytes(made.read_bytes())
+    upload = image = repository.scratch(f"upload-{uuid4()}", made.stat().st_size)
+    if extent:
+        upload.mkdir()
+        image = upload / form.disk_file
+        spoil(Path(shutil.copy(extent, upload)))
+    shutil.copy(made, image)
     template = uuid4()
     operation = world.accept(
         "import_image",
@@ -134,6 +139,27 @@ def test_a_hostile_image_is_refused_and_leaves_nothing(build, form, code, world,
     ended = import_of(world, made, form)
     assert ended.state is OperationState.FAILED
     assert ended.error["code"] == code
+    assert not ended.left_behind
+    assert worlds.photograph() == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda extent: (extent.unlink(), extent.symlink_to("/etc/passwd")), "foreign-extent"),
+        (lambda extent: (extent.unlink(), os.mkfifo(extent)), "foreign-extent"),
+        (lambda extent: os.truncate(extent, 512), "truncated"),
+        (lambda extent: None, "digest-mismatch"),  # of the descriptor alone
+    ],
+    ids=["link", "pipe", "short", "digest"],
+)
+def test_a_set_that_was_changed_since_is_refused(spoil, code, world, tmp_path):
+    """Whoever else writes to the repository's directory gains nothing by it."""
+    before = worlds.photograph()
+    made, extent = tmp_path / "image.vmdk", tmp_path / "image-flat.vmdk"
+    convert(made, "vmdk", "-o", "subformat=monolithicFlat")
+    ended = import_of(world, made, Format.VMDK, extent, spoil)
+    assert ended.error["code"] == f"image-{code}"
     assert not ended.left_behind
     assert worlds.photograph() == before
 

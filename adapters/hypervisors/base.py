@@ -15,6 +15,8 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
 8. A running guest is asked to release a volume, never robbed of it: the bytes it has not written
    yet are its own. Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
    volume still being connected. Who asks once more is waited for once more.
+9. A line (`terminal`, `display`) is a connected stream socket: `asyncio.open_connection(sock=...)`
+   takes it. It ends when the VM goes off. No address leads to a guest that others could find.
 
 Power, by what it is (down) and what is asked for (across); what is so already is success:
 
@@ -37,9 +39,13 @@ How each method is done (KVM here; the others when they come, so that the port f
 | set_power | create, shutdown, destroy, suspend | PowerOn/ShutdownGuest/PowerOff | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
 | console | serial log file | datastore file | host file | named pipe |
+| terminal | openConsole | VSPC | console URL | named pipe |
+| display | openGraphicsFD, VNC that listens nowhere | WebMKS ticket | console URL | enhanced session |
 | vms | listAllDomains | container view | VM.get_all_records | Get-VM |
 """
 
+import socket
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
@@ -55,6 +61,22 @@ class Capability(StrEnum):
     PAUSE = "pause"
     RESET = "reset"
     HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
+    TERMINAL = "terminal"
+    DISPLAY = "display"
+
+
+class DisplayKind(StrEnum):
+    """The protocol that a screen speaks."""
+
+    VNC = "vnc"
+
+
+@dataclass(frozen=True)
+class Display:
+    """A line to a VM's screen, from its first byte on; who has it closes it."""
+
+    kind: DisplayKind
+    line: socket.socket
 
 
 class Hypervisor(Protocol):
@@ -121,6 +143,20 @@ class Hypervisor(Protocol):
 
     def console(self, vm: UUID) -> bytes:
         """What the VM has printed on its serial console since it was last started."""
+
+    def terminal(self, vm: UUID) -> socket.socket:
+        """Open the serial port of a VM that is not off, for one at a time: `InUse` for the next.
+
+        Output is also kept for `console`, which any number may read meanwhile; what was printed
+        before is read there. Nothing is lost of it when nobody has the line, or reads it slowly.
+        Raises `NotFound`, `Conflict` when off, `Unsupported`.
+        """
+
+    def display(self, vm: UUID) -> Display:
+        """Open the screen of a VM that is not off; several may have it, and see the same.
+
+        Raises `NotFound`, `Conflict` when off, `Unsupported`.
+        """
 
     def vms(self) -> dict[UUID, Power]:
         """Every VM of this installation on the host."""

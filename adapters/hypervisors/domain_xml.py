@@ -11,7 +11,8 @@ from adapters.types import Connection, Disk, Nic, Owner, Vm
 
 NAMESPACE = "urn:cloudloom:owner:1"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-_FIRST_SLOT = 3  # on the PCI bus, of the disk at position 0; the chipset and a screen have 0 to 2
+_SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
+_FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 ET.register_namespace("cloudloom", NAMESPACE)
@@ -65,11 +66,17 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
     ET.SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         _text(domain, f"on_{event}", action)
+    sleeps = ET.SubElement(
+        domain, "pm"
+    )  # a guest that sleeps looks paused, and none could wake it
+    for kind in ("suspend-to-mem", "suspend-to-disk"):
+        ET.SubElement(sleeps, kind, enabled="no")
     devices = ET.SubElement(domain, "devices")
     for disk in sorted(vm.disks, key=lambda each: each.position):
         _disk(devices, disk)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
+    _screen(devices)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
     if vm.nics:
@@ -141,6 +148,16 @@ def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     # Guests name disks in the bus's order, which must not be that of their coming.
     slot = f"{_FIRST_SLOT + position:#04x}"
     ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+
+
+def _screen(devices: ET.Element) -> None:
+    """Add a VNC server that listens nowhere: libvirtd hands out its lines."""
+    graphics = ET.SubElement(devices, "graphics", type="vnc")
+    ET.SubElement(graphics, "listen", type="none")
+    video = ET.SubElement(devices, "video")
+    ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")
+    slot = f"{_SCREEN_SLOT:#04x}"
+    ET.SubElement(video, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
 def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:

@@ -1,5 +1,6 @@
 """KVM and QEMU through libvirt, agentless: everything goes through the host's libvirtd."""
 
+import socket
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -9,9 +10,10 @@ import libvirt
 
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.hypervisors import domain_xml
-from adapters.hypervisors.base import Capability
+from adapters.hypervisors.base import Capability, Display
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
+from adapters.hypervisors.libvirt_lines import open_display, open_terminal
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 
@@ -35,6 +37,8 @@ class KvmHypervisor:
             Capability.PAUSE,
             Capability.RESET,
             Capability.HOT_ATTACH,
+            Capability.TERMINAL,
+            Capability.DISPLAY,
         }
     )
 
@@ -183,6 +187,14 @@ class KvmHypervisor:
         except FileNotFoundError:
             return b""
 
+    def terminal(self, vm: UUID) -> socket.socket:
+        with speaking_libvirt():
+            return open_terminal(self._session, self._running(vm))
+
+    def display(self, vm: UUID) -> Display:
+        with speaking_libvirt():
+            return open_display(self._running(vm))
+
     def vms(self) -> dict[UUID, Power]:
         found = {}
         with speaking_libvirt():
@@ -206,6 +218,15 @@ class KvmHypervisor:
         owner = _owner(domain)
         if owner is None or owner.get("installation") != str(self._installation):
             raise Conflict(f"domain {vm} is another's")
+        return domain
+
+    def _running(self, vm: UUID) -> libvirt.virDomain:
+        """Answer the domain of a VM that is not off. Raises `NotFound`, `Conflict`."""
+        domain = self._find(vm)
+        if domain is None:
+            raise NotFound(f"no VM {vm}")
+        if _power(domain) is Power.OFF:
+            raise Conflict(f"VM {vm} is off", code="vm-off")
         return domain
 
     def _refuse_a_strangers_name(self, vm: Vm) -> None:

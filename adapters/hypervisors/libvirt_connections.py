@@ -93,7 +93,7 @@ class LibvirtConnections:
             while domain.isActive() and find_device(domain, connection.volume, _LIVE) is not None:
                 now = time.monotonic()
                 if now > first + self._release_s:
-                    del self._asked[key]  # who asks once more begins anew
+                    self._asked.pop(key, None)  # who asks once more begins anew
                     what = f"the guest keeps volume {connection.volume}"
                     raise InUse(what, users=(str(connection.vm),))
                 if now > end:

@@ -8,17 +8,20 @@ set `written` of the storage twin's `volume`.
 """
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
-from adapters.hypervisors.base import Capability
+from adapters.hypervisors.base import Capability, Display, DisplayKind
+from adapters.hypervisors.memory_lines import open_line
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
 _DATASTORE_MIB = 2**20
 _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
+_VNC = b"RFB 003.008\n"  # the first word of its server
 
 Properties = dict[str, Any]
 
@@ -33,6 +36,8 @@ class MemoryHypervisor:
             Capability.PAUSE,
             Capability.RESET,
             Capability.HOT_ATTACH,
+            Capability.TERMINAL,
+            Capability.DISPLAY,
         }
     )
 
@@ -41,6 +46,7 @@ class MemoryHypervisor:
         self.host = host
         self.installation = installation
         self.facts = facts
+        self._typed_at: set[UUID] = set()  # VMs whose terminal somebody has
         self._asked: set[str] = set()  # connections whose guest was asked to release them
 
     def describe(self) -> HostFacts:
@@ -194,6 +200,31 @@ class MemoryHypervisor:
 
         return self.world.call("hypervisors.console", vm, effect, b"")
 
+    def terminal(self, vm: UUID) -> socket.socket:
+        def effect() -> None:
+            self._require_running(vm)
+            if vm in self._typed_at:
+                raise InUse(f"somebody has the terminal of VM {vm}")
+
+        def echo(typed: bytes) -> bytes:
+            found = self._vm(vm)
+            if found is not None:
+                printed = found["console"] + typed.decode(errors="replace")
+                self.world.put("vm", vm, {**found, "console": printed})
+            return typed
+
+        self.world.call("hypervisors.terminal", vm, effect, None)
+        self._typed_at.add(vm)
+        return open_line(b"", echo, lambda: self._is_on(vm), lambda: self._typed_at.discard(vm))
+
+    def display(self, vm: UUID) -> Display:
+        def effect() -> None:
+            self._require_running(vm)
+
+        self.world.call("hypervisors.display", vm, effect, None)
+        line = open_line(_VNC, lambda _: b"", lambda: self._is_on(vm), lambda: None)
+        return Display(kind=DisplayKind.VNC, line=line)
+
     def vms(self) -> dict[UUID, Power]:
         def effect() -> dict[UUID, Power]:
             return {
@@ -272,6 +303,16 @@ class MemoryHypervisor:
         if found and found["digest"] != vm.digest:
             raise Conflict(f"VM {vm.id} is defined, and otherwise")
         return found is not None
+
+    def _is_on(self, vm: UUID) -> bool:
+        found = self._vm(vm)
+        return found is not None and found["power"] != Power.OFF
+
+    def _require_running(self, vm: UUID) -> None:
+        if self._vm(vm) is None:
+            raise NotFound(f"no VM {vm}")
+        if not self._is_on(vm):
+            raise Conflict(f"VM {vm} is off", code="vm-off")
 
     def _require_off(self, vm: UUID) -> None:
         found = self._vm(vm)

@@ -1,5 +1,6 @@
 """The hypervisor laws, run over every adapter that claims the port."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
-from adapters.hypervisors.base import Hypervisor
+from adapters.hypervisors.base import DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.storage.base import BlockStorage
@@ -353,6 +354,8 @@ def test_another_installations_vm_is_left_alone(counterpart):
         lambda: counterpart.ours.power(theirs.id),
         lambda: counterpart.ours.set_power(theirs.id, Power.ON, timeout_s=0),
         lambda: counterpart.ours.reset(theirs.id),
+        lambda: counterpart.ours.terminal(theirs.id),
+        lambda: counterpart.ours.display(theirs.id),
         lambda: counterpart.ours.connect(connection, chap),
         lambda: counterpart.ours.has_connection(connection),
     ):
@@ -445,6 +448,68 @@ def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):
         with pytest.raises(NotFound):
             ours.set_power(nobody, power, timeout_s=0)
     assert ours.power(nobody) is None
+
+
+# --- lines -------------------------------------------------------------------------------------
+
+
+def test_what_is_typed_is_answered_and_kept(counterpart, ours):
+    vm = counterpart.guest()
+    with ours.terminal(vm.id) as line:
+        line.sendall(b"echo typed\n")
+        assert b"typed" in heard(line, b"typed")
+    wait_for(lambda: b"echo typed" in ours.console(vm.id), 10, "what was typed")
+
+
+def test_a_terminal_is_for_one_at_a_time(ours, running):
+    with ours.terminal(running.id), pytest.raises(InUse):
+        ours.terminal(running.id)
+    wait_for(lambda: terminal_is_free(ours, running.id), 10, "the terminal")
+
+
+def test_a_screen_is_for_several(ours, running):
+    ours.set_power(running.id, Power.PAUSED, timeout_s=0)
+    with ours.display(running.id).line as one, ours.display(running.id).line as two:
+        for line in (one, two):
+            assert heard(line, b"\n").startswith(b"RFB 003.")
+
+
+def test_lines_end_with_the_vm(ours, running):
+    display = ours.display(running.id)
+    assert display.kind is DisplayKind.VNC
+    with display.line as screen, ours.terminal(running.id) as terminal:
+        ours.set_power(running.id, Power.OFF, timeout_s=0)
+        heard(screen, None)
+        heard(terminal, None)
+
+
+def test_there_is_no_line_to_what_is_off_or_not_there(ours, defined):
+    for open_line in (ours.terminal, ours.display):
+        with pytest.raises(Conflict) as refusal:
+            open_line(defined.id)
+        assert refusal.value.code == "vm-off"
+        with pytest.raises(NotFound):
+            open_line(uuid4())
+
+
+def heard(line: socket.socket, until: bytes | None) -> bytes:
+    """What comes until those bytes, or until the end."""
+    line.settimeout(10)
+    all_of_it = b""
+    while piece := line.recv(4096):
+        all_of_it += piece
+        if until is not None and until in all_of_it:
+            return all_of_it
+    assert until is None, all_of_it
+    return all_of_it
+
+
+def terminal_is_free(ours: Hypervisor, vm: UUID) -> bool:
+    try:
+        ours.terminal(vm).close()
+    except InUse:
+        return False
+    return True
 
 
 # --- connections -------------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""The twin's lines to pretended guests: a thread of this process is at the other end."""
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+_LOOK_S = 0.05
+_PIECE_BYTES = 4096
+
+
+def open_line(
+    greeting: bytes,
+    answer: Callable[[bytes], bytes],
+    is_on: Callable[[], bool],
+    hang_up: Callable[[], None],
+) -> socket.socket:
+    """Open a line that greets, and answers what it hears, until it is closed or the VM is off."""
+    ours, theirs = socket.socketpair()
+
+    def talk() -> None:
+        try:
+            ours.sendall(greeting)
+            while is_on():
+                if select.select([ours], [], [], _LOOK_S)[0]:
+                    heard = ours.recv(_PIECE_BYTES)
+                    if not heard:
+                        return
+                    ours.sendall(answer(heard))
+        finally:
+            hang_up()
+
+    def run() -> None:
+        with ours, suppress(ConnectionError):  # who has the line goes when he likes
+            talk()
+
+    threading.Thread(target=run, name="twin's line", daemon=True).start()
+    return theirs

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         2048, gt=0, description="Address space that an external program may use."
     )
 
+    low_space_percent: float = Field(
+        10.0, ge=0, le=100, description="Less free room than this is reported."
+    )
+
     @property
     def database(self) -> str:
         """The platform database's SQLAlchemy URL."""

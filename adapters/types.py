@@ -124,6 +124,15 @@ class StepState(StrEnum):
     SKIPPED = "skipped"
 
 
+class Finding(Value):
+    """A line of a maintenance report: a thing, how it is, and what there is to say of that."""
+
+    what: str
+    name: str
+    state: str
+    detail: str = ""
+
+
 class Owner(Value):
     """Whose a backend object is: our installation, and the object it stands for."""
 

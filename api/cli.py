@@ -171,6 +171,7 @@ def undeploy(appliance: str, *, no_wait: NoWait = False) -> None:
 @app.command()
 def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> None:
     """List the latest operations; or show one, with its steps and its receipt."""
+    from adapters.types import Finding
     from api.client import Operation
     from api.progress import operation_table, outcome, step_table
 
@@ -182,6 +183,8 @@ def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> No
         found = client.operation(operation)
         console.print(outcome(found))
         console.print(step_table(found))
+        if found.report:
+            _show([each.model_dump() for each in found.report], *Finding.model_fields)
         if found.flow_run_url:
             console.print(f"Prefect: {found.flow_run_url}", soft_wrap=True)
         _show_receipt(client.get(f"/v1/operations/{operation}/receipt"))

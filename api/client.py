@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from adapters.errors import AdapterError, BadImage, problem_of
 from adapters.images.vmdk import digest_of, extent_names
-from adapters.types import Format, OperationState, StepState
+from adapters.types import Finding, Format, OperationState, StepState
 
 _CHUNK_BYTES = 2**20
 _SILENCE_S = 60.0  # the API says something at least every 15 s
@@ -83,6 +83,7 @@ class Operation(Told):
     error: dict[str, Any] | None
     flow_run_url: str | None
     left_behind: bool
+    report: list[Finding] | None = None
 
     @property
     def resting(self) -> bool:

@@ -10,9 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.types import OperationState, StepState
+from adapters.types import Finding, OperationState, StepState
 from api.errors import recorded
 from flows.cloud import cloud
+from flows.upkeep import publish_report
 
 _EXAMPLE: dict[str, Any] = {
     "id": "5b1f7c1e-7d0f-4bb0-b5b5-7c0d3d5a2a11",
@@ -44,6 +45,7 @@ _EXAMPLE: dict[str, Any] = {
     "flow_run_url": None,
     "left_behind": False,
     "provisional": False,
+    "report": None,
 }
 
 
@@ -89,6 +91,7 @@ class Operation(BaseModel):
     flow_run_url: str | None
     left_behind: bool
     provisional: bool
+    report: list[Finding] | None
 
 
 class Question(BaseModel):
@@ -123,6 +126,7 @@ def reports(db: Session, rows: Iterable[models.Operation]) -> list[Operation]:
     """Operations with their steps."""
     rows = list(rows)
     lines: dict[UUID, list[Step]] = {row.id: [] for row in rows}
+    found: dict[UUID, list[Finding]] = {}
     query = (
         select(models.Step)
         .where(models.Step.operation_id.in_(lines))
@@ -130,10 +134,12 @@ def reports(db: Session, rows: Iterable[models.Operation]) -> list[Operation]:
     )
     for line in db.scalars(query):
         lines[line.operation_id].append(Step.model_validate(line))
-    return [_report(row, lines[row.id]) for row in rows]
+        if line.name == publish_report.name and line.result is not None:
+            found[line.operation_id] = [Finding.model_validate(each) for each in line.result]
+    return [_report(row, lines[row.id], found.get(row.id)) for row in rows]
 
 
-def _report(row: models.Operation, steps: list[Step]) -> Operation:
+def _report(row: models.Operation, steps: list[Step], found: list[Finding] | None) -> Operation:
     return Operation(
         id=row.id,
         kind=row.kind,
@@ -149,6 +155,7 @@ def _report(row: models.Operation, steps: list[Step]) -> Operation:
         flow_run_url=_flow_run_url(row.flow_run_id),
         left_behind=row.left_behind,
         provisional=row.provisional,
+        report=found,
     )
 
 

@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from adapters.settings import Settings
 from flows.catalog import CATALOG
 from flows.operation import OperationFlow
 from flows.steps import Effect, Step
-from flows.worker import RECONCILE_EVERY_S
+from flows.worker import FIRST_OF_SCHEDULES
 
 README = Path(__file__).parent.parent / "README.md"
 PREFECT = Path(__file__).with_name("prefect.yaml")
@@ -156,12 +157,19 @@ def prefect_yaml() -> str:
             "description": flow.summary,
             "tags": ["cloudloom"],
             "work_pool": {"name": pool},
-            "schedules": [{"interval": RECONCILE_EVERY_S}] if flow.scheduled else [],
+            "schedules": [_schedule(flow.every)] if flow.every else [],
         }
         for flow in CATALOG
     ]
     listed = {"name": "cloudloom", "deployments": deployments}
     return _NOTE + yaml.safe_dump(listed, sort_keys=False, width=99)
+
+
+def _schedule(every: timedelta) -> dict[str, Any]:
+    return {
+        "interval": int(every.total_seconds()),
+        "anchor_date": FIRST_OF_SCHEDULES.isoformat(),
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from flows.attach_volume import attach_volume
 from flows.change_power import change_power
+from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
 from flows.delete_iscsi_volume import delete_iscsi_volume
@@ -31,6 +32,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     persist_vm,
     unwind_operation,
     reconcile_operations,
+    check_datacenters,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -16,6 +16,12 @@ TASKS_A_RUN = 50
 _shown: Counter[UUID] = Counter()
 
 
+def is_prefect_watching() -> bool:
+    """Whether this runs inside a flow run of Prefect's: without the engine, nobody looks there."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None
+
+
 def shown(name: str, fn: Callable[[], R]) -> R:
     """Call `fn` as a Prefect task of the running flow, or plainly where there is none.
 

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID, uuid4, uuid5
@@ -60,9 +61,9 @@ class OperationFlow:
         body: Callable[[Operation], None],
         *,
         any_kind: bool,
-        scheduled: bool,
+        every: timedelta | None,
     ) -> None:
-        self.scheduled = scheduled
+        self.every = every
         self.target = target
         self.body = body
         self.kind = body.__name__
@@ -83,7 +84,7 @@ class OperationFlow:
 
         Raises `Conflict` for a flow that is not scheduled, and where there is no datacenter yet.
         """
-        if not self.scheduled:
+        if self.every is None:
             raise Conflict(f"{self.kind} needs an operation's id", code="operation-missing")
         context = get_run_context()
         run = context.flow_run if isinstance(context, FlowRunContext) else None
@@ -131,12 +132,12 @@ class OperationFlow:
 
 
 def operation(
-    target: str, *, any_kind: bool = False, scheduled: bool = False
+    target: str, *, any_kind: bool = False, every: timedelta | None = None
 ) -> Callable[[Callable[[Operation], None]], OperationFlow]:
-    """Make a function an operation on a kind of target."""
+    """Make a function an operation on a kind of target; `every` so often, it runs by itself."""
 
     def made(body: Callable[[Operation], None]) -> OperationFlow:
-        flow = OperationFlow(target, body, any_kind=any_kind, scheduled=scheduled)
+        flow = OperationFlow(target, body, any_kind=any_kind, every=every)
         FLOWS[flow.kind] = flow
         return flow
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from contextvars import copy_context
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from multiprocessing import connection
 from pathlib import Path
 from threading import Event, Thread
@@ -50,7 +50,7 @@ from flows.steps import STEPS
 LOOK_S = 1.0
 HEARTBEAT_S = 15.0
 UNCLAIMED_S = 20.0  # how long a taken run may be without claiming its operation
-RECONCILE_EVERY_S = 300
+FIRST_OF_SCHEDULES = datetime(2026, 1, 1, tzinfo=UTC)  # a restart moves no schedule
 RUNS_A_CHILD = 100  # then it is replaced, whatever it may have gathered
 
 log = logging.getLogger(__name__)
@@ -237,10 +237,8 @@ def register(pool: str) -> None:
     except ObjectNotFound:
         prefect.create_work_pool(WorkPoolCreate(name=pool, type="cloudloom"))
     for flow in FLOWS.values():
-        every = (
-            IntervalSchedule(interval=timedelta(seconds=RECONCILE_EVERY_S))
-            if flow.scheduled
-            else None
+        every = flow.every and IntervalSchedule(
+            interval=flow.every, anchor_date=FIRST_OF_SCHEDULES
         )
         prefect.create_deployment(
             prefect.create_flow(flow.flow),

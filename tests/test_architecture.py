@@ -206,7 +206,10 @@ def test_prefect_yaml_is_what_a_worker_registers(monkeypatch):
     assert set(written) == {name for name, _ in registered}
     for name, fields in registered:
         schedules = [
-            {"interval": int(each.schedule.interval.total_seconds())}
+            {
+                "interval": int(each.schedule.interval.total_seconds()),
+                "anchor_date": each.schedule.anchor_date.isoformat(),
+            }
             for each in fields["schedules"]
         ]
         assert written[name] == {

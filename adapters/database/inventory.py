@@ -58,6 +58,7 @@ class Inventory:
             return PoolRecord(
                 id=row.id,
                 datacenter_id=device.datacenter_id,
+                name=row.name,
                 technology=device.technology,
                 directory=row.directory,
                 total_mib=row.total_mib,
@@ -66,10 +67,13 @@ class Inventory:
                 control=device.control,
             )
 
-    def pools(self) -> tuple[UUID, ...]:
-        """Every storage pool."""
+    def pools(self, datacenter: UUID | None = None) -> tuple[UUID, ...]:
+        """Every storage pool, or a datacenter's."""
+        query = select(models.StoragePool.id).order_by(models.StoragePool.name)
+        if datacenter:
+            query = query.join(models.StorageDevice).filter_by(datacenter_id=datacenter)
         with self._database.read() as db:
-            return tuple(db.scalars(select(models.StoragePool.id)))
+            return tuple(db.scalars(query))
 
     def datacenter_name(self, datacenter: UUID) -> str:
         """A datacenter's name, which is its work pool's. Raises `NotFound`."""

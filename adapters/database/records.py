@@ -35,6 +35,7 @@ class PoolRecord(Value):
 
     id: UUID
     datacenter_id: UUID
+    name: str
     technology: str
     directory: str
     total_mib: int

@@ -28,6 +28,15 @@ class BlockStorage(Protocol):
     def capacity(self) -> Capacity:
         """The pool's size and its room, counting what is promised, not what is used."""
 
+    def volumes(self, installation: UUID) -> dict[UUID, Volume]:
+        """Every volume of the installation in this pool, half-made ones included."""
+
+    def exports(self, installation: UUID) -> dict[UUID, tuple[Export, bool]]:
+        """Every export of the installation's volumes here, and whether its initiator uses it.
+
+        One that is half made may not know its initiator yet; `delete_export` takes it, too.
+        """
+
     def ensure_volume(self, volume: Volume) -> None:
         """Carve the volume. Raises `OutOfSpace` before anything is made, `Conflict`."""
 

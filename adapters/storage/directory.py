@@ -10,6 +10,7 @@ no moment between looking at a file and noting what was seen in which a write co
 """
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from adapters.types import Capacity, Chap, Export, Target, Value, Volume
 
 _UNWRITTEN_NS = 0
 _MIB = 2**20
+_LABEL = re.compile(r"vol-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json")
 
 
 class Fill(StrEnum):
@@ -60,6 +62,20 @@ class DirectoryStorage:
             total_mib = min(total_mib, self.limit_mib)
         promised_mib = sum(label.size_mib for label in labels)
         return Capacity(total_mib=total_mib, free_mib=max(0, total_mib - promised_mib))
+
+    def volumes(self, installation: UUID) -> dict[UUID, Volume]:
+        with speaking_files():
+            named = ((_LABEL.fullmatch(path.name), path) for path in self.directory.iterdir())
+            labels = {UUID(name[1]): _read(path) for name, path in named if name}
+        return {
+            volume: Volume(id=volume, size_mib=label.size_mib, installation=installation)
+            for volume, label in labels.items()
+            if label.installation == installation
+        }
+
+    def exports(self, installation: UUID) -> dict[UUID, tuple[Export, bool]]:
+        found = self.tgt.exports(self.directory, installation)
+        return {export.id: (export, in_use) for export, in_use in found}
 
     def ensure_volume(self, volume: Volume) -> None:
         if not self.has_volume(volume):

@@ -28,6 +28,38 @@ class MemoryStorage:
         full = Capacity(total_mib=self.total_mib, free_mib=0)
         return self.world.call("storage.capacity", self.pool, self._capacity, full)
 
+    def volumes(self, installation: UUID) -> dict[UUID, Volume]:
+        def effect() -> dict[UUID, Volume]:
+            wanted = {"pool": str(self.pool), "installation": str(installation)}
+            return {
+                UUID(key): Volume(
+                    id=UUID(key), size_mib=found["size_mib"], installation=installation
+                )
+                for key, found in self.world.all("volume").items()
+                if wanted.items() <= found.items()
+            }
+
+        return self.world.call("storage.volumes", self.pool, effect, {})
+
+    def exports(self, installation: UUID) -> dict[UUID, tuple[Export, bool]]:
+        def effect() -> dict[UUID, tuple[Export, bool]]:
+            mine = {k for k, v in self.world.all("volume").items() if v["pool"] == str(self.pool)}
+            return {
+                UUID(key): (
+                    Export(
+                        id=UUID(key),
+                        volume=UUID(found["volume"]),
+                        initiator=found["initiator"],
+                        installation=installation,
+                    ),
+                    self._is_used(found),
+                )
+                for key, found in self.world.all("export").items()
+                if found["installation"] == str(installation) and found["volume"] in mine
+            }
+
+        return self.world.call("storage.exports", self.pool, effect, {})
+
     def ensure_volume(self, volume: Volume) -> None:
         def effect() -> None:
             if self._volume(volume):
@@ -138,6 +170,14 @@ class MemoryStorage:
             return False
         self.world.put("export", export.id, _properties(export))
         return True
+
+    def _is_used(self, export: dict[str, Any]) -> bool:
+        """Whether a VM that is on has logged in by this export."""
+        wanted = {key: export[key] for key in ("volume", "initiator")}
+        vms = [
+            x["vm"] for x in self.world.all("connection").values() if wanted.items() <= x.items()
+        ]
+        return any((self.world.find("vm", vm) or {}).get("power", "off") != "off" for vm in vms)
 
     def _capacity(self) -> Capacity:
         mine = [v for v in self.world.all("volume").values() if v["pool"] == str(self.pool)]

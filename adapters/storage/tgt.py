@@ -10,11 +10,12 @@ serial number is the volume's id, and its SCSI id is derived from installation a
 
 import re
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from adapters.errors import Conflict, Refused, Transient
 from adapters.storage import tgt_socket
@@ -30,6 +31,9 @@ _ENTRY = re.compile(r"^ {8}(\S.*)$", re.MULTILINE)
 _NEXUS = re.compile(r"^ {8}I_T nexus: (\d+)\n((?: {12}.*\n?)*)", re.MULTILINE)
 _CONNECTION = re.compile(r"^ {12}Connection: (\d+)$", re.MULTILINE)
 _FIRST_LUN = re.compile(r"^ {8}LUN: 1\n((?: {12}.*\n?)*)", re.MULTILINE)
+_UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+_EXPORT = re.compile(rf"iqn\.2026-11\.org\.cloudloom:{_UUID}")
+_VOLUME = re.compile(rf"vol-{_UUID}\.img")
 _FIELD = re.compile(r"^ {12}(\S[^:]*): ?(.*)$", re.MULTILINE)
 
 
@@ -145,6 +149,22 @@ class Tgt:
                 if time.monotonic() > end:
                     raise Transient(f"target {export.iqn} will not end: {error}") from error
                 time.sleep(_LOOK_AGAIN_S)
+
+    def exports(self, directory: Path, installation: UUID) -> Iterator[tuple[Export, bool]]:
+        """Those of the installation's volumes in a directory, and whether one is logged in."""
+        for shown in self.targets().values():
+            lun, export = shown.lun, _EXPORT.fullmatch(shown.iqn)
+            volume = _VOLUME.fullmatch(Path(lun.path).name) if lun else None
+            if not (lun and export and volume and Path(lun.path).parent == directory):
+                continue
+            found = Export(
+                id=UUID(export[1]),
+                volume=UUID(volume[1]),
+                initiator=next(iter(shown.initiators), shown.iqn),
+                installation=installation,
+            )
+            if lun.scsi_id == _scsi_id(found):
+                yield found, bool(shown.sessions)
 
     def targets(self) -> dict[str, Shown]:
         """Every target by its name."""

@@ -358,3 +358,23 @@ def test_one_lost_volume_keeps_no_other_export_from_coming_back(counterpart: Cou
     with pytest.raises(NotFound):
         storage.restore([lost, found])
     assert storage.has_export(found[0])
+
+
+# --- what is there -----------------------------------------------------------------------------
+
+
+def test_what_is_listed_is_ours_and_equal_to_what_was_made(storage: BlockStorage) -> None:
+    volume, theirs = new_volume(), changed(new_volume(), installation=uuid4())
+    export, chap = new_export(volume)
+    for each in (volume, theirs):
+        storage.ensure_volume(each)
+    storage.ensure_export(export, chap)
+    other, their_chap = new_export(theirs)
+    other = changed(other, installation=theirs.installation)
+    storage.ensure_export(other, their_chap)
+    assert storage.volumes(OURS) == {volume.id: volume}
+    assert storage.exports(OURS) == {export.id: (export, False)}
+    assert storage.exports(theirs.installation) == {other.id: (other, False)}
+    storage.delete_export(export)
+    storage.delete_volume(volume)
+    assert (storage.volumes(OURS), storage.exports(OURS)) == ({}, {})

@@ -217,7 +217,7 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
     }
 
 
-def reconcile(world: World) -> Asked:
+def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
 
@@ -237,5 +237,6 @@ SCENARIOS = {
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),
     "persist_vm": Scenario("persist_vm", persist),
-    "reconcile_operations": Scenario("reconcile_operations", reconcile),
+    "reconcile_operations": Scenario("reconcile_operations", datacenter),
+    "check_datacenters": Scenario("check_datacenters", datacenter),
 }

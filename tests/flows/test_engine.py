@@ -1,14 +1,16 @@
 """The same laws through the real engine: Prefect's server, its pool, our worker."""
 
+import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from threading import Event
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import psutil
 import pytest
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
 
@@ -18,6 +20,7 @@ from api import serve
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
 from flows import dispatch, prefect_env
+from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
 
@@ -218,12 +221,37 @@ def test_a_scheduled_run_accepts_an_operation_of_its_own(engine):
     assert outcome_of(run.id) == "Completed"
 
 
-def test_reconciling_is_scheduled(engine):
+def test_what_has_a_schedule_is_planned(engine):
+    kept_by_prefect = {
+        each.flow_id: each.schedules[0].schedule.interval
+        for each in dispatch.client().read_deployments()
+        if each.schedules
+    }
+    assert set(kept_by_prefect.values()) == {flow.every for flow in CATALOG if flow.every}
+
     def planned():
         runs = dispatch.client().read_flow_runs()
-        return [run for run in runs if run.auto_scheduled]
+        return {run.flow_id for run in runs if run.auto_scheduled} == set(kept_by_prefect)
 
     wait_for(planned, 30, "Prefect's scheduler")
+
+
+def test_a_report_is_a_table_in_prefect_and_in_our_database(engine):
+    world, _ = engine
+    run = dispatch.client().create_flow_run_from_deployment(
+        dispatch._deployment("check_datacenters", "main")
+    )
+    assert outcome_of(run.id) == "Completed"
+    lines = cloud.journal.lines(uuid5(run.id, "check_datacenters"))
+    kept = next(line.result for line in lines if line.name == "publish-report")
+    shown = dispatch.client().read_artifacts(
+        artifact_filter=ArtifactFilter(
+            key=ArtifactFilterKey(any_=[f"check-datacenters-{world.datacenter}"])
+        )
+    )
+    assert json.loads(shown[0].data) == kept
+    states = {each["what"]: each["state"] for each in kept}
+    assert states == {"worker": "online", "repository": "ok", "datastore": "ok", "pool": "ok"}
 
 
 def test_a_killed_runner_is_noticed_and_its_run_shown_as_crashed(engine):

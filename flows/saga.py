@@ -29,7 +29,7 @@ from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential
 
 from adapters import programs
-from adapters.database.journal import Line
+from adapters.database.journal import Line, Writer
 from adapters.database.locks import Locked
 from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
@@ -78,16 +78,17 @@ def epoch() -> int:
 class Saga:
     """One runner's way through one operation."""
 
+    _writer: Writer
+
     def __init__(self, operation: Operation, lease: Lease) -> None:
         self.operation = operation
         self.lease = lease
-        self._journal = cloud.journal
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._turned = False
         self._called: set[str] = set()
         self._layer = 0
-        self._known = {line.key: line for line in self._journal.lines(operation.id)}
+        self._known = {line.key: line for line in cloud.journal.lines(operation.id)}
         self._position = count(
             1 + max((line.position for line in self._known.values()), default=0)
         )
@@ -113,8 +114,8 @@ class Saga:
 
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
         if self._known and self.operation.version != version:
-            self._journal.start_over(self.lease, _anew(self._known.values()))
-            self._known = {each.key: each for each in self._journal.lines(self.operation.id)}
+            cloud.journal.start_over(self.lease, _anew(self._known.values()))
+            self._known = {line.key: line for line in self._lines()}
         cloud.operations.begin(self.lease, version)
         try:
             body(self.operation)
@@ -126,7 +127,7 @@ class Saga:
             if self._lost.is_set():
                 raise LeaseLost(f"operation {self.operation.id}: lease lost") from error
             log.warning("operation %s failed", self.operation.id, exc_info=error)
-            if _destroys(self._journal.lines(self.operation.id)):
+            if _destroys(self._lines()):
                 cloud.operations.stick(self.lease, problem_of(error))
             else:
                 self._go_back(error)
@@ -134,8 +135,7 @@ class Saga:
             cloud.operations.end(self.lease, OperationState.SUCCEEDED)
 
     def _end_temporaries(self) -> None:
-        lines = self._journal.lines(self.operation.id)
-        passing = {x.key for x in lines if STEPS[x.name].effect is Effect.TEMPORARY}
+        passing = {x.key for x in self._lines() if STEPS[x.name].effect is Effect.TEMPORARY}
         if passing and (refusal := self._unwind(passing)):
             raise refusal
 
@@ -153,7 +153,7 @@ class Saga:
         cloud.operations.end(self.lease, outcome)
 
     def _settle(self) -> None:
-        operation, lines = self.operation, self._journal.lines(self.operation.id)
+        operation, lines = self.operation, self._lines()
         if operation.provisional:
             lines = self._not_superseded(lines)
         receipts = look_back(operation, lines)
@@ -215,8 +215,7 @@ class Saga:
         )
         self._check()
         first = step.effect is Effect.REMOVES and not self._no_way_back
-        intend = partial(self._journal.intend, self.lease, line, unless_wished=first)
-        if wish := self._persevere(intend):
+        if wish := self._writer.intend(line, unless_wished=first):
             raise Stopped(f"asked to {wish}")
         self._no_way_back |= first
         return line
@@ -234,7 +233,7 @@ class Saga:
             if intended:
                 intended.clear()
             else:
-                self._journal.attempt(self.lease, line, StepState.RUNNING)
+                self._writer.attempt(line, StepState.RUNNING)
             return step.do(**line.arguments)
 
         try:
@@ -243,10 +242,10 @@ class Saga:
             raise
         except Exception as error:
             if not (anew and step.question is None and isinstance(error, Refused)):
-                self._settle_line(key, StepState.FAILED, error=str(error))
+                self._writer.settle(key, StepState.FAILED, error=str(error))
                 raise
             result = step.recorded(line.result)  # what it told before is gone by now
-        self._settle_line(key, StepState.DONE, result=to_jsonable_python(result))
+        self._writer.settle(key, StepState.DONE, result=to_jsonable_python(result))
         return result
 
     def run_layer(self, layer: Lanes) -> None:
@@ -274,9 +273,7 @@ class Saga:
 
     def _unwind(self, only: set[str] | None = None) -> Exception | None:
         """Undo what the journal holds, later layers first, lanes in parallel; or say why not."""
-        lines = [
-            x for x in self._journal.lines(self.operation.id) if only is None or x.key in only
-        ]
+        lines = [x for x in self._lines() if only is None or x.key in only]
         lines.sort(key=lambda line: (-line.layer, line.lane, -line.position))
         for _, in_layer in groupby(lines, key=lambda line: line.layer):
             by_lane = [list(lane) for _, lane in groupby(in_layer, key=lambda line: line.lane)]
@@ -287,6 +284,7 @@ class Saga:
             for each in undone:
                 if refusal := each.result():
                     return refusal
+        self._writer.flush()
         return None
 
     def _undo_lane(self, newest_first: Sequence[Line]) -> Exception | None:
@@ -297,23 +295,26 @@ class Saga:
                 raise
             except Exception as error:
                 log.exception("undo of %s refused", line.key)
-                say = partial(self._journal.stumble, self.lease, line.key, str(error))
-                self._persevere(say, forever=True)
+                self._writer.stumble(line.key, str(error))
                 return error
         return None
 
     def _undo(self, line: Line) -> None:
         backward = STEPS[line.name].backward
         if line.found or backward is None:
-            self._settle_line(line.key, StepState.SKIPPED)
+            self._writer.settle(line.key, StepState.SKIPPED)
             return
 
         def attempt() -> None:
-            self._journal.attempt(self.lease, line, StepState.UNDOING)
+            self._writer.attempt(line, StepState.UNDOING)
             backward(**line.arguments)
 
         shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
-        self._settle_line(line.key, StepState.UNDONE)
+        self._writer.settle(line.key, StepState.UNDONE)
+
+    def _lines(self) -> list[Line]:
+        self._writer.flush()
+        return cloud.journal.lines(self.operation.id)
 
     # --- perseverance and the lease -----------------------------------------------------------
 
@@ -336,14 +337,9 @@ class Saga:
                 except Transient as error:
                     self._check()
                     if key:
-                        self._journal.stumble(self.lease, key, str(error))
+                        self._writer.stumble(key, str(error))
                     raise
         raise AssertionError("unreachable: the last attempt answers or raises")
-
-    def _settle_line(self, key: str, state: StepState, **outcome: Any) -> None:
-        self._persevere(
-            lambda: self._journal.settle(self.lease, key, state, **outcome), forever=True
-        )
 
     def _check(self) -> None:
         if self._lost.is_set():
@@ -384,6 +380,7 @@ class Saga:
             process.kill()
             process.wait(timeout=10)
         programs.end_others(str(self.operation.id), self.lease.epoch)
+        self._writer = cloud.journal.writer(self.lease)
         done = threading.Event()
         keeper = threading.Thread(
             target=copy_context().run, args=(self._keep_lease, done), name="lease", daemon=True
@@ -397,6 +394,7 @@ class Saga:
         finally:
             done.set()
             keeper.join()
+            self._writer.close()
 
 
 def _ids_in(arguments: dict[str, Any]) -> set[UUID]:

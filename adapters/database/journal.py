@@ -2,21 +2,69 @@
 
 Every write is conditional on the runner's lease (`Operations.holding`). Lines change state;
 they are never deleted. A line keeps what was found before the first attempt, and that only.
+
+A runner writes through one thread, which commits together what the lanes have gathered: a step
+waits for its own intent, not for the outcome of the one before. Entries are committed in the
+order in which they were made, so that an intent is never there without that outcome.
 """
 
-from collections.abc import Collection
+import logging
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Executable, Table, bindparam, insert, select, update
+from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import Lease, Operations
 from adapters.database.session import utc_now
+from adapters.errors import Transient
 from adapters.types import StepState, Value
 
 _STEPS = cast(Table, models.Step.__table__)
+_LINE = (_STEPS.c.operation_id == bindparam("its_operation")) & (
+    _STEPS.c.key == bindparam("its_key")
+)
+# Again after a lost answer to its commit, an intent is there already: it is the same.
+_INTEND = (
+    insert(_STEPS)
+    .values(started_at=utc_now())
+    .prefix_with("OR IGNORE", dialect="sqlite")
+    .prefix_with("IGNORE", dialect="mysql")
+    .prefix_with("IGNORE", dialect="mariadb")
+)
+_ATTEMPT = (
+    update(_STEPS)
+    .where(_LINE)
+    .values(
+        state=bindparam("its_state"),
+        arguments=bindparam("its_arguments"),
+        epoch=bindparam("its_epoch"),
+        attempts=_STEPS.c.attempts + 1,
+    )
+)
+_STUMBLE = update(_STEPS).where(_LINE).values(error=bindparam("its_error"))
+_SETTLE = (
+    update(_STEPS)
+    .where(_LINE)
+    .values(state=bindparam("its_state"), error=bindparam("its_error"), ended_at=utc_now())
+)
+_FINISH = _SETTLE.values(result=bindparam("its_result"))
+
+_LINGER_S = 0.002  # how long an outcome waits for the next intent, to be committed with it
+_RETRY_S = 0.2
+_MOST = 500  # entries in one transaction
+
+log = logging.getLogger(__name__)
 
 
 class Line(Value):
@@ -58,47 +106,132 @@ class Journal:
         with self._operations.database.read() as db:
             return [_as_value(row) for row in db.scalars(query)]
 
-    def intend(self, lease: Lease, line: Line, *, unless_wished: bool = False) -> str | None:
-        """Write down what is about to be done; it is on disk when this returns.
-
-        With `unless_wished`, answer what somebody wishes instead: wish and intent, one is first.
-        """
-        with self._operations.holding(lease) as db:
-            if unless_wished and (wish := db.get_one(models.Operation, lease.operation).wish):
-                return wish
-            fields = line.model_dump() | {"started_at": utc_now(), "epoch": lease.epoch}
-            db.execute(insert(_STEPS).values(operation_id=lease.operation, **fields))
-            return None
-
-    def attempt(self, lease: Lease, line: Line, state: StepState) -> None:
-        """Another attempt at the line begins, `running` forward or `undoing` back."""
-        values = {"state": state, "arguments": line.arguments, "epoch": lease.epoch}
-        self._change(lease, line.key, attempts=_STEPS.c.attempts + 1, **values)
-
-    def stumble(self, lease: Lease, key: str, error: str) -> None:
-        """An attempt failed; the line goes on showing why."""
-        self._change(lease, key, error=error)
-
-    def settle(
-        self,
-        lease: Lease,
-        key: str,
-        state: StepState,
-        *,
-        result: Any = None,
-        error: str | None = None,
-    ) -> None:
-        """Write the outcome; only a step that is done has a result."""
-        outcome = {"result": result} if state is StepState.DONE else {}
-        self._change(lease, key, state=state, error=error, ended_at=utc_now(), **outcome)
-
     def start_over(self, lease: Lease, keys: Collection[str]) -> None:
         """Forget outcomes, not intents: a newer version of the flow does these lines anew."""
         with self._operations.holding(lease) as db:
             mine = (_STEPS.c.operation_id == lease.operation) & _STEPS.c.key.in_(keys)
             db.execute(update(_STEPS).where(mine).values(state=StepState.PENDING))
 
-    def _change(self, lease: Lease, key: str, **values: Any) -> None:
-        with self._operations.holding(lease) as db:
-            line = (_STEPS.c.operation_id == lease.operation) & (_STEPS.c.key == key)
-            db.execute(update(_STEPS).where(line).values(values))
+    def writer(self, lease: Lease) -> "Writer":
+        """What the lease's runner writes with."""
+        return Writer(self._operations, lease)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    statement: Executable | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    awaited: bool = True
+    unless_wished: bool = False
+    written: Future[str | None] = field(default_factory=Future)
+
+
+class Writer:
+    """One runner's way to the journal. A database that is away is waited for."""
+
+    def __init__(self, operations: Operations, lease: Lease) -> None:
+        self._operations = operations
+        self._lease = lease
+        self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._thread = Thread(
+            target=copy_context().run, args=(self._serve,), name="journal", daemon=True
+        )
+        self._thread.start()
+
+    def intend(self, line: Line, *, unless_wished: bool = False) -> str | None:
+        """Write down what is about to be done; it is on disk when this returns.
+
+        With `unless_wished`, answer what somebody wishes instead: wish and intent, one is first.
+        """
+        fields = line.model_dump(exclude={"started_at"}) | {"epoch": self._lease.epoch}
+        values = {"operation_id": self._lease.operation, **fields}
+        return self._write(_Entry(_INTEND, values, unless_wished=unless_wished))
+
+    def attempt(self, line: Line, state: StepState) -> None:
+        """Another attempt at the line begins, `running` forward or `undoing` back."""
+        now = {"its_state": state, "its_arguments": line.arguments, "its_epoch": self._lease.epoch}
+        self._write(_Entry(_ATTEMPT, self._of(line.key, now)))
+
+    def stumble(self, key: str, error: str) -> None:
+        """An attempt failed; the line goes on showing why."""
+        self._write(_Entry(_STUMBLE, self._of(key, {"its_error": error}), awaited=False))
+
+    def settle(
+        self, key: str, state: StepState, *, result: Any = None, error: str | None = None
+    ) -> None:
+        """Write the outcome, in its turn; only a step that is done has a result."""
+        values = self._of(key, {"its_state": state, "its_error": error})
+        if state is StepState.DONE:
+            self._write(_Entry(_FINISH, {**values, "its_result": result}, awaited=False))
+        else:
+            self._write(_Entry(_SETTLE, values, awaited=False))
+
+    def flush(self) -> None:
+        """Wait until all that was written is on disk."""
+        self._write(_Entry())
+
+    def close(self) -> None:
+        """Write what is left, and no more."""
+        self._entries.put(None)
+        self._thread.join()
+
+    def _of(self, key: str, values: dict[str, Any]) -> dict[str, Any]:
+        return {"its_operation": self._lease.operation, "its_key": key, **values}
+
+    def _write(self, entry: _Entry) -> str | None:
+        self._entries.put(entry)
+        return entry.written.result() if entry.awaited else None
+
+    def _serve(self) -> None:
+        failed: BaseException | None = None
+        while gathered := self._gather():
+            entries = [entry for entry in gathered if entry]
+            try:
+                answers = [] if failed else self._commit(entries)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for an entry gets it
+                failed = error
+            for n, entry in enumerate(entries):
+                if failed:
+                    entry.written.set_exception(failed)
+                else:
+                    entry.written.set_result(answers[n])
+            if None in gathered:
+                return
+
+    def _gather(self) -> list[_Entry | None]:
+        """Everything there is; an outcome alone waits a moment for the next intent."""
+        gathered = [self._entries.get()]
+        while len(gathered) < _MOST and (last := gathered[-1]):
+            try:
+                gathered.append(self._entries.get(timeout=0 if last.awaited else _LINGER_S))
+            except Empty:
+                break
+        return gathered
+
+    def _commit(self, entries: Sequence[_Entry]) -> list[str | None]:
+        if not any(entry.statement is not None for entry in entries):
+            return [None] * len(entries)
+        while True:
+            try:
+                with self._operations.holding(self._lease) as db:
+                    return self._execute(db, entries)
+            except Transient as error:
+                log.warning("operation %s: not written yet: %s", self._lease.operation, error)
+                time.sleep(_RETRY_S)
+
+    def _execute(self, db: Session, entries: Sequence[_Entry]) -> list[str | None]:
+        answers: list[str | None] = []
+        for (_, unless_wished), group in groupby(entries, key=_kind):
+            alike = list(group)
+            wish = self._wish(db) if unless_wished else None
+            if alike[0].statement is not None and not wish:
+                db.execute(alike[0].statement, [entry.values for entry in alike])
+            answers += [wish] * len(alike)
+        return answers
+
+    def _wish(self, db: Session) -> str | None:
+        return db.get_one(models.Operation, self._lease.operation).wish
+
+
+def _kind(entry: _Entry) -> tuple[int, bool]:
+    return id(entry.statement), entry.unless_wished

@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import DateTime, Engine, create_engine, event
+from sqlalchemy import BigInteger, DateTime, Engine, create_engine, event, literal
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from adapters.errors import Transient
@@ -49,25 +50,26 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value else None
 
 
-class utc_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
     """The database's time, `seconds` from now."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.microseconds = round(seconds * 1_000_000)
+        super().__init__(literal(round(seconds * 1_000_000), BigInteger()))
 
 
 @compiles(utc_now, "sqlite")
-def _sqlite_now(element: utc_now, _compiler: object, **_options: object) -> str:
-    return f"utc_now({element.microseconds})"
+def _sqlite_now(element: utc_now, compiler: SQLCompiler, **options: Any) -> str:
+    return f"utc_now({compiler.process(element.clauses, **options)})"
 
 
 @compiles(utc_now, "mysql")
 @compiles(utc_now, "mariadb")
-def _mysql_now(element: utc_now, _compiler: object, **_options: object) -> str:
-    return f"TIMESTAMPADD(MICROSECOND, {element.microseconds}, UTC_TIMESTAMP(6))"
+def _mysql_now(element: utc_now, compiler: SQLCompiler, **options: Any) -> str:
+    microseconds = compiler.process(element.clauses, **options)
+    return f"TIMESTAMPADD(MICROSECOND, {microseconds}, UTC_TIMESTAMP(6))"
 
 
 def _now_text(microseconds: int) -> str:

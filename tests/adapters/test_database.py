@@ -716,8 +716,23 @@ def test_the_databases_clock_is_utc_with_microseconds(database):
     assert timedelta(0) <= later - times[-1] - timedelta(seconds=3600.25) < timedelta(seconds=5)
 
 
-def test_the_journal_keeps_lines_as_they_were_written(operations, accepted):
-    journal, lease = Journal(operations), operations.claim(accepted, this_runner())
+@pytest.fixture
+def writing():
+    """Make writers, and close them."""
+    made = []
+
+    def make(journal, lease):
+        made.append(journal.writer(lease))
+        return made[-1]
+
+    yield make
+    for writer in made:
+        writer.close()
+
+
+def test_the_journal_keeps_lines_as_they_were_written(operations, accepted, writing):
+    journal = Journal(operations)
+    writer = writing(journal, operations.claim(accepted, this_runner()))
     results = {"none": None, "word": "é", "no": False, "value": {"a": [1, None]}}
     for position, key in enumerate(results):
         line = Line(
@@ -731,11 +746,12 @@ def test_the_journal_keeps_lines_as_they_were_written(operations, accepted):
             state=StepState.RUNNING,
             attempts=1,
         )
-        journal.intend(lease, line)
+        writer.intend(line)
         assert journal.lines(accepted)[-1] == line.model_copy(
             update={"started_at": journal.lines(accepted)[-1].started_at, "epoch": 1}
         )
-        journal.settle(lease, key, StepState.DONE, result=results[key])
+        writer.settle(key, StepState.DONE, result=results[key])
+    writer.flush()
     lines = journal.lines(accepted)
     assert {line.key: line.result for line in lines} == results
     assert {type(line.result) for line in lines} == {type(None), str, bool, dict}
@@ -743,8 +759,9 @@ def test_the_journal_keeps_lines_as_they_were_written(operations, accepted):
     assert all(line.started_at <= line.ended_at for line in lines)
 
 
-def test_the_journal_keeps_long_errors(operations, accepted):
-    journal, lease = Journal(operations), operations.claim(accepted, this_runner())
+def test_the_journal_keeps_long_errors(operations, accepted, writing):
+    journal = Journal(operations)
+    writer = writing(journal, operations.claim(accepted, this_runner()))
     line = Line(
         key="step[1]",
         name="step",
@@ -756,18 +773,20 @@ def test_the_journal_keeps_long_errors(operations, accepted):
         state=StepState.RUNNING,
         attempts=1,
     )
-    journal.intend(lease, line)
+    writer.intend(line)
     error = "é" * 100_000
-    journal.stumble(lease, line.key, error)
+    writer.stumble(line.key, error)
+    writer.flush()
     assert journal.lines(accepted)[0].error == error
-    journal.attempt(lease, line, StepState.UNDOING)
-    journal.settle(lease, line.key, StepState.UNDONE, result="not kept")
+    writer.attempt(line, StepState.UNDOING)
+    writer.settle(line.key, StepState.UNDONE, result="not kept")
+    writer.flush()
     (kept,) = journal.lines(accepted)
     assert (kept.state, kept.result, kept.attempts) == (StepState.UNDONE, None, 2)
     assert kept.found
 
 
-def test_a_line_is_another_operations_own(operations, requested):
+def test_a_line_is_another_operations_own(operations, requested, writing):
     journal = Journal(operations)
     leases = [operations.claim(operations.accept(requested()).id, this_runner()) for _ in "ab"]
     line = Line(
@@ -781,14 +800,76 @@ def test_a_line_is_another_operations_own(operations, requested):
         state=StepState.RUNNING,
         attempts=1,
     )
-    for lease in leases:
-        journal.intend(lease, line)
-    journal.settle(leases[0], "step", StepState.DONE, result=1)
+    writers = [writing(journal, lease) for lease in leases]
+    for writer in writers:
+        writer.intend(line)
+    writers[0].settle("step", StepState.DONE, result=1)
+    writers[0].flush()
     journal.start_over(leases[0], {"another"})
     assert journal.lines(leases[0].operation)[0].state is StepState.DONE
     journal.start_over(leases[0], {"step"})
     states = [journal.lines(lease.operation)[0].state for lease in leases]
     assert states == [StepState.PENDING, StepState.RUNNING]
+
+
+def intended(key, position=1):
+    return Line(
+        key=key,
+        name="step",
+        lane="",
+        layer=0,
+        position=position,
+        arguments={},
+        found=False,
+        state=StepState.RUNNING,
+        attempts=1,
+    )
+
+
+def test_an_intent_is_never_there_without_the_outcome_before_it(operations, accepted, writing):
+    journal = Journal(operations)
+    writer = writing(journal, operations.claim(accepted, this_runner()))
+    for n in range(20):
+        writer.intend(intended(f"step[{n}]", n))
+        states = [line.state for line in journal.lines(accepted)]
+        assert states == [StepState.DONE] * n + [StepState.RUNNING]
+        writer.settle(f"step[{n}]", StepState.DONE)
+
+
+def test_an_intent_that_is_written_again_is_the_same(operations, accepted, writing):
+    """The answer to its commit was lost."""
+    journal = Journal(operations)
+    writer = writing(journal, operations.claim(accepted, this_runner()))
+    for _ in "ab":
+        writer.intend(intended("step"))
+    assert len(journal.lines(accepted)) == 1
+
+
+def test_many_lanes_share_a_transaction(operations, accepted, writing, monkeypatch):
+    journal = Journal(operations)
+    writer = writing(journal, operations.claim(accepted, this_runner()))
+    holding, transactions = Operations.holding, []
+
+    def slowly(self, lease):
+        transactions.append(lease)
+        time.sleep(0.05)
+        return holding(self, lease)
+
+    monkeypatch.setattr(Operations, "holding", slowly)
+    at_once(*[lambda n=n: writer.intend(intended(f"step[{n}]", n)) for n in range(40)])
+    assert len(journal.lines(accepted)) == 40
+    assert len(transactions) < 20
+
+
+def test_what_was_not_written_fails_whoever_writes_on(operations, accepted, writing):
+    writer = writing(Journal(operations), operations.claim(accepted, this_runner()))
+    writer.intend(intended("step"))
+    with operations.database.write() as db:
+        db.execute(update(models.Operation).values(due_at=utc_now(-1)))
+    writer.settle("step", StepState.DONE)
+    for _ in "ab":
+        with pytest.raises(LeaseLost):
+            writer.flush()
 
 
 # --- the inventory --------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapters.errors import Refused, Transient
+from adapters.errors import AdapterError, Refused, Transient
 
 R = TypeVar("R")
 
@@ -43,6 +43,9 @@ class World:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is not None and db.in_transaction:  # of the call that this is part of
+            yield db
+            return
         if db is None:
             db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
             db.execute("PRAGMA journal_mode=WAL")
@@ -111,7 +114,15 @@ class World:
 
     def call(self, method: str, thing: object, effect: Callable[[], R], lie: R) -> R:
         """Run `effect` as the fates have it; `lie` is what a liar answers."""
-        fate, delay_s = self._next_fate(method, str(thing))
+        with self._transaction() as db:
+            fate, delay_s = self._next_fate(db, method, str(thing))
+            if not (fate or delay_s):
+                try:
+                    return effect()
+                except AdapterError as error:  # the transaction keeps that it was called
+                    refusal = error
+        if not (fate or delay_s):
+            raise refusal
         time.sleep(delay_s)
         if fate == "fails":
             raise Transient(f"{method}: told to fail")
@@ -124,14 +135,14 @@ class World:
             raise Transient(f"{method}: told to fail after its effect")
         return answer
 
-    def _next_fate(self, method: str, thing: str) -> tuple[str, float]:
-        with self._transaction() as db:
-            db.execute("INSERT INTO calls (method, thing) VALUES (?, ?)", (method, thing))
-            row = db.execute(
-                "SELECT rowid, fate, delay_s FROM fates WHERE method = ? AND times > 0 LIMIT 1",
-                (method,),
-            ).fetchone()
-            if row is None:
-                return "", 0.0
-            db.execute("UPDATE fates SET times = times - 1 WHERE rowid = ?", (row[0],))
+    @staticmethod
+    def _next_fate(db: sqlite3.Connection, method: str, thing: str) -> tuple[str, float]:
+        db.execute("INSERT INTO calls (method, thing) VALUES (?, ?)", (method, thing))
+        row = db.execute(
+            "SELECT rowid, fate, delay_s FROM fates WHERE method = ? AND times > 0 LIMIT 1",
+            (method,),
+        ).fetchone()
+        if row is None:
+            return "", 0.0
+        db.execute("UPDATE fates SET times = times - 1 WHERE rowid = ?", (row[0],))
         return row[1], row[2]

@@ -47,4 +47,4 @@ def _(vm: UUID, state: VmState, former: VmState) -> None:
 
 @record_state.look
 def _(vm: UUID, state: VmState, former: VmState) -> bool:
-    return cloud.inventory.vm(vm).state is state
+    return cloud.inventory.state(vm) is state

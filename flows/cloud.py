@@ -1,10 +1,11 @@
 """The composition root: settings become adapters; one object, replaced whole in tests."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID
 
 from adapters.database.claims import Claims
@@ -12,6 +13,7 @@ from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
 from adapters.database.library import Library
 from adapters.database.operations import Operations
+from adapters.database.places import Places
 from adapters.database.secrets import Secrets, keyring
 from adapters.database.session import Database
 from adapters.errors import Unsupported
@@ -27,6 +29,9 @@ from adapters.storage.memory import MemoryStorage
 from adapters.types import Family, HostFacts
 from adapters.world import World
 
+R = TypeVar("R")
+_RECENT_S = 5.0
+
 
 class Cloud:
     """Everything that flows act on, made when it is first needed."""
@@ -34,7 +39,7 @@ class Cloud:
     def __init__(self) -> None:
         self._made = threading.RLock()
         self._hosts: dict[UUID, Hypervisor] = {}
-        self._sessions: dict[UUID, threading.Semaphore] = {}
+        self._said: dict[tuple[str, UUID], tuple[float, Any]] = {}
 
     def become(self, settings: Settings) -> None:
         """Start anew with other settings."""
@@ -62,6 +67,11 @@ class Cloud:
     def journal(self) -> Journal:
         """The lines of operations."""
         return Journal(self.operations)
+
+    @cached_property
+    def places(self) -> Places:
+        """The few places at each host and repository."""
+        return Places(self.operations)
 
     @cached_property
     def inventory(self) -> Inventory:
@@ -99,12 +109,21 @@ class Cloud:
 
     def repository(self, datacenter: UUID) -> ImageRepository:
         """A datacenter's image repository."""
-        root, marker = self.inventory.repository(datacenter)
+        root, marker = self._recently(self.inventory.repository, datacenter)
         if self.settings.image_tool == "memory":
             return MemoryRepository(self.world, Path(root), marker)
         from adapters.images.repository import DirectoryRepository
 
         return DirectoryRepository(Path(root), marker)
+
+    def _recently(self, ask: Callable[[UUID], R], key: UUID) -> R:
+        """What the inventory said some seconds ago is good enough for where things are."""
+        now = time.monotonic()
+        said = self._said.get((ask.__name__, key))
+        if said is None or now - said[0] > _RECENT_S:
+            said = self._said[ask.__name__, key] = now, ask(key)
+        answer: R = said[1]
+        return answer
 
     def hypervisor(self, host: UUID) -> Hypervisor:
         """A host's hypervisor, connected once per process."""
@@ -127,7 +146,7 @@ class Cloud:
 
     def node(self, host: UUID) -> Node:
         """Access to a host's files."""
-        if self.inventory.host(host).family is Family.MEMORY:
+        if self._recently(self.inventory.host, host).family is Family.MEMORY:
             return MemoryNode(self.world, host)
         from adapters.nodes.local import LocalNode
 
@@ -145,16 +164,6 @@ class Cloud:
 
         tgt = Tgt(record.control, record.host, record.port)
         return DirectoryStorage(Path(record.directory), tgt, limit_mib=record.total_mib)
-
-    @contextmanager
-    def session(self, host: UUID) -> Iterator[None]:
-        """One of the few places at a host: the others of this process wait."""
-        with self._made:
-            places = self._sessions.setdefault(
-                host, threading.Semaphore(self.settings.sessions_per_host)
-            )
-        with places:
-            yield
 
 
 cloud = Cloud()

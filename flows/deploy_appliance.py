@@ -5,19 +5,18 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from flows.deploy_vm import bring_up, prepare
+from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.layers import layers_of
-from flows.reserve_host import reserve_host
-from flows.saga import lanes
-from flows.survey import survey_vm
+from flows.reserve_host import reserve_hosts
+from flows.survey import survey_vms
 
 
 @operation("appliance")
 def deploy_appliance(request: Operation) -> None:
     """Reserve every VM's host, prepare images and volumes, then bring the VMs up in lanes."""
     wanted = [UUID(vm) for vm in request.arguments["vms"]]
-    for vm in wanted:
-        reserve_host(vm)
-    vms = [survey_vm(vm) for vm in wanted]
+    reserve_hosts(request.target_id, wanted)
+    vms = survey_vms(request.target_id, wanted)
     prepare(vms, request.id)
-    lanes(*[{vm.name: partial(bring_up, vm) for vm in layer} for layer in layers_of(vms)])
+    lanes(*[[Lane(vm.name, vm.host, partial(bring_up, vm)) for vm in x] for x in layers_of(vms)])

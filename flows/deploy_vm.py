@@ -1,5 +1,6 @@
 """Deploy one VM: placed, its disks made, defined, its volumes connected, switched on."""
 
+from functools import partial
 from uuid import UUID
 
 from adapters.database.library import Conversion
@@ -11,9 +12,10 @@ from flows.change_power import record_state, switch_vm
 from flows.cloud import cloud
 from flows.convert_image import convert
 from flows.create_iscsi_volume import carve
+from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.conversion import needed_format
-from flows.reserve_host import reserve_host
+from flows.reserve_host import reserve_hosts
 from flows.steps import step
 from flows.survey import survey_vm
 from flows.vm_disks import make_disks
@@ -22,10 +24,10 @@ from flows.vm_disks import make_disks
 @operation("vm")
 def deploy_vm(request: Operation) -> None:
     """Reserve a host, prepare images and volumes, make the disks, define, connect, start."""
-    reserve_host(request.target_id)
+    reserve_hosts(request.target_id, [request.target_id])
     vm = survey_vm(request.target_id)
     prepare([vm], request.id)
-    bring_up(vm)
+    lanes([Lane("", vm.host, partial(bring_up, vm))])
 
 
 def prepare(vms: list[VmRecord], operation_id: UUID) -> None:
@@ -45,13 +47,12 @@ def prepare(vms: list[VmRecord], operation_id: UUID) -> None:
 
 def bring_up(vm: VmRecord) -> None:
     """Make a VM that has a host run there."""
-    with cloud.session(vm.host):
-        bases = make_disks(vm)
-        define_vm(vm.definition(bases), vm.host)
-        for volume in vm.volumes:
-            plug_in(volume, vm)
-        switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
-        record_state(vm.id, VmState.ON, VmState.ALLOCATED)
+    bases = make_disks(vm)
+    define_vm(vm.definition(bases), vm.host)
+    for volume in vm.volumes:
+        plug_in(volume, vm)
+    switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
+    record_state(vm.id, VmState.ON, VmState.ALLOCATED)
 
 
 @step("define-vm")

@@ -1,7 +1,9 @@
 """How Prefect sees an operation: a flow run whose tasks are its steps."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,6 +16,17 @@ R = TypeVar("R")
 # A task costs the server 50 ms of CPU: beyond so many, steps are shown by our API alone.
 TASKS_A_RUN = 50
 _shown: Counter[UUID] = Counter()
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no steps inside: a batch of them is one task."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
 
 
 def is_prefect_watching() -> bool:
@@ -28,7 +41,7 @@ def shown(name: str, fn: Callable[[], R]) -> R:
     The task does not retry: a step retries itself, forward and back, by the same law.
     """
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if context is None or context.flow_run is None or _hidden.get():
         return fn()
     _shown[context.flow_run.id] += 1
     if _shown[context.flow_run.id] > TASKS_A_RUN:

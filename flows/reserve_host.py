@@ -1,58 +1,64 @@
-"""Reserve a host for a VM: a decision that is written down, so that a resumed run reads it."""
+"""Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from adapters.database.records import HostLoad
 from adapters.errors import Transient
 from flows.cloud import cloud
-from flows.policies.placement import Choice, NoRoom, Room, Wish, choose_host
+from flows.policies.placement import Choice, NoRoom, Room, Wish, choose_hosts
 from flows.steps import step
 
 
-@step("reserve-host")
-def reserve_host(vm: UUID) -> UUID:
-    """The host with the most room, reserved in the transaction that counts what is reserved.
+@step("reserve-hosts")
+def reserve_hosts(target: UUID, vms: list[UUID]) -> None:
+    """The hosts with the most room, reserved in the transaction that counts what is reserved.
 
     The hosts are asked before it: one that takes its time must not hold up every writer.
     """
-    rooms = ask(cloud.inventory.loads(cloud.inventory.vm(vm).datacenter_id))
+    datacenter = cloud.inventory.vm(vms[0]).datacenter_id
+    rooms = ask(cloud.inventory.loads(datacenter))
 
-    def choose(loads: list[HostLoad]) -> tuple[UUID, UUID]:
-        choice = place(vm, loads, rooms)
-        return choice.host, choice.datastore
+    def choose(left: list[UUID], loads: list[HostLoad]) -> dict[UUID, tuple[UUID, UUID]]:
+        choices = place(left, loads, rooms)
+        return {vm: (each.host, each.datastore) for vm, each in choices.items()}
 
-    return cloud.inventory.reserve(vm, choose)
-
-
-@reserve_host.undo
-def _(vm: UUID) -> None:
-    cloud.inventory.free(vm)
+    cloud.inventory.reserve(vms, datacenter, choose)
 
 
-@reserve_host.look
-def has_host(vm: UUID) -> bool:
-    """Whether a host is reserved for the VM."""
-    return cloud.inventory.vm(vm).host_id is not None
+@reserve_hosts.undo
+def _(target: UUID, vms: list[UUID]) -> None:
+    cloud.inventory.free(vms)
 
 
-def place(vm: UUID, loads: list[HostLoad], asked: dict[UUID, Room] | None = None) -> Choice:
-    """Choose a host for the VM among these, which are asked unless they have been.
+@reserve_hosts.look
+def _(target: UUID, vms: list[UUID]) -> bool:
+    return cloud.inventory.have_host(vms)
+
+
+def place(
+    vms: Sequence[UUID], loads: list[HostLoad], asked: dict[UUID, Room] | None = None
+) -> dict[UUID, Choice]:
+    """Choose a host for each VM among these, which are asked unless they have been.
 
     Raises `NoRoom`, with each host's reason; `Transient` while a host that may have room is away.
     """
     rooms = ask(loads) if asked is None else asked
-    record = cloud.inventory.vm(vm)
-    wish = Wish(
-        family=record.family,
-        cpu=record.cpu,
-        ram_mib=record.ram_mib,
-        disk_mib=sum(disk.size_mib for disk in record.local_disks),
-    )
+    wishes = {
+        vm.id: Wish(
+            family=vm.family,
+            cpu=vm.cpu,
+            ram_mib=vm.ram_mib,
+            disk_mib=sum(disk.size_mib for disk in vm.local_disks),
+        )
+        for vm in cloud.inventory.vms(vms)
+    }
     now = [_as_reserved(rooms[load.id], load) for load in loads if load.id in rooms]
     try:
-        return choose_host(wish, now, cloud.settings.cpu_overcommit)
+        return choose_hosts(wishes, now, cloud.settings.cpu_overcommit)
     except NoRoom as refusal:
-        if any(room.silent and room.family == wish.family for room in now):
+        families = {wish.family for wish in wishes.values()}
+        if any(room.silent and room.family in families for room in now):
             raise Transient(str(refusal)) from refusal
         raise
 

@@ -14,7 +14,7 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -41,7 +41,6 @@ from flows.receipts import look_back
 from flows.steps import STEPS, Effect, Step, performer
 
 R = TypeVar("R")
-Lanes = Mapping[str, Callable[[], None]]
 
 # What a temporary thing that was made is on the way forward: there, or being ended already.
 _PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPED}
@@ -49,7 +48,8 @@ _PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPE
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 log = logging.getLogger(__name__)
-_lane: ContextVar[str] = ContextVar("lane", default="")
+lane_name: ContextVar[str] = ContextVar("lane_name", default="")
+lane_host: ContextVar[str] = ContextVar("lane_host", default="")
 _running: ContextVar["Saga"] = ContextVar("saga")
 
 
@@ -59,20 +59,29 @@ class Stopped(AdapterError):
     code = "stopped"
 
 
-def lanes(*layers: Lanes) -> None:
-    """Run each layer's lanes in parallel, one layer after the other; a failure stops them all."""
-    for layer in layers:
-        _running.get().run_layer(layer)
+def in_parallel(calls: Sequence[Callable[[], R]], at_once: int) -> list[R]:
+    """Call all, some at a time, and wait; raise the first error that is not just `Stopped`."""
+    with ThreadPoolExecutor(max(1, min(len(calls), at_once))) as pool:
+        called = [pool.submit(copy_context().run, call) for call in calls]
+    errors = [error for each in called if (error := each.exception())]
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, Stopped))
+    return [each.result() for each in called]
 
 
 def running() -> UUID:
     """The operation that is running here."""
-    return _running.get().operation.id
+    return this_saga().operation.id
 
 
 def epoch() -> int:
     """Which runner of the operation this is, from 1: names what only this attempt may use."""
-    return _running.get().lease.epoch
+    return this_saga().lease.epoch
+
+
+def this_saga() -> "Saga":
+    """The saga that is running here."""
+    return _running.get()
 
 
 class Saga:
@@ -119,7 +128,7 @@ class Saga:
         cloud.operations.begin(self.lease, version)
         try:
             body(self.operation)
-            self._check()
+            self.check()
             self._end_temporaries()
         except LeaseLost:
             raise
@@ -198,14 +207,15 @@ class Saga:
 
     def _intend(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Line:
         """Look, then write down what was found and that the first attempt begins."""
-        self._check()
+        self.check()
         found = False
         if question := step.question:
             found = self._persevere(partial(question, **arguments))
         line = Line(
             key=key,
             name=step.name,
-            lane=_lane.get(),
+            lane=lane_name.get(),
+            host=lane_host.get(),
             layer=self._layer,
             position=next(self._position),
             arguments=arguments,
@@ -213,7 +223,7 @@ class Saga:
             state=StepState.RUNNING,
             attempts=1,
         )
-        self._check()
+        self.check()
         first = step.effect is Effect.REMOVES and not self._no_way_back
         if wish := self._writer.intend(line, unless_wished=first):
             raise Stopped(f"asked to {wish}")
@@ -229,7 +239,7 @@ class Saga:
         intended = [] if known else [line]  # the intent of a fresh line is its first attempt
 
         def attempt() -> Any:
-            self._check()
+            self.check()
             if intended:
                 intended.clear()
             else:
@@ -248,26 +258,9 @@ class Saga:
         self._writer.settle(key, StepState.DONE, result=to_jsonable_python(result))
         return result
 
-    def run_layer(self, layer: Lanes) -> None:
-        """Run lanes in parallel; when one fails, stop the others, wait for them, and fail."""
+    def next_layer(self) -> None:
+        """What follows is undone before what came so far."""
         self._layer += 1
-        with ThreadPoolExecutor(max(1, min(len(layer), 16))) as pool:
-            running = [
-                pool.submit(copy_context().run, self._run_lane, name, lane)
-                for name, lane in layer.items()
-            ]
-        errors = [error for each in running if (error := each.exception())]
-        self._layer += 1
-        if errors:
-            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
-
-    def _run_lane(self, name: str, lane: Callable[[], None]) -> None:
-        _lane.set(name)
-        try:
-            lane()
-        except BaseException:
-            self._halt()
-            raise
 
     # --- back ---------------------------------------------------------------------------------
 
@@ -277,13 +270,9 @@ class Saga:
         lines.sort(key=lambda line: (-line.layer, line.lane, -line.position))
         for _, in_layer in groupby(lines, key=lambda line: line.layer):
             by_lane = [list(lane) for _, lane in groupby(in_layer, key=lambda line: line.lane)]
-            with ThreadPoolExecutor(min(len(by_lane), 16)) as pool:
-                undone = [
-                    pool.submit(copy_context().run, self._undo_lane, each) for each in by_lane
-                ]
-            for each in undone:
-                if refusal := each.result():
-                    return refusal
+            undone = in_parallel([partial(self._undo_lane, each) for each in by_lane], 16)
+            if refusal := next(filter(None, undone), None):
+                return refusal
         self._writer.flush()
         return None
 
@@ -335,19 +324,20 @@ class Saga:
                 try:
                     return fn()
                 except Transient as error:
-                    self._check()
+                    self.check()
                     if key:
                         self._writer.stumble(key, str(error))
                     raise
         raise AssertionError("unreachable: the last attempt answers or raises")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `LeaseLost` or `Stopped` where no further effect may begin."""
         if self._lost.is_set():
             raise LeaseLost(f"operation {self.operation.id}: lease lost")
         if self._stop.is_set():
             raise Stopped("stopped")
 
-    def _halt(self) -> None:
+    def halt(self) -> None:
         """Let no lane begin another effect, and end the programs of those that run."""
         self._stop.set()
         programs.stop_all(programs.runner.get())
@@ -358,14 +348,14 @@ class Saga:
                 wish = cloud.operations.renew(self.lease)
             except LeaseLost:
                 self._lost.set()
-                self._halt()
+                self.halt()
                 return
             except Transient:  # the database is away: the lease itself says for how long
                 log.warning("operation %s: lease not renewed", self.operation.id)
                 continue
             if wish and not self.operation.wish and not (self._turned or self._no_way_back):
                 self.operation = self.operation.model_copy(update={"wish": wish})
-                self._halt()
+                self.halt()
                 if self._turned:  # meanwhile, by itself: nobody stops the way back
                     self._stop.clear()
 

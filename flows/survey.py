@@ -14,6 +14,11 @@ def survey_vm(vm: UUID) -> VmRecord:
     return cloud.inventory.vm(vm)
 
 
+@step("survey-vms")
+def survey_vms(target: UUID, vms: list[UUID]) -> list[VmRecord]:
+    return cloud.inventory.vms(vms)
+
+
 @step("survey-volume")
 def survey_volume(volume: UUID) -> VolumeRecord:
     return cloud.inventory.volume(volume)

@@ -1,19 +1,18 @@
 """Undeploy an appliance: each VM after those that depend on it. Forward-only."""
 
 from functools import partial
+from uuid import UUID
 
 from adapters.database.operations import Operation
-from flows.cloud import cloud
+from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.layers import layers_of
-from flows.saga import lanes
-from flows.undeploy_vm import tear_down
+from flows.undeploy_vm import survey_deployed, tear_down
 
 
 @operation("appliance")
 def undeploy_appliance(request: Operation) -> None:
     """Take every deployed VM off its host, in lanes, dependents first; volumes stay."""
-    deployed = set(request.arguments["vms"])
-    vms = [vm for vm in cloud.inventory.vms_of(request.target_id) if str(vm.id) in deployed]
+    vms = survey_deployed(request.target_id, [UUID(vm) for vm in request.arguments["vms"]])
     layers = reversed(layers_of(vms))
-    lanes(*[{vm.name: partial(tear_down, vm.id) for vm in layer} for layer in layers])
+    lanes(*[[Lane(vm.name, vm.host, partial(tear_down, vm)) for vm in x] for x in layers])

@@ -1,5 +1,6 @@
 """Undeploy a VM. Forward-only: its disks go, its volumes stay."""
 
+from functools import partial
 from uuid import UUID
 
 from adapters.database.operations import Operation
@@ -9,8 +10,8 @@ from adapters.types import Base, Disk, Power
 from flows.attach_volume import export_for
 from flows.cloud import cloud
 from flows.detach_volume import end_export
+from flows.lanes import Lane, lanes
 from flows.operation import operation
-from flows.reserve_host import has_host
 from flows.steps import Effect, step
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 
@@ -18,30 +19,31 @@ from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 @operation("vm")
 def undeploy_vm(request: Operation) -> None:
     """Stop the VM, forget its definition, end its exports, remove its disks, free its host."""
-    tear_down(request.target_id)
+    for vm in survey_deployed(request.target_id, [request.target_id]):
+        lanes([Lane("", vm.host, partial(tear_down, vm))])
 
 
-def tear_down(vm_id: UUID) -> None:
+def tear_down(vm: VmRecord) -> None:
     """Take a VM off its host."""
-    vm = survey_deployed(vm_id)
-    with cloud.session(vm.host):
-        stop_vm(vm.id, vm.host)
-        undefine_vm(vm.id, vm.host)
-        for volume in vm.volumes:
-            end_export(export_for(volume.id, vm), volume.pool_id, vm.id)
-        for record in vm.local_disks:
-            remove_disk(vm.disk(record), vm.host)
-            if record.base:
-                leave_base(record.id, vm.id, record.base, vm.host)
-        free_host(vm.id)
+    stop_vm(vm.id, vm.host)
+    undefine_vm(vm.id, vm.host)
+    for volume in vm.volumes:
+        end_export(export_for(volume.id, vm), volume.pool_id, vm.id)
+    for record in vm.local_disks:
+        remove_disk(vm.disk(record), vm.host)
+        if record.base:
+            leave_base(record.id, vm.id, record.base, vm.host)
+    free_host(vm.id)
 
 
 @step("survey-deployed")
-def survey_deployed(vm: UUID) -> VmRecord:
-    record = cloud.inventory.vm(vm)
-    if record.host_id is None:
-        raise Conflict(f"VM {record.name} has no host", code="not-allocated")
-    return record
+def survey_deployed(target: UUID, vms: list[UUID]) -> list[VmRecord]:
+    """The VMs while all have a host: one that was freed tells no more where it was."""
+    found = cloud.inventory.vms(vms)
+    for vm in found:
+        if vm.host_id is None:
+            raise Conflict(f"VM {vm.name} has no host", code="not-allocated")
+    return found
 
 
 @step("stop-vm", Effect.REMOVES)
@@ -86,9 +88,9 @@ def _(disk: UUID, vm: UUID, base: Base, host: UUID) -> bool:
 
 @step("free-host", Effect.REMOVES)
 def free_host(vm: UUID) -> None:
-    cloud.inventory.free(vm)
+    cloud.inventory.free([vm])
 
 
 @free_host.look
 def _(vm: UUID) -> bool:
-    return has_host(vm)
+    return cloud.inventory.have_host([vm])

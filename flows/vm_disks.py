@@ -71,9 +71,10 @@ def release_base(disk: UUID, base: Base, host: UUID) -> None:
 
 def base_held(disk: UUID, base: Base, host: UUID) -> bool:
     """Whether the disk has its base, or a copy is there that no other disk explains."""
-    holders = cloud.claims.holders(claim_on(base, host))
-    stray = base.is_copy and not holders and cloud.node(host).has_copy(base)
-    return f"disk:{disk}" in holders or stray
+    thing = claim_on(base, host)
+    if cloud.claims.has(thing, f"disk:{disk}"):
+        return True
+    return base.is_copy and not cloud.claims.is_claimed(thing) and cloud.node(host).has_copy(base)
 
 
 def claim_on(base: Base, host: UUID) -> str:

@@ -22,7 +22,7 @@ from flows.catalog import FLOWS
 from flows.cloud import cloud
 
 # What an operation leaves in the database on purpose: its own story.
-STORY = {"operations", "steps", "receipts", "idempotency_keys", "locks"}
+STORY = {"operations", "steps", "receipts", "idempotency_keys", "locks", "places"}
 
 
 def settings_in(home: Path, **changes: Any) -> Settings:

@@ -8,16 +8,19 @@ remover, being slower, would remove what has been made and claimed anew.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 from uuid import UUID
 
-from sqlalchemy import delete, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Table, delete, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import ENDED
-from adapters.database.session import Database
+from adapters.database.session import Database, insert_missing
 from adapters.errors import InUse, Transient
+
+_THINGS = cast(Table, models.SharedThing.__table__)
+_CLAIMS = cast(Table, models.Claim.__table__)
 
 
 class Claims:
@@ -29,51 +32,59 @@ class Claims:
     def claim(self, thing: str, holder: str) -> None:
         """Need the thing; may be repeated. Raises `Transient` while it is being removed."""
         with self._database.write() as db:
-            row = _locked(db, thing)
-            if _is_at_work(db, row.remover):
+            remover = _locked(db, thing)
+            if _is_at_work(db, remover):
                 raise Transient(f"{thing} is being removed")
-            row.remover = None
-            if db.get(models.Claim, (thing, holder)) is None:
-                db.add(models.Claim(thing=thing, holder=holder))
+            if remover:
+                _set_remover(db, thing, None)
+            db.execute(insert_missing(_CLAIMS), {"thing": thing, "holder": holder})
 
     def release(self, thing: str, holder: str, remover: UUID) -> bool:
         """Need it no more; True when the operation is to remove it: do so, then say `removed`."""
         with self._database.write() as db:
-            row = _locked(db, thing)
-            db.execute(
-                delete(models.Claim).where(
-                    models.Claim.thing == thing, models.Claim.holder == holder
-                )
-            )
-            if _holders(db, thing):
+            present = _locked(db, thing)
+            mine = (_CLAIMS.c.thing == thing) & (_CLAIMS.c.holder == holder)
+            db.execute(delete(_CLAIMS).where(mine))
+            if _is_claimed(db, thing):
                 return False
-            if not _is_at_work(db, row.remover):
-                row.remover = remover
-            return row.remover == remover
+            if present != remover and not _is_at_work(db, present):
+                _set_remover(db, thing, remover)
+                return True
+            return present == remover
 
     def removed(self, thing: str, remover: UUID) -> None:
         """The thing is gone; it may be made, and claimed, again."""
         with self._database.write() as db:
-            row = db.get(models.SharedThing, thing, with_for_update=True)
-            if row is not None and row.remover == remover:
-                db.delete(row)
+            gone = (_THINGS.c.name == thing) & (_THINGS.c.remover == remover)
+            db.execute(delete(_THINGS).where(gone))
 
     def begin_removal(self, thing: str, remover: UUID) -> None:
         """Remove a library file that somebody asked to remove. Raises `InUse` with its users."""
         with self._database.write() as db:
-            row = _locked(db, thing)
+            present = _locked(db, thing)
             if holders := _holders(db, thing):
                 raise InUse(f"{thing} is in use", users=holders)
-            if row.remover != remover and _is_at_work(db, row.remover):
+            if present != remover and _is_at_work(db, present):
                 raise Transient(f"{thing} is being removed")
-            row.remover = remover
+            _set_remover(db, thing, remover)
 
     @contextmanager
     def held(self, thing: str) -> Iterator[bool]:
         """Keep the thing as it is while inside; answers whether somebody claims it."""
         with self._database.write() as db:
             row = db.get(models.SharedThing, thing, with_for_update=True)
-            yield row is not None and row.remover is None and bool(_holders(db, thing))
+            yield row is not None and row.remover is None and _is_claimed(db, thing)
+
+    def has(self, thing: str, holder: str) -> bool:
+        """Whether this one needs the thing."""
+        mine = select(_CLAIMS.c.thing).where(_CLAIMS.c.thing == thing, _CLAIMS.c.holder == holder)
+        with self._database.read() as db:
+            return db.execute(mine).first() is not None
+
+    def is_claimed(self, thing: str) -> bool:
+        """Whether anybody needs the thing."""
+        with self._database.read() as db:
+            return _is_claimed(db, thing)
 
     def holders(self, thing: str) -> tuple[str, ...]:
         """Who needs the thing."""
@@ -82,8 +93,13 @@ class Claims:
 
 
 def _holders(db: Session, thing: str) -> tuple[str, ...]:
-    query = select(models.Claim.holder).where(models.Claim.thing == thing)
-    return tuple(db.scalars(query.order_by(models.Claim.holder)))
+    query = select(_CLAIMS.c.holder).where(_CLAIMS.c.thing == thing).order_by(_CLAIMS.c.holder)
+    return tuple(db.scalars(query))
+
+
+def _is_claimed(db: Session, thing: str) -> bool:
+    query = select(_CLAIMS.c.holder).where(_CLAIMS.c.thing == thing).limit(1)
+    return db.execute(query).first() is not None
 
 
 def _is_at_work(db: Session, remover: UUID | None) -> bool:
@@ -91,13 +107,16 @@ def _is_at_work(db: Session, remover: UUID | None) -> bool:
     return row is not None and (row.state not in ENDED or row.runner_host is not None)
 
 
-def _locked(db: Session, thing: str) -> models.SharedThing:
-    row = db.get(models.SharedThing, thing, with_for_update=True)
-    if row is None:
-        try:
-            with db.begin_nested():
-                db.add(models.SharedThing(name=thing))
-        except IntegrityError:  # somebody else's insert was first
-            pass
-        row = db.get_one(models.SharedThing, thing, with_for_update=True)
-    return row
+def _set_remover(db: Session, thing: str, remover: UUID | None) -> None:
+    db.execute(update(_THINGS).where(_THINGS.c.name == thing).values(remover=remover))
+
+
+def _locked(db: Session, thing: str) -> UUID | None:
+    """Lock the thing's row, which is made if there is none; answers its remover."""
+    query = select(_THINGS.c.remover).where(_THINGS.c.name == thing).with_for_update()
+    found = db.execute(query).first()
+    if found is None:
+        db.execute(insert_missing(_THINGS), {"name": thing})
+        found = db.execute(query).one()
+    remover: UUID | None = found[0]
+    return remover

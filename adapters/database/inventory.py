@@ -4,11 +4,11 @@ What an operation writes here is idempotent, keyed by the object it is about, an
 call of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,9 @@ from adapters.types import (
     VmState,
     VolumeState,
 )
+
+Chooser = Callable[[list[UUID], list[HostLoad]], dict[UUID, tuple[UUID, UUID]]]
+_KEYS_A_QUERY = 500
 
 
 class Inventory:
@@ -98,7 +101,29 @@ class Inventory:
     def vm(self, vm: UUID) -> VmRecord:
         """A VM. Raises `NotFound`."""
         with self._database.read() as db:
-            return self._vm(db, _get(db, models.VirtualMachine, vm))
+            return self._vms(db, [_get(db, models.VirtualMachine, vm)])[0]
+
+    def vms(self, vms: Sequence[UUID]) -> list[VmRecord]:
+        """These VMs, in this order, by few queries. Raises `NotFound`."""
+        with self._database.read() as db:
+            found = {row.id: row for row in _having(db, models.VirtualMachine.id, vms)}
+            if missing := [vm for vm in vms if vm not in found]:
+                raise NotFound(f"no vm {missing[0]}")
+            return self._vms(db, [found[vm] for vm in vms])
+
+    def state(self, vm: UUID) -> VmState:
+        """A VM's state. Raises `NotFound`."""
+        query = select(models.VirtualMachine.state).where(models.VirtualMachine.id == vm)
+        with self._database.read() as db:
+            if (state := db.scalars(query).first()) is None:
+                raise NotFound(f"no vm {vm}")
+            return state
+
+    def have_host(self, vms: Sequence[UUID]) -> bool:
+        """Whether a host is reserved for any of these VMs."""
+        with self._database.read() as db:
+            rows = _having(db, models.VirtualMachine.id, vms)
+            return any(row.host_id is not None for row in rows)
 
     def vms_of(self, appliance: UUID) -> list[VmRecord]:
         """An appliance's VMs, in the blueprint's order."""
@@ -108,84 +133,80 @@ class Inventory:
             .order_by(models.VirtualMachine.position)
         )
         with self._database.read() as db:
-            return [self._vm(db, row) for row in db.scalars(query)]
+            return self._vms(db, list(db.scalars(query)))
 
-    def _vm(self, db: Session, row: models.VirtualMachine) -> VmRecord:
-        appliance = _get(db, models.Appliance, row.appliance_id)
-        vdc = _get(db, models.VirtualDatacenter, appliance.virtual_datacenter_id)
-        datastore = db.get(models.Datastore, row.datastore_id) if row.datastore_id else None
-        disks = db.scalars(
-            select(models.VmDisk)
-            .where(models.VmDisk.vm_id == row.id)
-            .order_by(models.VmDisk.position)
-        )
-        nics = db.scalars(
-            select(models.NicRow)
-            .where(models.NicRow.vm_id == row.id)
-            .order_by(models.NicRow.position)
-        )
-        volumes = db.scalars(
-            select(models.VolumeRow)
-            .where(models.VolumeRow.vm_id == row.id)
-            .order_by(models.VolumeRow.position)
-        )
-        return VmRecord(
-            id=row.id,
-            name=row.name,
-            appliance_id=appliance.id,
-            virtual_datacenter_id=vdc.id,
-            datacenter_id=vdc.datacenter_id,
-            family=vdc.family,
-            cpu=row.cpu,
-            ram_mib=row.ram_mib,
-            state=row.state,
-            depends_on=tuple(row.depends_on),
-            host_id=row.host_id,
-            datastore=datastore.directory if datastore else "",
-            disks=tuple(_disk(db, each) for each in disks),
-            nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics),
-            volumes=tuple(_volume(each) for each in volumes),
-            installation=self.installation,
-        )
+    def _vms(self, db: Session, rows: Sequence[models.VirtualMachine]) -> list[VmRecord]:
+        ids = [row.id for row in rows]
+        disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
+        volumes = _by_vm(db, models.VolumeRow, ids)
+        found = []
+        for row in rows:  # what they share, the session asks for once
+            appliance = _get(db, models.Appliance, row.appliance_id)
+            vdc = _get(db, models.VirtualDatacenter, appliance.virtual_datacenter_id)
+            store = db.get(models.Datastore, row.datastore_id) if row.datastore_id else None
+            record = VmRecord(
+                id=row.id,
+                name=row.name,
+                appliance_id=appliance.id,
+                virtual_datacenter_id=vdc.id,
+                datacenter_id=vdc.datacenter_id,
+                family=vdc.family,
+                cpu=row.cpu,
+                ram_mib=row.ram_mib,
+                state=row.state,
+                depends_on=tuple(row.depends_on),
+                host_id=row.host_id,
+                datastore=store.directory if store else "",
+                disks=tuple(_disk(db, each) for each in disks.get(row.id, ())),
+                nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
+                volumes=tuple(_volume(each) for each in volumes.get(row.id, ())),
+                installation=self.installation,
+            )
+            found.append(record)
+        return found
 
     def loads(self, datacenter: UUID) -> list[HostLoad]:
         """Every host of a datacenter, with what is reserved there."""
         with self._database.read() as db:
             return _loads(db, datacenter)
 
-    def reserve(self, vm: UUID, choose: Callable[[list[HostLoad]], tuple[UUID, UUID]]) -> UUID:
-        """Reserve the host and datastore that `choose` picks, one VM of a datacenter at a time.
+    def reserve(self, vms: Sequence[UUID], datacenter: UUID, choose: Chooser) -> None:
+        """Reserve the hosts and datastores that `choose` picks, all or none.
 
-        A VM that has a host keeps it. Raises what `choose` raises.
+        One call of a datacenter at a time; a VM that has a host keeps it. Raises what `choose`
+        raises.
         """
-        datacenter = self.vm(vm).datacenter_id
         with self._database.write() as db:
             db.get(models.Datacenter, datacenter, with_for_update=True)
-            row = _get(db, models.VirtualMachine, vm)
-            if row.host_id is None:
-                row.host_id, row.datastore_id = choose(_loads(db, datacenter))
-                row.state = VmState.ALLOCATED
-            host: UUID = row.host_id
-            return host
+            rows = _having(db, models.VirtualMachine.id, vms)
+            without = {row.id: row for row in rows if row.host_id is None}
+            chosen = choose([vm for vm in vms if vm in without], _loads(db, datacenter))
+            for vm, (host, datastore) in chosen.items():
+                without[vm].host_id, without[vm].datastore_id = host, datastore
+                without[vm].state = VmState.ALLOCATED
 
-    def free(self, vm: UUID) -> None:
-        """Give the VM's host back; its disks are overlays of nothing any more."""
+    def free(self, vms: Sequence[UUID]) -> None:
+        """Give the VMs' hosts back; their disks are overlays of nothing any more."""
         with self._database.write() as db:
-            row = _get(db, models.VirtualMachine, vm)
-            row.host_id = row.datastore_id = None
-            row.state = VmState.NOT_ALLOCATED
-            for disk in db.scalars(select(models.VmDisk).where(models.VmDisk.vm_id == vm)):
+            for row in _having(db, models.VirtualMachine.id, vms):
+                row.host_id = row.datastore_id = None
+                row.state = VmState.NOT_ALLOCATED
+            for disk in _having(db, models.VmDisk.vm_id, vms):
                 disk.base = None
 
     def set_state(self, vm: UUID, state: VmState) -> None:
         """Record the VM's state."""
-        with self._database.write() as db:
-            _get(db, models.VirtualMachine, vm).state = state
+        self._set(models.VirtualMachine, vm, state=state)
 
     def set_base(self, disk: UUID, base: Base | None) -> None:
         """Record what the disk is an overlay of."""
+        self._set(models.VmDisk, disk, base=base.model_dump(mode="json") if base else null())
+
+    def _set(self, table: Any, key: UUID, **values: Any) -> None:
         with self._database.write() as db:
-            _get(db, models.VmDisk, disk).base = base.model_dump(mode="json") if base else None
+            db.execute(update(table).where(table.id == key).values(**values))
+            if db.execute(select(table.id).where(table.id == key)).first() is None:
+                raise NotFound(f"no {_noun(table)} {key}")
 
     # --- volumes ------------------------------------------------------------------------------
 
@@ -218,8 +239,7 @@ class Inventory:
 
     def set_carved(self, volume: UUID, *, carved: bool) -> None:
         """Record whether the volume is in its pool."""
-        with self._database.write() as db:
-            _get(db, models.VolumeRow, volume).carved = carved
+        self._set(models.VolumeRow, volume, carved=carved)
 
     def assign(self, volume: UUID, vm: UUID, position: int) -> None:
         """Give a volume to a VM, as its disk at this position. Raises `Conflict`."""
@@ -237,8 +257,7 @@ class Inventory:
 
     def set_persistent(self, disk: UUID, volume: UUID | None) -> None:
         """Record the volume that is the disk from now on; None: the datastore's file is."""
-        with self._database.write() as db:
-            _get(db, models.VmDisk, disk).volume_id = volume
+        self._set(models.VmDisk, disk, volume_id=volume)
 
     def persistent_on(self, disk: UUID) -> UUID | None:
         """The volume that is the disk, if one is."""
@@ -292,8 +311,30 @@ class Inventory:
 
 def _get(db: Session, table: type[Any], key: UUID) -> Any:
     if (row := db.get(table, key)) is None:
-        raise NotFound(f"no {table.__tablename__.rstrip('s').replace('_', ' ')} {key}")
+        raise NotFound(f"no {_noun(table)} {key}")
     return row
+
+
+def _noun(table: type[Any]) -> str:
+    name: str = table.__tablename__
+    return name.rstrip("s").replace("_", " ")
+
+
+def _having(db: Session, column: Any, keys: Sequence[UUID]) -> list[Any]:
+    """The rows whose column has one of these, some hundreds at a time."""
+    found: list[Any] = []
+    for start in range(0, len(keys), _KEYS_A_QUERY):
+        some = keys[start : start + _KEYS_A_QUERY]
+        found += db.scalars(select(column.class_).where(column.in_(some)))
+    return found
+
+
+def _by_vm(db: Session, table: Any, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """Rows of VMs, each VM's in their order."""
+    found: dict[UUID, list[Any]] = {}
+    for row in sorted(_having(db, table.vm_id, vms), key=lambda row: row.position):
+        found.setdefault(row.vm_id, []).append(row)
+    return found
 
 
 def _volume(row: models.VolumeRow) -> VolumeRecord:

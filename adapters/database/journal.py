@@ -21,12 +21,12 @@ from threading import Thread
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Executable, Table, bindparam, insert, select, update
+from sqlalchemy import Executable, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import Lease, Operations
-from adapters.database.session import utc_now
+from adapters.database.session import insert_missing, utc_now
 from adapters.errors import Transient
 from adapters.types import StepState, Value
 
@@ -35,13 +35,7 @@ _LINE = (_STEPS.c.operation_id == bindparam("its_operation")) & (
     _STEPS.c.key == bindparam("its_key")
 )
 # Again after a lost answer to its commit, an intent is there already: it is the same.
-_INTEND = (
-    insert(_STEPS)
-    .values(started_at=utc_now())
-    .prefix_with("OR IGNORE", dialect="sqlite")
-    .prefix_with("IGNORE", dialect="mysql")
-    .prefix_with("IGNORE", dialect="mariadb")
-)
+_INTEND = insert_missing(_STEPS).values(started_at=utc_now())
 _ATTEMPT = (
     update(_STEPS)
     .where(_LINE)
@@ -73,6 +67,7 @@ class Line(Value):
     key: str
     name: str
     lane: str
+    host: str = ""
     layer: int
     position: int
     arguments: dict[str, Any]

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.errors import Conflict
+
+_IDS_A_QUERY = 500
 
 
 class Locked(Conflict):
@@ -23,17 +25,30 @@ class Locked(Conflict):
 
 def lock(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> None:
     """Lock objects for an operation, all of them or none. Raises `Locked`."""
-    for kind, object_id in sorted(objects, key=lambda each: each[1]):
-        held = db.get(models.Lock, object_id, with_for_update=True)
-        if held and held.operation_id != operation:
-            raise Locked(kind, object_id, held.operation_id)
-        if held:
-            continue
-        try:
-            with db.begin_nested():
-                db.add(models.Lock(object_id=object_id, kind=kind, operation_id=operation))
-        except IntegrityError as error:  # somebody else's insert was first
-            other = db.scalars(
-                select(models.Lock.operation_id).where(models.Lock.object_id == object_id)
-            ).one_or_none()
-            raise Locked(kind, object_id, other or operation) from error
+    held = _require_free(db, operation, objects)
+    new = sorted((object_id, kind) for kind, object_id in objects if object_id not in held)
+    if not new:
+        return
+    try:
+        with db.begin_nested():
+            db.execute(
+                insert(models.Lock),
+                [{"object_id": o, "kind": kind, "operation_id": operation} for o, kind in new],
+            )
+    except IntegrityError as error:  # somebody else's insert was first
+        _require_free(db, operation, objects)
+        kind, object_id = objects[0]
+        raise Locked(kind, object_id, operation) from error
+
+
+def _require_free(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> set[UUID]:
+    """The objects that the operation has already. Raises `Locked` for another's."""
+    kinds = {object_id: kind for kind, object_id in objects}
+    ids, mine = sorted(kinds), set()
+    for start in range(0, len(ids), _IDS_A_QUERY):
+        some = models.Lock.object_id.in_(ids[start : start + _IDS_A_QUERY])
+        for lock in db.scalars(select(models.Lock).where(some).with_for_update()):
+            if lock.operation_id != operation:
+                raise Locked(kinds[lock.object_id], lock.object_id, lock.operation_id)
+            mine.add(lock.object_id)
+    return mine

@@ -307,6 +307,16 @@ class Claim(Base):
     holder: Mapped[str] = mapped_column(primary_key=True)
 
 
+class Place(Base):
+    """One of the few places at a host or a repository, and the runner that has it."""
+
+    __tablename__ = "places"
+    thing: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    operation_id: Mapped[UUID | None]
+    epoch: Mapped[int]
+
+
 class Lock(Base):
     """An object that an operation has; gone when the operation ends."""
 
@@ -362,6 +372,7 @@ class Step(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     lane: Mapped[str]
+    host: Mapped[str] = mapped_column(String(36))
     layer: Mapped[int]
     position: Mapped[int]
     arguments: Mapped[dict[str, Any]]

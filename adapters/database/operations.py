@@ -292,8 +292,12 @@ class Operations:
         """Keep the receipt, release the locks; look again later when it is provisional."""
         with self.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
-            for receipt in receipts:
-                db.merge(receipt)
+            mine = models.Receipt.operation_id == lease.operation
+            asked = {receipt.key for receipt in receipts}
+            for key in db.scalars(select(models.Receipt.key).where(mine)).all():
+                if key in asked:
+                    db.execute(delete(models.Receipt).where(mine, models.Receipt.key == key))
+            db.add_all(receipts)
             db.flush()
             row.left_behind = db.scalars(_unexpected(lease.operation)).first() is not None
             row.provisional = look_again_s is not None

@@ -11,7 +11,17 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Engine, create_engine, event, literal
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Engine,
+    Insert,
+    Table,
+    create_engine,
+    event,
+    insert,
+    literal,
+)
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
@@ -104,6 +114,16 @@ def engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return made
+
+
+def insert_missing(table: Table) -> Insert:
+    """An INSERT that leaves rows alone which are there already."""
+    return (
+        insert(table)
+        .prefix_with("OR IGNORE", dialect="sqlite")
+        .prefix_with("IGNORE", dialect="mysql")
+        .prefix_with("IGNORE", dialect="mariadb")
+    )
 
 
 class Database:

@@ -65,7 +65,7 @@ class MemoryHypervisor:
         def effect() -> None:
             if self._disk(disk):
                 return
-            if disk.size_mib > self._capacity(disk.datastore).total_mib:
+            if disk.size_mib > self._total_mib(disk.datastore):
                 raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
             if disk.base is not None and not self._has_file(disk.base.path):
                 raise NotFound(f"no base {disk.base.path}")
@@ -246,11 +246,15 @@ class MemoryHypervisor:
         """Let the guest release no volume, as one that hangs."""
         self.world.put("vm", vm, {**(self._vm(vm) or {}), "keeps": True})
 
-    def _capacity(self, directory: str) -> Capacity:
+    def _total_mib(self, directory: str) -> int:
         told = self.world.find("datastore", directory) or {}
-        total_mib = told.get("total_mib", _DATASTORE_MIB)
+        total_mib: int = told.get("total_mib", _DATASTORE_MIB)
         if not total_mib:
             raise NotFound(f"no datastore {directory}")
+        return total_mib
+
+    def _capacity(self, directory: str) -> Capacity:
+        total_mib = self._total_mib(directory)
         mine = {"host": str(self.host), "datastore": directory}
         disks = (each for each in self.world.all("disk").values() if mine.items() <= each.items())
         used_mib = sum(disk["size_mib"] for disk in disks)

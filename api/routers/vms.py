@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import Request
-from adapters.database.records import HostLoad, VolumeRecord
+from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Power, VmState
 from api import finding
@@ -240,22 +240,7 @@ def volume_locks(db: Session, vms: Iterable[models.VirtualMachine]) -> list[tupl
 
 def require_room(vms: Iterable[UUID], datacenter: UUID) -> None:
     """Refuse at once what finds no host, each VM counting for those after it."""
-    loads = cloud.inventory.loads(datacenter)
-    for vm in vms:
-        choice = place(vm, loads)
-        record = cloud.inventory.vm(vm)
-        loads = [
-            _with(load, record.cpu, record.ram_mib) if load.id == choice.host else load
-            for load in loads
-        ]
-
-
-def _with(load: HostLoad, cpu: int, ram_mib: int) -> HostLoad:
-    more: dict[str, Any] = {
-        "cpu_reserved": load.cpu_reserved + cpu,
-        "ram_reserved_mib": load.ram_reserved_mib + ram_mib,
-    }
-    return load.model_copy(update=more)
+    place(list(vms), cloud.inventory.loads(datacenter))
 
 
 def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:

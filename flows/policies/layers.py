@@ -34,5 +34,6 @@ def layers_of(vms: Sequence[D]) -> list[list[D]]:
             listed = ", ".join(sorted(names))
             raise Refused(f"these VMs wait for each other: {listed}", code="dependency-circle")
         layers.append(ready)
-        waiting = [vm for vm in waiting if vm not in ready]
+        done = {vm.name for vm in ready}
+        waiting = [vm for vm in waiting if vm.name not in done]
     return layers

@@ -1,6 +1,6 @@
 """Placement: the host with the most room, among those that fit; and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from adapters.errors import OutOfSpace
@@ -47,6 +47,29 @@ class NoRoom(OutOfSpace):
         listed = "; ".join(f"{host}: {why}" for host, why in sorted(reasons.items()))
         super().__init__(f"no host has room: {listed or 'there are no hosts'}")
         self.details = {"hosts": reasons}
+
+
+def choose_hosts(
+    wishes: Mapping[UUID, Wish], hosts: Sequence[Room], cpu_overcommit: float
+) -> dict[UUID, Choice]:
+    """A host for each VM, one after the other: each counts for those after it. Raises `NoRoom`."""
+    rooms = {host.id: host for host in hosts}
+    choices: dict[UUID, Choice] = {}
+    for vm, wish in wishes.items():
+        choice = choose_host(wish, list(rooms.values()), cpu_overcommit)
+        rooms[choice.host] = _after(rooms[choice.host], wish, choice.datastore)
+        choices[vm] = choice
+    return choices
+
+
+def _after(host: Room, wish: Wish, datastore: UUID) -> Room:
+    left = {store: free - wish.disk_mib * (store == datastore) for store, free in host.datastores}
+    taken = {
+        "cpu_reserved": host.cpu_reserved + wish.cpu,
+        "ram_reserved_mib": host.ram_reserved_mib + wish.ram_mib,
+        "datastores": tuple(left.items()),
+    }
+    return host.model_copy(update=taken)
 
 
 def choose_host(wish: Wish, hosts: Sequence[Room], cpu_overcommit: float) -> Choice:

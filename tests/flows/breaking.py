@@ -64,7 +64,7 @@ class Breaker:
         def broken(**arguments: Any) -> Any:
             if saga._running.get().operation.id != self.operation.id:
                 return do(**arguments)
-            if saga._lane.get() != place.lane or done[0]:
+            if saga.lane_name.get() != place.lane or done[0]:
                 return do(**arguments)
             seen[0] += 1
             if seen[0] <= place.nth:

@@ -49,6 +49,16 @@ def upgrade() -> None:
         mysql_collate="utf8mb4_bin",
     )
     op.create_table(
+        "places",
+        sa.Column("thing", sa.String(length=255), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("operation_id", sa.Uuid(), nullable=True),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("thing", "number", name=op.f("pk_places")),
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+    )
+    op.create_table(
         "shared_things",
         sa.Column("name", sa.String(length=500), nullable=False),
         sa.Column("remover", sa.Uuid(), nullable=True),
@@ -404,6 +414,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(length=255), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("lane", sa.String(length=255), nullable=False),
+        sa.Column("host", sa.String(length=36), nullable=False),
         sa.Column("layer", sa.Integer(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("arguments", sa.JSON(), nullable=False),

@@ -1,0 +1,89 @@
+"""Lanes: an appliance's VMs come up, or go, in parallel, some at a time at each host.
+
+Many lanes are shown in Prefect as one task a host: a task costs its server more than a VM costs
+us. Their steps are in the journal all the same.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+from uuid import UUID
+
+from flows.cloud import cloud
+from flows.engine import TASKS_A_RUN, hidden, shown
+from flows.saga import in_parallel, lane_host, lane_name, this_saga
+
+_STEPS_A_LANE = 8  # about as many as bringing up a VM takes
+_HOSTS_AT_ONCE = 64
+_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What is done for one VM at its host."""
+
+    name: str
+    host: UUID
+    run: Callable[[], None]
+
+
+def lanes(*layers: Sequence[Lane]) -> None:
+    """Run each layer's lanes in parallel, one layer after the other; a failure stops them all."""
+    in_batches = sum(map(len, layers)) * _STEPS_A_LANE > TASKS_A_RUN
+    for layer in layers:
+        at: dict[UUID, deque[Lane]] = {}
+        for lane in layer:
+            at.setdefault(lane.host, deque()).append(lane)
+        run = _run_batch if in_batches else _run_host
+        this_saga().next_layer()
+        in_parallel([partial(run, host, lanes) for host, lanes in at.items()], _HOSTS_AT_ONCE)
+        this_saga().next_layer()
+
+
+@contextmanager
+def place(thing: str, limit: int) -> Iterator[None]:
+    """Wait for one of the few places at a host or repository, and have it while inside."""
+    saga = this_saga()
+    while (number := cloud.places.take(thing, limit, saga.lease)) is None:
+        saga.check()
+        Event().wait(_PAUSE_S)
+    try:
+        yield
+    finally:
+        cloud.places.leave(thing, number, saga.lease)
+
+
+def _run_batch(host: UUID, waiting: deque[Lane]) -> None:
+    def run() -> None:
+        with hidden():
+            _run_host(host, waiting)
+
+    shown(f"host[{host}]", run)
+
+
+def _run_host(host: UUID, waiting: deque[Lane]) -> None:
+    limit = cloud.settings.sessions_per_host
+    serve = partial(_serve, host, waiting, limit)
+    in_parallel([serve] * min(limit, len(waiting)), limit)
+
+
+def _serve(host: UUID, waiting: deque[Lane], limit: int) -> None:
+    try:
+        with place(f"host:{host}", limit):
+            lane_host.set(str(host))
+            while lane := _next(waiting):
+                lane_name.set(lane.name)
+                lane.run()
+    except BaseException:
+        this_saga().halt()
+        raise
+
+
+def _next(waiting: deque[Lane]) -> Lane | None:
+    try:
+        return waiting.popleft()
+    except IndexError:  # another place at the host has taken the last
+        return None

@@ -14,6 +14,7 @@ from adapters.database.journal import Journal
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.places import Places
+from adapters.database.receipts import Receipts
 from adapters.database.secrets import Secrets, keyring
 from adapters.database.session import Database
 from adapters.errors import Unsupported
@@ -67,6 +68,11 @@ class Cloud:
     def journal(self) -> Journal:
         """The lines of operations."""
         return Journal(self.operations)
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        """What was found when operations had ended."""
+        return Receipts(self.operations)
 
     @cached_property
     def places(self) -> Places:

@@ -14,7 +14,7 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -124,7 +124,7 @@ class Saga:
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
         if self._known and self.operation.version != version:
             cloud.journal.start_over(self.lease, _anew(self._known.values()))
-            self._known = {line.key: line for line in self._lines()}
+            self._known = {line.key: line for line in cloud.journal.lines(self.operation.id)}
         cloud.operations.begin(self.lease, version)
         try:
             body(self.operation)
@@ -144,7 +144,8 @@ class Saga:
             cloud.operations.end(self.lease, OperationState.SUCCEEDED)
 
     def _end_temporaries(self) -> None:
-        passing = {x.key for x in self._lines() if STEPS[x.name].effect is Effect.TEMPORARY}
+        names = {name for name, each in STEPS.items() if each.effect is Effect.TEMPORARY}
+        passing = {line.key for line in self._lines(names)}
         if passing and (refusal := self._unwind(passing)):
             raise refusal
 
@@ -174,7 +175,7 @@ class Saga:
             behind = {each.key for each in receipts if not each.as_expected}
         again = undone and bool(receipts) and (bool(behind) or not operation.provisional)
         timeout_s = cloud.settings.backend_timeout_s
-        cloud.operations.settle(self.lease, receipts, timeout_s if again else None)
+        cloud.receipts.settle(self.lease, receipts, timeout_s if again else None)
 
     def _not_superseded(self, lines: list[Line]) -> list[Line]:
         """The lines about no object that a later operation had: what is there may be its own.
@@ -183,9 +184,9 @@ class Saga:
         """
         operation = self.operation
         try:
-            theirs = cloud.operations.lock_again(self.lease)
+            theirs = cloud.receipts.lock_again(self.lease)
         except Locked:  # by one that was accepted just now
-            theirs = cloud.operations.lock_again(self.lease)
+            theirs = cloud.receipts.lock_again(self.lease)
         if theirs.isdisjoint(operation.objects):
             return lines
         ours = {*operation.objects, operation.id, *_ids_in(operation.arguments)} - theirs
@@ -301,9 +302,9 @@ class Saga:
         shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
         self._writer.settle(line.key, StepState.UNDONE)
 
-    def _lines(self) -> list[Line]:
+    def _lines(self, names: Collection[str] | None = None) -> list[Line]:
         self._writer.flush()
-        return cloud.journal.lines(self.operation.id)
+        return cloud.journal.intents(self.operation.id, names)
 
     # --- perseverance and the lease -----------------------------------------------------------
 

@@ -5,10 +5,10 @@ call of its own.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import delete, func, null, select, update
+from sqlalchemy import CursorResult, delete, func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -180,7 +180,8 @@ class Inventory:
             db.get(models.Datacenter, datacenter, with_for_update=True)
             rows = _having(db, models.VirtualMachine.id, vms)
             without = {row.id: row for row in rows if row.host_id is None}
-            chosen = choose([vm for vm in vms if vm in without], _loads(db, datacenter))
+            left = [vm for vm in vms if vm in without]
+            chosen = choose(left, _loads(db, datacenter)) if left else {}
             for vm, (host, datastore) in chosen.items():
                 without[vm].host_id, without[vm].datastore_id = host, datastore
                 without[vm].state = VmState.ALLOCATED
@@ -204,9 +205,9 @@ class Inventory:
 
     def _set(self, table: Any, key: UUID, **values: Any) -> None:
         with self._database.write() as db:
-            db.execute(update(table).where(table.id == key).values(**values))
-            if db.execute(select(table.id).where(table.id == key)).first() is None:
-                raise NotFound(f"no {_noun(table)} {key}")
+            change = update(table).where(table.id == key).values(**values)
+            if not cast(CursorResult[Any], db.execute(change)).rowcount:
+                _get(db, table, key)  # MySQL does not count what stays as it was
 
     # --- volumes ------------------------------------------------------------------------------
 

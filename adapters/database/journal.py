@@ -21,7 +21,7 @@ from threading import Thread
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Executable, Table, bindparam, select, update
+from sqlalchemy import Column, Executable, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -81,10 +81,6 @@ class Line(Value):
     ended_at: datetime | None = None
 
 
-def _as_value(row: models.Step) -> Line:
-    return Line(**{name: getattr(row, name) for name in Line.model_fields})
-
-
 class Journal:
     """The lines of all operations."""
 
@@ -93,13 +89,22 @@ class Journal:
 
     def lines(self, operation: UUID) -> list[Line]:
         """An operation's lines, in the order of their intents."""
-        query = (
-            select(models.Step)
-            .where(models.Step.operation_id == operation)
-            .order_by(models.Step.position)
-        )
+        return self._read(operation, *(_STEPS.c[name] for name in Line.model_fields))
+
+    def intents(self, operation: UUID, names: Collection[str] | None = None) -> list[Line]:
+        """Its lines without what the steps answered, all or those of some steps: much less."""
+        columns = (_STEPS.c[name] for name in Line.model_fields if name != "result")
+        return self._read(operation, *columns, names=names)
+
+    def _read(
+        self, operation: UUID, *columns: Column[Any], names: Collection[str] | None = None
+    ) -> list[Line]:
+        query = select(*columns).where(_STEPS.c.operation_id == operation)
+        if names is not None:
+            query = query.where(_STEPS.c.name.in_(names))
         with self._operations.database.read() as db:
-            return [_as_value(row) for row in db.scalars(query)]
+            rows = db.execute(query.order_by(_STEPS.c.position)).mappings().all()
+        return [Line.model_construct(**row) for row in rows]
 
     def start_over(self, lease: Lease, keys: Collection[str]) -> None:
         """Forget outcomes, not intents: a newer version of the flow does these lines anew."""

@@ -5,14 +5,22 @@ the database's time. Taking it is one UPDATE; whatever a runner writes is condit
 epoch (`holding`), in the same transaction, so a runner that was overtaken writes nothing more.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import CursorResult, Select, Table, Update, delete, select, update
+from sqlalchemy import (
+    CursorResult,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -127,9 +135,9 @@ def _rows(db: Session, change: Update) -> int:
     return cast(CursorResult[Any], db.execute(change)).rowcount
 
 
-def _unexpected(operation: UUID) -> Select[tuple[str]]:
-    mine = models.Receipt.operation_id == operation
-    return select(models.Receipt.key).where(mine, ~models.Receipt.as_expected).limit(1)
+def let_go(row: models.Operation) -> None:
+    """Nobody runs the operation any more, nor has to."""
+    row.runner_host = row.runner_pid = row.runner_started = row.due_at = None
 
 
 def _runner(row: models.Operation) -> Runner | None:
@@ -144,6 +152,15 @@ class Operations:
     def __init__(self, database: Database, lease_s: float) -> None:
         self.database = database
         self.lease_s = lease_s
+        self._hold = (  # made once: it is a part of every write of every runner
+            update(_OPERATIONS)
+            .where(
+                _OPERATIONS.c.id == bindparam("whose"),
+                _OPERATIONS.c.epoch == bindparam("its_epoch"),
+                _OPERATIONS.c.due_at > utc_now(),
+            )
+            .values(due_at=utc_now(lease_s))
+        )
 
     def accept(self, request: Request) -> Operation:
         """Accept in a transaction of its own."""
@@ -228,17 +245,8 @@ class Operations:
     def holding(self, lease: Lease) -> Iterator[Session]:
         """Open a transaction that only the lease's holder commits; it renews the lease too."""
         with self.database.write() as db:
-            held = _rows(
-                db,
-                update(_OPERATIONS)
-                .where(
-                    _OPERATIONS.c.id == lease.operation,
-                    _OPERATIONS.c.epoch == lease.epoch,
-                    _OPERATIONS.c.due_at > utc_now(),
-                )
-                .values(due_at=utc_now(self.lease_s)),
-            )
-            if held != 1:
+            whose = {"whose": lease.operation, "its_epoch": lease.epoch}
+            if cast(CursorResult[Any], db.execute(self._hold, whose)).rowcount != 1:
                 raise LeaseLost(f"operation {lease.operation}: epoch {lease.epoch} has ended")
             yield db
 
@@ -284,48 +292,13 @@ class Operations:
             row.error = error
             if going_back:
                 row.wish = row.wish or "unwind"
-            self._let_go(row)
-
-    def settle(
-        self, lease: Lease, receipts: Sequence[models.Receipt], look_again_s: float | None
-    ) -> None:
-        """Keep the receipt, release the locks; look again later when it is provisional."""
-        with self.holding(lease) as db:
-            row = db.get_one(models.Operation, lease.operation)
-            mine = models.Receipt.operation_id == lease.operation
-            asked = {receipt.key for receipt in receipts}
-            for key in db.scalars(select(models.Receipt.key).where(mine)).all():
-                if key in asked:
-                    db.execute(delete(models.Receipt).where(mine, models.Receipt.key == key))
-            db.add_all(receipts)
-            db.flush()
-            row.left_behind = db.scalars(_unexpected(lease.operation)).first() is not None
-            row.provisional = look_again_s is not None
-            self._let_go(row)
-            if look_again_s is not None:
-                row.due_at = utc_now(look_again_s)
-            db.execute(delete(models.Lock).where(models.Lock.operation_id == lease.operation))
+            let_go(row)
 
     def locked_by(self, operation: UUID) -> tuple[UUID, ...]:
         """The objects that an operation has."""
         query = select(models.Lock.object_id).where(models.Lock.operation_id == operation)
         with self.database.read() as db:
             return tuple(db.scalars(query))
-
-    def lock_again(self, lease: Lease) -> set[UUID]:
-        """Take an ended operation's locks once more, but for what later ones have or have had.
-
-        Answers all that these had. Raises `Locked` when a later one is accepted meanwhile.
-        """
-        with self.holding(lease) as db:
-            row = db.get_one(models.Operation, lease.operation)
-            later = select(models.Operation.objects).where(
-                models.Operation.id != row.id, models.Operation.accepted_at >= row.ended_at
-            )
-            theirs = {UUID(each) for objects in db.scalars(later) for each in objects}
-            ours = {UUID(each) for each in row.objects} - theirs
-            lock(db, row.id, [(row.target_kind, each) for each in ours])
-            return theirs
 
     def leave(self, lease: Lease) -> None:
         """Say that the runner works on it no more, held or lost: nobody has to end it for it."""
@@ -336,10 +309,6 @@ class Operations:
                 .where(models.Operation.epoch == lease.epoch)
                 .values(runner_host=None, runner_pid=None, runner_started=None)
             )
-
-    @staticmethod
-    def _let_go(row: models.Operation) -> None:
-        row.runner_host = row.runner_pid = row.runner_started = row.due_at = None
 
     def bury(self, dead: Callable[[Runner], bool]) -> None:
         """Let the leases of this machine's dead runners lapse at once, instead of in time."""

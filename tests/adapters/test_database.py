@@ -25,6 +25,7 @@ from adapters.database.operations import (
     Operations,
     Request,
 )
+from adapters.database.receipts import Receipts
 from adapters.database.records import VolumeRecord
 from adapters.database.runners import Runner, machine, this_runner
 from adapters.database.schema import FIRST_ENTERPRISE, differences, migrate
@@ -429,7 +430,7 @@ def test_locks_outlive_the_outcome_and_go_with_the_receipt(operations, requested
     operations.end(lease, OperationState.SUCCEEDED)
     with pytest.raises(Locked):
         operations.accept(requested(thing))
-    operations.settle(lease, [], None)
+    Receipts(operations).settle(lease, [], None)
     operations.accept(requested(thing))
 
 
@@ -448,12 +449,12 @@ def receipt(operation: UUID, *, as_expected: bool) -> models.Receipt:
 def test_a_provisional_receipt_is_due_later_and_written_anew(database, operations, accepted):
     lease = operations.claim(accepted, this_runner())
     operations.end(lease, OperationState.FAILED)
-    operations.settle(lease, [receipt(accepted, as_expected=False)], look_again_s=60)
+    Receipts(operations).settle(lease, [receipt(accepted, as_expected=False)], look_again_s=60)
     assert operations.read(accepted).left_behind
     assert 50 < due_in_s(database, accepted) <= 60
     change(database, accepted, due_at=utc_now())
     lease = operations.claim(accepted, this_runner())
-    operations.settle(lease, [receipt(accepted, as_expected=True)], None)
+    Receipts(operations).settle(lease, [receipt(accepted, as_expected=True)], None)
     settled = operations.read(accepted)
     assert (settled.left_behind, settled.provisional) == (False, False)
     assert count(database, models.Receipt) == 1
@@ -464,14 +465,14 @@ def test_a_second_look_knows_who_came_later(database, operations, requested):
     first = operations.accept(requested(thing)).id
     lease = operations.claim(first, this_runner())
     operations.end(lease, OperationState.FAILED)
-    operations.settle(lease, [], look_again_s=0)
+    Receipts(operations).settle(lease, [], look_again_s=0)
     lease = operations.claim(first, this_runner())
-    assert operations.lock_again(lease) == set()
+    assert Receipts(operations).lock_again(lease) == set()
     with pytest.raises(Locked):
         operations.accept(requested(thing))
-    operations.settle(lease, [], look_again_s=0)
+    Receipts(operations).settle(lease, [], look_again_s=0)
     operations.accept(requested(thing))
-    assert thing in operations.lock_again(operations.claim(first, this_runner()))
+    assert thing in Receipts(operations).lock_again(operations.claim(first, this_runner()))
 
 
 def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
@@ -479,9 +480,9 @@ def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
     first = operations.accept(requested(hers, ours)).id
     lease = operations.claim(first, this_runner())
     operations.end(lease, OperationState.FAILED)
-    operations.settle(lease, [], look_again_s=0)
+    Receipts(operations).settle(lease, [], look_again_s=0)
     later = operations.accept(requested(hers)).id
-    assert hers in operations.lock_again(operations.claim(first, this_runner()))
+    assert hers in Receipts(operations).lock_again(operations.claim(first, this_runner()))
     assert operations.locked_by(first) == (ours,)
     assert operations.locked_by(later) == (hers,)
 
@@ -543,7 +544,7 @@ def test_a_remover_that_nobody_runs_any_more_is_in_nobodys_way(
     operations.end(lease, OperationState.FAILED)
     with pytest.raises(Transient):  # it looks back yet, and may remove once more
         claims.claim("base", "disk:2")
-    operations.settle(lease, [], None)
+    Receipts(operations).settle(lease, [], None)
     claims.claim("base", "disk:2")
     assert claims.release("file", "disk:2", slower) is True
     claims.removed("base", remover)
@@ -937,31 +938,46 @@ def vms(database, datacenter):
     return vms
 
 
-def slowly_choose(loads):
+def slowly_choose(vms, loads):
     """Decide on what was seen a moment ago: wrong, unless the others wait."""
     (load,) = loads
     time.sleep(0.2)
-    if load.ram_reserved_mib + 64 > load.ram_mib:
+    if load.ram_reserved_mib + 64 * len(vms) > load.ram_mib:
         raise OutOfSpace("full")
-    return load.id, load.datastores[0][0]
+    return dict.fromkeys(vms, (load.id, load.datastores[0][0]))
+
+
+def reserved(inventory, vm):
+    record = inventory.vm(vm)
+    inventory.reserve([vm], record.datacenter_id, slowly_choose)
+    return inventory.vm(vm).host
 
 
 def test_the_last_room_goes_to_one_of_two(database, vms):
     inventory = Inventory(database)
-    answers = at_once(*[lambda vm=vm: inventory.reserve(vm, slowly_choose) for vm in vms])
+    answers = at_once(*[lambda vm=vm: reserved(inventory, vm) for vm in vms])
     assert sorted(isinstance(each, OutOfSpace) for each in answers) == [False, True]
     (load,) = inventory.loads(inventory.vm(vms[0]).datacenter_id)
     assert (load.cpu_reserved, load.ram_reserved_mib) == (1, 64)
 
 
+def test_all_vms_have_hosts_or_none(database, vms):
+    inventory = Inventory(database)
+    with pytest.raises(OutOfSpace):
+        inventory.reserve(vms, inventory.vm(vms[0]).datacenter_id, slowly_choose)
+    assert not inventory.have_host(vms)
+
+
 def test_a_vm_keeps_the_host_it_has_until_it_is_freed(database, vms):
     inventory = Inventory(database)
-    host = inventory.reserve(vms[0], slowly_choose)
-    assert inventory.reserve(vms[0], lambda _: pytest.fail("chosen again")) == host
+    host = reserved(inventory, vms[0])
+    datacenter = inventory.vm(vms[0]).datacenter_id
+    inventory.reserve([vms[0]], datacenter, lambda *_: pytest.fail("chosen again"))
+    assert inventory.vm(vms[0]).host == host
     assert inventory.vm(vms[0]).state is VmState.ALLOCATED
-    inventory.free(vms[0])
+    inventory.free([vms[0]])
     assert inventory.vm(vms[0]).host_id is None
-    assert inventory.reserve(vms[1], slowly_choose) == host
+    assert reserved(inventory, vms[1]) == host
 
 
 def test_a_volumes_name_is_its_own_but_for_case(database, vms):

@@ -102,7 +102,7 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert len(re.findall(r" deploy-appliance shop +succeeded", listed)) == 2
     operation = UUID(listed.splitlines()[1].split()[0])
     shown = run("operations", str(operation)).output
-    assert "reserve-host" in shown
+    assert "reserve-hosts" in shown
     assert re.search(r"receipt: \d+ questions, 0 answered otherwise", shown)
 
 

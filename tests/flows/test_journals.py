@@ -54,7 +54,7 @@ def test_this_version_has_a_journal_and_it_holds_no_id_of_its_own():
     journal = (JOURNALS / f"{version('cloudloom')}.json").read_text()
     assert json.loads(journal)["operation"]["kind"] == "deploy_vm"
     steps = {step["name"] for step in json.loads(journal)["steps"]}
-    assert steps >= {"reserve-host", "hold-base", "define-vm", "export-volume", "switch-vm"}
+    assert steps >= {"reserve-hosts", "hold-base", "define-vm", "export-volume", "switch-vm"}
 
 
 def killed_at_the_end(operation: Operation, monkeypatch: pytest.MonkeyPatch) -> Breaker:

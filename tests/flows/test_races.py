@@ -24,7 +24,7 @@ from flows.exports import rebuild
 from flows.operation import accept_maintenance
 from flows.steps import STEPS, Effect
 from flows.worker import Child
-from tests.flows.breaking import Breaker, lapse
+from tests.flows.breaking import Breaker, Place, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
     places_named,
@@ -188,7 +188,7 @@ def refuse_once(monkeypatch, step: str) -> None:
     monkeypatch.setattr(STEPS[step], "backward", refuse)
 
 
-@pytest.mark.parametrize("step", ["define-vm", "hold-base", "reserve-host"])
+@pytest.mark.parametrize("step", ["define-vm", "hold-base", "reserve-hosts"])
 def test_what_was_stuck_on_the_way_back_goes_on_back(step, breaker, monkeypatch):
     broken = breaker("deploy_vm")
     before = SCENARIOS["deploy_vm"].before()
@@ -307,18 +307,17 @@ def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
     assert (ended.left_behind, ended.provisional) == (True, False)
 
 
-def test_what_no_later_operation_had_is_looked_at_again(world):
+def test_what_no_later_operation_had_is_looked_at_again(world, monkeypatch):
     """Its neighbour was deployed since: that one is left alone, what was left of this one goes."""
-    appliance = world.appliance("db", "web")
+    appliance = world.appliance("db", "web", web=["db"])
     db, web = (vm.id for vm in cloud.inventory.vms_of(appliance))
     locks = [("appliance", appliance), ("vm", db), ("vm", web)]
     cloud.become(cloud.settings.model_copy(update={"backend_timeout_s": 60}))
-    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=2)
     cloud.world.set_fate("hypervisors.delete_disk", "lies", times=2)
     asked = {"vms": [str(db), str(web)]}
-    failed = FLOWS["deploy_appliance"](
-        world.accept("deploy_appliance", appliance, *locks, **asked).id
-    )
+    broken = Breaker(monkeypatch, world.accept("deploy_appliance", appliance, *locks, **asked))
+    broken.at(Place("define-vm", "web", 0), lambda *_: 1 / 0)
+    failed = broken.run()
     assert failed.left_behind
     assert {each["vm"] for each in cloud.world.all("disk").values()} == {str(db), str(web)}
     cloud.world.forget_fates()

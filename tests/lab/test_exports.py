@@ -41,9 +41,10 @@ def test_an_export_that_is_being_withdrawn_does_not_come_back(world, tgtd):
     volume = world.volume("data", vm)
     world.run("deploy_vm", vm)
     export = export_for(volume, cloud.inventory.vm(vm))
+    remover = world.accept("undeploy_vm", vm)
     tgtd.crash()
     tgtd.start()
-    assert cloud.claims.release(f"export:{export.id}", f"vm:{vm}")
+    assert cloud.claims.release(f"export:{export.id}", f"vm:{vm}", remover.id)
     rebuild(world.pool)
     assert not world.tgt.targets()
 

@@ -1,0 +1,65 @@
+"""Receipts: what was asked when an operation had ended; with the last one its locks go."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import Select, Table, delete, insert, select
+
+from adapters.database import models
+from adapters.database.locks import lock
+from adapters.database.operations import Lease, Operations, let_go
+from adapters.database.session import utc_now
+
+_RECEIPTS = cast(Table, models.Receipt.__table__)
+
+
+class Receipts:
+    """The receipts of all operations."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    def settle(
+        self, lease: Lease, receipts: Sequence[models.Receipt], look_again_s: float | None
+    ) -> None:
+        """Keep the receipt, release the locks; look again later when it is provisional."""
+        with self._operations.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            mine = models.Receipt.operation_id == lease.operation
+            asked = {receipt.key for receipt in receipts}
+            for key in db.scalars(select(models.Receipt.key).where(mine)).all():
+                if key in asked:
+                    db.execute(delete(models.Receipt).where(mine, models.Receipt.key == key))
+            if receipts:
+                db.execute(insert(_RECEIPTS), [_values(each) for each in receipts])
+            row.left_behind = db.scalars(_unexpected(lease.operation)).first() is not None
+            row.provisional = look_again_s is not None
+            let_go(row)
+            if look_again_s is not None:
+                row.due_at = utc_now(look_again_s)
+            db.execute(delete(models.Lock).where(models.Lock.operation_id == lease.operation))
+
+    def lock_again(self, lease: Lease) -> set[UUID]:
+        """Take an ended operation's locks once more, but for what later ones have or have had.
+
+        Answers all that these had. Raises `Locked` when a later one is accepted meanwhile.
+        """
+        with self._operations.holding(lease) as db:
+            row = db.get_one(models.Operation, lease.operation)
+            later = select(models.Operation.objects).where(
+                models.Operation.id != row.id, models.Operation.accepted_at >= row.ended_at
+            )
+            theirs = {UUID(each) for objects in db.scalars(later) for each in objects}
+            ours = {UUID(each) for each in row.objects} - theirs
+            lock(db, row.id, [(row.target_kind, each) for each in ours])
+            return theirs
+
+
+def _values(receipt: models.Receipt) -> dict[str, Any]:
+    return {column.name: getattr(receipt, column.name) for column in _RECEIPTS.columns}
+
+
+def _unexpected(operation: UUID) -> Select[tuple[str]]:
+    mine = models.Receipt.operation_id == operation
+    return select(models.Receipt.key).where(mine, ~models.Receipt.as_expected).limit(1)

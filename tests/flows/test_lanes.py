@@ -1,0 +1,99 @@
+"""Lanes: a few at a time at each host, whichever worker has the operation; one task a host."""
+
+import threading
+import time
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import update
+
+from adapters.database import models
+from adapters.database.operations import LeaseLost
+from adapters.database.runners import this_runner
+from adapters.database.session import utc_now
+from adapters.types import OperationState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from flows.steps import STEPS
+
+
+def leased(world):
+    return cloud.operations.claim(world.accept("deploy_vm", uuid4()).id, this_runner())
+
+
+def test_a_host_has_so_many_places_for_all_runners(world):
+    first, second = leased(world), leased(world)
+    assert cloud.places.take("host:1", 2, first) == 0
+    assert cloud.places.take("host:1", 2, second) == 1
+    assert cloud.places.take("host:1", 2, second) is None
+    assert cloud.places.take("host:2", 2, second) == 0
+    cloud.places.leave("host:1", 0, second)  # not its own
+    assert cloud.places.take("host:1", 2, second) is None
+    cloud.places.leave("host:1", 0, first)
+    assert cloud.places.take("host:1", 2, second) == 0
+
+
+def test_who_has_lost_its_lease_holds_no_place(world):
+    silent, other = leased(world), leased(world)
+    assert cloud.places.take("host:1", 1, silent) == 0
+    with cloud.database.write() as db:
+        late = update(models.Operation).where(models.Operation.id == silent.operation)
+        db.execute(late.values(due_at=utc_now(-1)))
+    assert cloud.places.take("host:1", 1, other) == 0
+    with pytest.raises(LeaseLost):
+        cloud.places.take("host:1", 1, silent)
+
+
+def test_an_operation_that_has_ended_holds_no_place(world):
+    done, other = leased(world), leased(world)
+    assert cloud.places.take("host:1", 1, done) == 0
+    cloud.operations.end(done, OperationState.SUCCEEDED)
+    cloud.receipts.settle(done, [], None)
+    assert cloud.places.take("host:1", 1, other) == 0
+
+
+@pytest.mark.parametrize("vms", [4, 8])
+def test_no_more_vms_at_once_than_a_host_has_places(vms, world, monkeypatch):
+    """With eight, Prefect is shown a batch a host: the limit is the same."""
+    together: dict[str, int] = {}
+    most: dict[str, int] = {}
+    counting = threading.Lock()
+    step = STEPS["define-vm"]
+    do = step.do
+
+    def slowly(vm, host):
+        with counting:
+            together[str(host)] = together.get(str(host), 0) + 1
+            most[str(host)] = max(most.get(str(host), 0), together[str(host)])
+        time.sleep(0.1)
+        do(vm=vm, host=host)
+        with counting:
+            together[str(host)] -= 1
+
+    monkeypatch.setattr(step, "do", slowly)
+    appliance = world.appliance(*[f"vm-{n}" for n in range(vms)])
+    asked = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]
+    operation = world.run("deploy_appliance", appliance, vms=asked)
+    assert set(most.values()) == {cloud.settings.sessions_per_host}
+    lines = cloud.journal.lines(operation.id)
+    assert {line.host for line in lines if line.lane} == {str(host) for host in world.hosts}
+
+
+def test_a_lane_that_fails_stops_those_that_wait_for_a_place(world, monkeypatch):
+    appliance = world.appliance(*[f"vm-{n}" for n in range(10)])
+    asked = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]
+    begun, do = [], STEPS["define-vm"].do
+
+    def refuse(vm, host):
+        begun.append(vm["name"])
+        if len(begun) == 2:
+            raise ValueError("no")
+        time.sleep(0.1)
+        do(vm=vm, host=host)
+
+    monkeypatch.setattr(STEPS["define-vm"], "do", refuse)
+    operation = world.accept("deploy_appliance", appliance, vms=asked)
+    ended = FLOWS["deploy_appliance"](operation.id)
+    assert (ended.state, ended.left_behind) == (OperationState.FAILED, False)
+    assert len(begun) < 10
+    assert not cloud.world.all("vm")

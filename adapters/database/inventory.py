@@ -4,11 +4,11 @@ What an operation writes here is idempotent, keyed by the object it is about, an
 call of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -53,8 +53,14 @@ class Inventory:
     def pool(self, pool: UUID) -> PoolRecord:
         """A storage pool. Raises `NotFound`."""
         with self._database.read() as db:
-            row = _get(db, models.StoragePool, pool)
-            device = _get(db, models.StorageDevice, row.device_id)
+            query = (
+                select(models.StoragePool, models.StorageDevice)
+                .join(models.StorageDevice)
+                .where(models.StoragePool.id == pool)
+            )
+            if (found := db.execute(query).one_or_none()) is None:
+                raise NotFound(f"no storage pool {pool}")
+            row, device = found
             return PoolRecord(
                 id=row.id,
                 datacenter_id=device.datacenter_id,
@@ -98,24 +104,37 @@ class Inventory:
     def vm(self, vm: UUID) -> VmRecord:
         """A VM. Raises `NotFound`."""
         with self._database.read() as db:
-            return self._vm(db, _get(db, models.VirtualMachine, vm))
+            for found in self._vms(db, models.VirtualMachine.id == vm):
+                return found
+        raise NotFound(f"no vm {vm}")
 
     def vms_of(self, appliance: UUID) -> list[VmRecord]:
         """An appliance's VMs, in the blueprint's order."""
+        with self._database.read() as db:
+            return list(self._vms(db, models.VirtualMachine.appliance_id == appliance))
+
+    def _vms(self, db: Session, which: ColumnElement[bool]) -> Iterator[VmRecord]:
         query = (
-            select(models.VirtualMachine)
-            .where(models.VirtualMachine.appliance_id == appliance)
+            select(models.VirtualMachine, models.VirtualDatacenter, models.Datastore)
+            .join(models.Appliance, models.Appliance.id == models.VirtualMachine.appliance_id)
+            .join(models.VirtualDatacenter)
+            .outerjoin(models.Datastore, models.Datastore.id == models.VirtualMachine.datastore_id)
+            .where(which)
             .order_by(models.VirtualMachine.position)
         )
-        with self._database.read() as db:
-            return [self._vm(db, row) for row in db.scalars(query)]
+        for row, vdc, datastore in db.execute(query).all():
+            yield self._vm(db, row, vdc, datastore)
 
-    def _vm(self, db: Session, row: models.VirtualMachine) -> VmRecord:
-        appliance = _get(db, models.Appliance, row.appliance_id)
-        vdc = _get(db, models.VirtualDatacenter, appliance.virtual_datacenter_id)
-        datastore = db.get(models.Datastore, row.datastore_id) if row.datastore_id else None
-        disks = db.scalars(
-            select(models.VmDisk)
+    def _vm(
+        self,
+        db: Session,
+        row: models.VirtualMachine,
+        vdc: models.VirtualDatacenter,
+        datastore: models.Datastore | None,
+    ) -> VmRecord:
+        disks = db.execute(
+            select(models.VmDisk, models.TemplateDisk)
+            .join(models.TemplateDisk)
             .where(models.VmDisk.vm_id == row.id)
             .order_by(models.VmDisk.position)
         )
@@ -132,7 +151,7 @@ class Inventory:
         return VmRecord(
             id=row.id,
             name=row.name,
-            appliance_id=appliance.id,
+            appliance_id=row.appliance_id,
             virtual_datacenter_id=vdc.id,
             datacenter_id=vdc.datacenter_id,
             family=vdc.family,
@@ -142,7 +161,7 @@ class Inventory:
             depends_on=tuple(row.depends_on),
             host_id=row.host_id,
             datastore=datastore.directory if datastore else "",
-            disks=tuple(_disk(db, each) for each in disks),
+            disks=tuple(_disk(*each) for each in disks),
             nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics),
             volumes=tuple(_volume(each) for each in volumes),
             installation=self.installation,
@@ -300,12 +319,12 @@ def _volume(row: models.VolumeRow) -> VolumeRecord:
     return VolumeRecord(**{name: getattr(row, name) for name in VolumeRecord.model_fields})
 
 
-def _disk(db: Session, row: models.VmDisk) -> DiskRecord:
+def _disk(row: models.VmDisk, image: models.TemplateDisk) -> DiskRecord:
     return DiskRecord(
         id=row.id,
         position=row.position,
         size_mib=row.size_mib,
-        image=image_of(_get(db, models.TemplateDisk, row.template_disk_id)),
+        image=image_of(image),
         base=Base(**row.base) if row.base else None,
         volume_id=row.volume_id,
     )

@@ -5,6 +5,7 @@ every process. On SQLite a writing transaction takes the lock at BEGIN: it waits
 refused half-way, and commits reach the disk before they are answered.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from adapters.errors import Transient
@@ -49,25 +51,26 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value else None
 
 
-class utc_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """The database's time, `seconds` from now."""
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """The database's time, `seconds` from now: a parameter, so statements stay compiled."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.microseconds = round(seconds * 1_000_000)
+        super().__init__(round(seconds * 1_000_000))
 
 
 @compiles(utc_now, "sqlite")
-def _sqlite_now(element: utc_now, _compiler: object, **_options: object) -> str:
-    return f"utc_now({element.microseconds})"
+def _sqlite_now(element: utc_now, compiler: SQLCompiler, **options: Any) -> str:
+    return f"utc_now({compiler.process(element.clauses, **options)})"
 
 
 @compiles(utc_now, "mysql")
 @compiles(utc_now, "mariadb")
-def _mysql_now(element: utc_now, _compiler: object, **_options: object) -> str:
-    return f"TIMESTAMPADD(MICROSECOND, {element.microseconds}, UTC_TIMESTAMP(6))"
+def _mysql_now(element: utc_now, compiler: SQLCompiler, **options: Any) -> str:
+    microseconds = compiler.process(element.clauses, **options)
+    return f"TIMESTAMPADD(MICROSECOND, {microseconds}, UTC_TIMESTAMP(6))"
 
 
 def _now_text(microseconds: int) -> str:
@@ -99,7 +102,7 @@ def engine(url: str) -> Engine:
     @event.listens_for(made, "begin")
     def _begin(connection: Any) -> None:
         reads = connection.get_execution_options().get("reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        connection.connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return made
 
@@ -142,6 +145,10 @@ class Joined(Database):
 def _speaking_sql() -> Iterator[None]:
     try:
         yield
+    except sqlite3.OperationalError as error:  # of a BEGIN, of which SQLAlchemy knows nothing
+        if "database is locked" in str(error):
+            raise Transient("database: locked") from error
+        raise
     except DBAPIError as error:
         code = error.orig.args[0] if error.orig and error.orig.args else None
         if error.connection_invalidated or code in _TRY_AGAIN:

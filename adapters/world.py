@@ -112,7 +112,8 @@ class World:
     def call(self, method: str, thing: object, effect: Callable[[], R], lie: R) -> R:
         """Run `effect` as the fates have it; `lie` is what a liar answers."""
         fate, delay_s = self._next_fate(method, str(thing))
-        time.sleep(delay_s)
+        if delay_s:
+            time.sleep(delay_s)
         if fate == "fails":
             raise Transient(f"{method}: told to fail")
         if fate == "refuses":

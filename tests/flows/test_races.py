@@ -313,7 +313,8 @@ def test_what_no_later_operation_had_is_looked_at_again(world):
     db, web = (vm.id for vm in cloud.inventory.vms_of(appliance))
     locks = [("appliance", appliance), ("vm", db), ("vm", web)]
     cloud.become(cloud.settings.model_copy(update={"backend_timeout_s": 60}))
-    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=2)
+    # late enough for both lanes to have made their disks
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=2, delay_s=0.3)
     cloud.world.set_fate("hypervisors.delete_disk", "lies", times=2)
     asked = {"vms": [str(db), str(web)]}
     failed = FLOWS["deploy_appliance"](

@@ -123,7 +123,8 @@ class World:
                     refusal = error
         if not (fate or delay_s):
             raise refusal
-        time.sleep(delay_s)
+        if delay_s:
+            time.sleep(delay_s)
         if fate == "fails":
             raise Transient(f"{method}: told to fail")
         if fate == "refuses":

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from sqlalchemy import insert, select
@@ -21,6 +23,7 @@ from adapters.types import Family, Format, TemplateState, VmState, VolumeState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
+DATABASE = "cloudloom.sqlite"
 # What an operation leaves in the database on purpose: its own story.
 STORY = {"operations", "steps", "receipts", "idempotency_keys", "locks", "places"}
 
@@ -39,14 +42,34 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     return Settings(**{**fields, **changes})
 
 
-def fresh_database(home: Path, template: Path) -> None:
-    """A migrated database in `home`, copied from one that was migrated once."""
+def migrated(template: Path) -> Path:
+    """A migrated database without rows, made once."""
     if not template.exists():
         database = Database(f"sqlite:///{template}")
         migrate(database, template.parent)
         database.engine.dispose()
-        engine.cache_clear()
-    shutil.copy(template, home / "cloudloom.sqlite")
+    return template
+
+
+def refill(kept: Path) -> None:
+    """Make the cloud's SQLite hold what this file holds, under the connections that it has.
+
+    Its engine stays, and with it every statement that it has compiled.
+    """
+    with (
+        closing(sqlite3.connect(kept)) as source,
+        closing(cloud.database.engine.raw_connection()) as target,
+    ):
+        source.backup(cast(sqlite3.Connection, target.driver_connection))
+
+
+def keep(kept: Path) -> None:
+    """Write down, for `refill`, what the cloud's SQLite holds."""
+    with (
+        closing(cloud.database.engine.raw_connection()) as source,
+        closing(sqlite3.connect(kept)) as target,
+    ):
+        cast(sqlite3.Connection, source.driver_connection).backup(target)
 
 
 @dataclass
@@ -213,15 +236,29 @@ class World:
         return operation
 
 
-def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> World:
-    """A datacenter with a repository, hosts, a pool, a VDC with a network, and a template."""
+def empty(home: Path) -> None:
+    """Remove everything from a home but the database, which an engine may have open."""
     home.mkdir(parents=True, exist_ok=True)
-    engine.cache_clear()
+    for each in home.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        elif not each.name.startswith(DATABASE):
+            each.unlink()
+
+
+def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> World:
+    """A datacenter with a repository, hosts, a pool, a VDC with a network, and a template.
+
+    A home that was used before is used again, with the engine of its database.
+    """
+    if not (home / DATABASE).exists():
+        engine.cache_clear()
     cloud.become(settings_in(home, **changes))
+    empty(home)
     if cloud.settings.database_url:
         migrate(cloud.database, home)
     else:
-        fresh_database(home, template)
+        refill(migrated(template))
     repository = home / "repository"
     repository.mkdir()
     marker = initialise(repository)

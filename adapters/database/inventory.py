@@ -4,11 +4,11 @@ What an operation writes here is idempotent, keyed by the object it is about, an
 call of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import CursorResult, delete, func, null, select, update
+from sqlalchemy import ColumnElement, CursorResult, delete, func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -56,8 +56,14 @@ class Inventory:
     def pool(self, pool: UUID) -> PoolRecord:
         """A storage pool. Raises `NotFound`."""
         with self._database.read() as db:
-            row = _get(db, models.StoragePool, pool)
-            device = _get(db, models.StorageDevice, row.device_id)
+            query = (
+                select(models.StoragePool, models.StorageDevice)
+                .join(models.StorageDevice)
+                .where(models.StoragePool.id == pool)
+            )
+            if (found := db.execute(query).one_or_none()) is None:
+                raise NotFound(f"no storage pool {pool}")
+            row, device = found
             return PoolRecord(
                 id=row.id,
                 datacenter_id=device.datacenter_id,
@@ -100,16 +106,22 @@ class Inventory:
 
     def vm(self, vm: UUID) -> VmRecord:
         """A VM. Raises `NotFound`."""
-        with self._database.read() as db:
-            return self._vms(db, [_get(db, models.VirtualMachine, vm)])[0]
+        return self.vms([vm])[0]
 
     def vms(self, vms: Sequence[UUID]) -> list[VmRecord]:
         """These VMs, in this order, by few queries. Raises `NotFound`."""
+        found: dict[UUID, VmRecord] = {}
         with self._database.read() as db:
-            found = {row.id: row for row in _having(db, models.VirtualMachine.id, vms)}
-            if missing := [vm for vm in vms if vm not in found]:
-                raise NotFound(f"no vm {missing[0]}")
-            return self._vms(db, [found[vm] for vm in vms])
+            for some in _some(vms):
+                found |= {vm.id: vm for vm in self._vms(db, models.VirtualMachine.id.in_(some))}
+        if missing := [vm for vm in vms if vm not in found]:
+            raise NotFound(f"no vm {missing[0]}")
+        return [found[vm] for vm in vms]
+
+    def vms_of(self, appliance: UUID) -> list[VmRecord]:
+        """An appliance's VMs, in the blueprint's order."""
+        with self._database.read() as db:
+            return self._vms(db, models.VirtualMachine.appliance_id == appliance)
 
     def state(self, vm: UUID) -> VmState:
         """A VM's state. Raises `NotFound`."""
@@ -125,29 +137,26 @@ class Inventory:
             rows = _having(db, models.VirtualMachine.id, vms)
             return any(row.host_id is not None for row in rows)
 
-    def vms_of(self, appliance: UUID) -> list[VmRecord]:
-        """An appliance's VMs, in the blueprint's order."""
+    def _vms(self, db: Session, which: ColumnElement[bool]) -> list[VmRecord]:
         query = (
-            select(models.VirtualMachine)
-            .where(models.VirtualMachine.appliance_id == appliance)
+            select(models.VirtualMachine, models.VirtualDatacenter, models.Datastore)
+            .join(models.Appliance, models.Appliance.id == models.VirtualMachine.appliance_id)
+            .join(models.VirtualDatacenter)
+            .outerjoin(models.Datastore, models.Datastore.id == models.VirtualMachine.datastore_id)
+            .where(which)
             .order_by(models.VirtualMachine.position)
         )
-        with self._database.read() as db:
-            return self._vms(db, list(db.scalars(query)))
-
-    def _vms(self, db: Session, rows: Sequence[models.VirtualMachine]) -> list[VmRecord]:
-        ids = [row.id for row in rows]
+        rows = db.execute(query).all()
+        ids = [row.id for row, _, _ in rows]
         disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
+        used = {disk.template_disk_id for each in disks.values() for disk in each}
+        images = {image.id: image for image in _having(db, models.TemplateDisk.id, [*used])}
         volumes = _by_vm(db, models.VolumeRow, ids)
-        found = []
-        for row in rows:  # what they share, the session asks for once
-            appliance = _get(db, models.Appliance, row.appliance_id)
-            vdc = _get(db, models.VirtualDatacenter, appliance.virtual_datacenter_id)
-            store = db.get(models.Datastore, row.datastore_id) if row.datastore_id else None
-            record = VmRecord(
+        return [
+            VmRecord(
                 id=row.id,
                 name=row.name,
-                appliance_id=appliance.id,
+                appliance_id=row.appliance_id,
                 virtual_datacenter_id=vdc.id,
                 datacenter_id=vdc.datacenter_id,
                 family=vdc.family,
@@ -157,13 +166,13 @@ class Inventory:
                 depends_on=tuple(row.depends_on),
                 host_id=row.host_id,
                 datastore=store.directory if store else "",
-                disks=tuple(_disk(db, each) for each in disks.get(row.id, ())),
+                disks=tuple(_disk(x, images[x.template_disk_id]) for x in disks.get(row.id, ())),
                 nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
                 volumes=tuple(_volume(each) for each in volumes.get(row.id, ())),
                 installation=self.installation,
             )
-            found.append(record)
-        return found
+            for row, vdc, store in rows
+        ]
 
     def loads(self, datacenter: UUID) -> list[HostLoad]:
         """Every host of a datacenter, with what is reserved there."""
@@ -324,10 +333,14 @@ def _noun(table: type[Any]) -> str:
 def _having(db: Session, column: Any, keys: Sequence[UUID]) -> list[Any]:
     """The rows whose column has one of these, some hundreds at a time."""
     found: list[Any] = []
-    for start in range(0, len(keys), _KEYS_A_QUERY):
-        some = keys[start : start + _KEYS_A_QUERY]
+    for some in _some(keys):
         found += db.scalars(select(column.class_).where(column.in_(some)))
     return found
+
+
+def _some(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    for start in range(0, len(keys), _KEYS_A_QUERY):
+        yield keys[start : start + _KEYS_A_QUERY]
 
 
 def _by_vm(db: Session, table: Any, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
@@ -342,12 +355,12 @@ def _volume(row: models.VolumeRow) -> VolumeRecord:
     return VolumeRecord(**{name: getattr(row, name) for name in VolumeRecord.model_fields})
 
 
-def _disk(db: Session, row: models.VmDisk) -> DiskRecord:
+def _disk(row: models.VmDisk, image: models.TemplateDisk) -> DiskRecord:
     return DiskRecord(
         id=row.id,
         position=row.position,
         size_mib=row.size_mib,
-        image=image_of(_get(db, models.TemplateDisk, row.template_disk_id)),
+        image=image_of(image),
         base=Base(**row.base) if row.base else None,
         volume_id=row.volume_id,
     )

@@ -5,6 +5,7 @@ every process. On SQLite a writing transaction takes the lock at BEGIN: it waits
 refused half-way, and commits reach the disk before they are answered.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     DateTime,
     Engine,
     Insert,
@@ -20,7 +20,6 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
-    literal,
 )
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect
@@ -61,13 +60,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class utc_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """The database's time, `seconds` from now."""
+    """The database's time, `seconds` from now: a parameter, so statements stay compiled."""
 
     type = UtcDateTime()
     inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__(literal(round(seconds * 1_000_000), BigInteger()))
+        super().__init__(round(seconds * 1_000_000))
 
 
 @compiles(utc_now, "sqlite")
@@ -111,7 +110,7 @@ def engine(url: str) -> Engine:
     @event.listens_for(made, "begin")
     def _begin(connection: Any) -> None:
         reads = connection.get_execution_options().get("reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        connection.connection.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return made
 
@@ -164,6 +163,10 @@ class Joined(Database):
 def _speaking_sql() -> Iterator[None]:
     try:
         yield
+    except sqlite3.OperationalError as error:  # of a BEGIN, of which SQLAlchemy knows nothing
+        if "database is locked" in str(error):
+            raise Transient("database: locked") from error
+        raise
     except DBAPIError as error:
         code = error.orig.args[0] if error.orig and error.orig.args else None
         if error.connection_invalidated or code in _TRY_AGAIN:

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -84,9 +83,9 @@ def refused(response: Any, status: int, code: str) -> Any:
 
 
 @pytest.fixture
-def api(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    template = tmp_path_factory.getbasetemp() / "migrated.sqlite"
-    world = build(tmp_path / "home", template)
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.getbasetemp()
+    world = build(folder / "api", folder / "migrated.sqlite")  # one home: its engine stays warm
     app = create_app()
     token = tokens.first_token(cloud.database)
     assert token

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from adapters.database.session import engine
-from flows.cloud import cloud
-from tests import worlds
 from tests.flows.scenarios import Worlds
+from tests.worlds import World
 
 
 def made_folder() -> Path:
@@ -44,15 +43,10 @@ def prepared() -> Iterator[Worlds]:
     """Every scenario's world, made once and put back for every test."""
     folder = made_folder()
     yield Worlds(folder)
+    engine.cache_clear()
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def world() -> Iterator[worlds.World]:
-    folder = made_folder()
-    try:
-        yield worlds.build(folder / "home", folder / "template.sqlite")
-    finally:
-        cloud.database.engine.dispose()
-        engine.cache_clear()
-        shutil.rmtree(folder)
+def world(prepared: Worlds) -> World:
+    return prepared.new()

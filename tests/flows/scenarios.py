@@ -1,7 +1,6 @@
 """An example of every operation: the world it needs, and what it is asked."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,19 @@ from sqlalchemy import delete, insert, select
 
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
-from adapters.database.session import engine
 from adapters.types import Format
 from flows.cloud import cloud
-from tests.worlds import World, build, photograph, refresh_identities, settings_in
+from tests.worlds import (
+    DATABASE,
+    World,
+    build,
+    empty,
+    keep,
+    photograph,
+    refill,
+    refresh_identities,
+    settings_in,
+)
 
 Asked = tuple[UUID, dict[str, Any]]
 Rows = dict[str, list[dict[str, Any]]]
@@ -78,28 +86,36 @@ class Worlds:
         self._fresh = fresh
         self._made: dict[str, tuple[World, UUID, str, Rows]] = {}
 
+    def new(self, url: str = "") -> World:
+        """A world in which nothing was asked for yet; it ends where the next one begins."""
+        home = self._folder / "home"
+        return build(home, self._folder / "template.sqlite", database_url=url)
+
     def put_back(self, name: str) -> Operation:
-        home, kept = self._folder / "home", self._folder / f"kept-{name}"
-        if "database" in cloud.__dict__:
-            cloud.database.engine.dispose()
-        shutil.rmtree(home, ignore_errors=True)
+        kept = self._folder / f"kept-{name}"
         if name not in self._made:
-            url = self._fresh()
-            world = build(home, self._folder / "template.sqlite", database_url=url)
-            operation = SCENARIOS[name].accept(world).id
-            self._made[name] = world, operation, url, rows()
-            cloud.database.engine.dispose()
-            shutil.copytree(home, kept)
-            shutil.rmtree(home)
-        # copies keep their times, so that the repository's files are still themselves
-        subprocess.run(["cp", "-a", str(kept), str(home)], check=True)
-        engine.cache_clear()
+            self._make(name, kept)
         world, operation, url, kept_rows = self._made[name]
-        cloud.become(settings_in(home, database_url=url))
+        cloud.become(settings_in(world.home, database_url=url))
+        empty(world.home)
+        # copies keep their times, so that the repository's files are still themselves
+        shutil.copytree(kept, world.home, dirs_exist_ok=True)
         if url:
             put_rows_back(kept_rows)
+        else:
+            refill(kept.with_suffix(".sqlite"))
         refresh_identities(world)
         return cloud.operations.read(operation)
+
+    def _make(self, name: str, kept: Path) -> None:
+        url = self._fresh()
+        world = self.new(url)
+        operation = SCENARIOS[name].accept(world).id
+        self._made[name] = world, operation, url, rows()
+        if not url:
+            keep(kept.with_suffix(".sqlite"))
+        cloud.become(cloud.settings)  # closes the memory world, so that it is one file
+        shutil.copytree(world.home, kept, ignore=shutil.ignore_patterns(f"{DATABASE}*"))
 
 
 def _vm_of(appliance: UUID) -> UUID:

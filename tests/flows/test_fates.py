@@ -207,6 +207,7 @@ def test_a_real_sigkill_is_resumed(name, place, prepared, monkeypatch):
     """The runner is a process of its own, and dies right after the step's effect."""
     operation = prepared.put_back(name)
     cloud.database.engine.dispose()
+    cloud.become(cloud.settings)  # no connection goes through a fork
     child = os.fork()
     if child == 0:
         broken = Breaker(monkeypatch, operation)

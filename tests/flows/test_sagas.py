@@ -15,16 +15,17 @@ from sqlalchemy import func, select
 
 from adapters.database import models
 from adapters.database.operations import LeaseLost, Operation
+from adapters.database.session import engine
 from adapters.errors import Refused, Transient
 from adapters.types import OperationState, StepState
 from deployments.tables import steps_of
 from flows.catalog import CATALOG, FLOWS
 from flows.cloud import cloud
 from flows.steps import STEPS, Effect
-from tests import worlds
 from tests.flows.breaking import Breaker, Place, lapse, places, somebody_else
 from tests.flows.conftest import made_folder
-from tests.flows.scenarios import SCENARIOS, Scenario
+from tests.flows.scenarios import SCENARIOS, Scenario, Worlds
+from tests.worlds import World
 
 
 def shape(photo: dict[str, Any]) -> dict[str, Any]:
@@ -35,20 +36,27 @@ def shape(photo: dict[str, Any]) -> dict[str, Any]:
     return {"tables": tables, "vms": states, "world": kinds, "files": len(photo["files"])}
 
 
-@cache
 def clean_run(name: str) -> tuple[tuple[Place, ...], str]:
     """The steps that a scenario takes when nothing goes wrong, and the world's shape after it."""
-    home = made_folder()
+    return clean_runs()[name]
+
+
+@cache
+def clean_runs() -> dict[str, tuple[tuple[Place, ...], str]]:
+    folder = made_folder()
     try:
-        world = worlds.build(home / "home", home / "template.sqlite")
-        scenario = SCENARIOS[name]
-        operation = scenario.accept(world)
-        ended = FLOWS[scenario.kind](operation.id)
-        assert ended.state == "succeeded", ended.error
-        after = json.dumps(shape(scenario.photograph()), sort_keys=True)
-        return tuple(places(ended)), after
+        worlds = Worlds(folder)
+        return {name: run_clean(scenario, worlds.new()) for name, scenario in SCENARIOS.items()}
     finally:
-        shutil.rmtree(home)
+        engine.cache_clear()
+        shutil.rmtree(folder)
+
+
+def run_clean(scenario: Scenario, world: World) -> tuple[tuple[Place, ...], str]:
+    ended = FLOWS[scenario.kind](scenario.accept(world).id)
+    assert ended.state == "succeeded", ended.error
+    after = json.dumps(shape(scenario.photograph()), sort_keys=True)
+    return tuple(places(ended)), after
 
 
 def every_step() -> list[Any]:

@@ -1,5 +1,6 @@
 """The appliance on a real libvirt host: it boots, is alone, hears the power button, survives."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,51 @@ def everything_libvirt_knows(host: KvmHost, vm: UUID) -> str:
         )
     finally:
         connection.close()
+
+
+def test_a_terminal_passes_on_every_last_word_and_ends_with_libvirtd(
+    kvm_host, hypervisor, tmp_path, appliance_image
+):
+    vm = appliance_vm(tmp_path, appliance_image)
+    define(hypervisor, vm)
+    hypervisor.set_power(vm.id, Power.ON, timeout_s=0)
+    Guest(hypervisor, kvm_host.uri, vm.id).boot()
+    with hypervisor.terminal(vm.id) as line:
+        line.settimeout(30)
+        for number in range(300):  # a reader that libvirt forgets to wake is forgotten seldom
+            line.sendall(f"echo said-$(({number}))\n".encode())
+            hear(line, f"\nsaid-{number}\r".encode())
+        kvm_host.crash()
+        while line.recv(4096):
+            pass
+    kvm_host.start()
+    with hypervisor.terminal(vm.id) as line:
+        line.settimeout(30)
+        line.sendall(b"echo back $((1 + 1))\n")
+        hear(line, b"\nback 2\r")
+
+
+def hear(line: socket.socket, words: bytes) -> None:
+    heard = b""
+    while words not in heard:
+        piece = line.recv(4096)
+        assert piece, heard
+        heard += piece
+
+
+def test_what_a_guest_prints_is_kept_although_who_has_the_terminal_does_not_read(
+    kvm_host, hypervisor, tmp_path, appliance_image
+):
+    vm = appliance_vm(tmp_path, appliance_image)
+    define(hypervisor, vm)
+    hypervisor.set_power(vm.id, Power.ON, timeout_s=0)
+    guest = Guest(hypervisor, kvm_host.uri, vm.id)
+    guest.boot()
+    with hypervisor.terminal(vm.id) as line:
+        line.sendall(b"i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo line $i; done\n")
+        guest.wait_for("line 40000")
+    printed = [each for each in guest.lines() if each.startswith("line ")]
+    assert printed == [f"line {number}" for number in range(1, 40001)]
 
 
 def test_boots_from_a_volume_where_that_comes_first(

@@ -134,8 +134,7 @@ class Inventory:
     def have_host(self, vms: Sequence[UUID]) -> bool:
         """Whether a host is reserved for any of these VMs."""
         with self._database.read() as db:
-            rows = _having(db, models.VirtualMachine.id, vms)
-            return any(row.host_id is not None for row in rows)
+            return any(row.host_id for row in _having(db, models.VirtualMachine.id, vms))
 
     def _vms(self, db: Session, which: ColumnElement[bool]) -> list[VmRecord]:
         query = (

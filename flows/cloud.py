@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters.database.claims import Claims
+from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
 from adapters.database.library import Library
@@ -62,6 +63,11 @@ class Cloud:
     def journal(self) -> Journal:
         """The lines of operations."""
         return Journal(self.operations)
+
+    @cached_property
+    def history(self) -> History:
+        """What is over."""
+        return History(self.database)
 
     @cached_property
     def inventory(self) -> Inventory:

@@ -59,6 +59,21 @@ class Settings(BaseSettings):
     low_space_percent: float = Field(
         10.0, ge=0, le=100, description="Less free room than this is reported."
     )
+    history_days: float = Field(
+        30.0, gt=0, description="How long ended operations and their runs in Prefect are kept."
+    )
+    evidence_days: float = Field(
+        365.0, gt=0, description="How long those are kept that left something behind."
+    )
+    idempotency_days: float = Field(
+        7.0, gt=0, description="How long an `Idempotency-Key` is remembered."
+    )
+    prefect_events_days: float = Field(
+        7.0, gt=0, description="How long the embedded Prefect server keeps events."
+    )
+    conversion_days: float = Field(
+        0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."
+    )
 
     @property
     def database(self) -> str:

@@ -13,6 +13,7 @@ from flows.import_image import import_image
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
+from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
 from flows.unwind_operation import unwind_operation
@@ -33,6 +34,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     unwind_operation,
     reconcile_operations,
     check_datacenters,
+    trim_history,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from adapters.database.claims import Claims
+from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
 from adapters.database.library import Library
@@ -78,6 +79,11 @@ class Cloud:
     def places(self) -> Places:
         """The few places at each host and repository."""
         return Places(self.operations)
+
+    @cached_property
+    def history(self) -> History:
+        """What is over."""
+        return History(self.database)
 
     @cached_property
     def inventory(self) -> Inventory:

@@ -17,6 +17,7 @@ def environment(settings: Settings) -> dict[str, str]:
     home = settings.home.absolute() / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     auth = _kept(home / "auth", f"cloudloom:{secrets.token_urlsafe(24)}")
+    events_s = settings.prefect_events_days * 86_400
     api = settings.prefect_url or f"http://127.0.0.1:{settings.prefect_port}/api"
     return {
         "PREFECT_HOME": str(home),
@@ -29,6 +30,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"PT{events_s:.0f}S",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": f"{min(3600.0, events_s):.0f}",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -40,8 +40,8 @@ PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 # Checks of the lease: the function, and the one line that is taken out of it.
 CHECKS = {
-    "holding-epoch": (Operations.holding, "_OPERATIONS.c.epoch == lease.epoch,"),
-    "holding-expiry": (Operations.holding, "_OPERATIONS.c.due_at > utc_now(),"),
+    "holding-epoch": (Operations.__init__, '_OPERATIONS.c.epoch == bindparam("its_epoch"),'),
+    "holding-expiry": (Operations.__init__, "_OPERATIONS.c.due_at > utc_now(),"),
     "claim-expiry": (Operations.claim, ", models.Operation.due_at <= utc_now()"),
 }
 SAGAS = ["tests/flows/test_sagas.py", "tests/flows/test_fates.py"]

@@ -38,6 +38,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "retry_delay_max_s": 0,
         "backend_timeout_s": 0,
         "lease_s": 15,
+        "conversion_days": 0.01,
     }
     return Settings(**{**fields, **changes})
 

@@ -181,17 +181,35 @@ class Library:
             if row and row.state is not ConversionState.FINISHED:
                 row.state = ConversionState.FAILED
 
+    def conversions(self, datacenter: UUID) -> list[Image]:
+        """A datacenter's finished conversions."""
+        query = select(models.Conversion).where(
+            models.Conversion.datacenter_id == datacenter,
+            models.Conversion.state == ConversionState.FINISHED,
+        )
+        with self._database.read() as db:
+            return [_converted(row) for row in db.scalars(query.order_by(models.Conversion.path))]
+
+    def forget_conversion(self, conversion: UUID) -> None:
+        """Remove a conversion's row; absent is success."""
+        with self._database.write() as db:
+            db.execute(delete(models.Conversion).where(models.Conversion.id == conversion))
+
     def converted(self, conversion: Conversion) -> Image | None:
         """The converted image, once it is FINISHED."""
         with self._database.read() as db:
             row = db.get(models.Conversion, conversion.id)
             if row is None or row.state is not ConversionState.FINISHED:
                 return None
-            return Image(
-                id=row.id,
-                format=row.format,
-                digest=row.digest,
-                path=row.path,
-                virtual_size_mib=conversion.source.virtual_size_mib,
-                identity=Identity(**row.identity),
-            )
+            return _converted(row, conversion.source.virtual_size_mib)
+
+
+def _converted(row: models.Conversion, virtual_size_mib: int = 0) -> Image:
+    return Image(
+        id=row.id,
+        format=row.format,
+        digest=row.digest,
+        path=row.path,
+        virtual_size_mib=virtual_size_mib,
+        identity=Identity(**row.identity),
+    )

@@ -104,6 +104,8 @@ def engine(url: str) -> Engine:
     def _settings(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         connection.create_function("utc_now", 1, _now_text)
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):  # only a new one hears it
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in _SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 

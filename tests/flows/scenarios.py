@@ -1,6 +1,8 @@
 """An example of every operation: the world it needs, and what it is asked."""
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -237,6 +239,16 @@ def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def unneeded_conversion(world: World) -> Asked:
+    """A conversion that nobody needs, an hour old."""
+    world.run("convert_image", world.image("foreign", Format.VMDK), format="qcow2")
+    image = cloud.library.conversions(world.datacenter)[0]
+    path = cloud.repository(world.datacenter).path(image.path)
+    os.utime(path, (time.time() - 3600,) * 2)
+    refresh_identities(world)
+    return world.datacenter, {}
+
+
 LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
@@ -255,4 +267,5 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
+    "trim_history": Scenario("trim_history", unneeded_conversion),
 }

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> Iterator[tuple[worlds.World, dict[str, serve.Service]]]:
+def engine(tmp_path_factory, request) -> Iterator[tuple[worlds.World, dict[str, serve.Service]]]:
     """A memory world with Prefect and a worker at work on it."""
     folder = tmp_path_factory.mktemp("engine")
     home = folder / "home"
@@ -38,6 +38,7 @@ def engine(tmp_path_factory) -> Iterator[tuple[worlds.World, dict[str, serve.Ser
         "lease_s": 5,
         "backend_timeout_s": 1,
         "retries": 50,
+        **getattr(request, "param", {}),  # settings that a module wants
     }
     world = worlds.build(home, folder / "template.sqlite", **changes)
     prefect_database.place(home)

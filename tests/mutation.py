@@ -38,11 +38,12 @@ PARTS: dict[str, tuple[str, Callable[..., Any]]] = {
     "look-false": ("question", lambda **_: False),
     "look-true": ("question", lambda **_: True),
 }
-# Checks of the lease: the function, and the one line that is taken out of it.
+# Checks of the lease: the function, what is in it once, and what is there instead.
+_EPOCH = '_OPERATIONS.c.epoch == bindparam("its_epoch"),'
 CHECKS = {
-    "holding-epoch": (Operations.__init__, '_OPERATIONS.c.epoch == bindparam("its_epoch"),'),
-    "holding-expiry": (Operations.__init__, "_OPERATIONS.c.due_at > utc_now(),"),
-    "claim-expiry": (Operations.claim, ", models.Operation.due_at <= utc_now()"),
+    "holding-epoch": (Operations.__init__, _EPOCH, _EPOCH.replace("==", ">=")),
+    "holding-expiry": (Operations.__init__, "_OPERATIONS.c.due_at > utc_now(),", ""),
+    "claim-expiry": (Operations.claim, ", models.Operation.due_at <= utc_now()", ""),
 }
 SAGAS = ["tests/flows/test_sagas.py", "tests/flows/test_fates.py"]
 LEASES = ["tests/flows/test_sagas.py", "tests/adapters/test_database.py"]
@@ -51,19 +52,19 @@ LEASES = ["tests/flows/test_sagas.py", "tests/adapters/test_database.py"]
 def plant(mutant: str) -> None:
     """Become the mutant, `<part> <step>` or a check; without a name, stay as written."""
     if mutant in CHECKS:
-        _take_out(*CHECKS[mutant])
+        _replace(*CHECKS[mutant])
     elif mutant:
         part, name = mutant.split()
         attribute, instead = PARTS[part]
         setattr(STEPS[name], attribute, instead)
 
 
-def _take_out(method: Callable[..., Any], line: str) -> None:
+def _replace(method: Callable[..., Any], line: str, instead: str) -> None:
     source = textwrap.dedent(inspect.getsource(method))
     if source.count(line) != 1:
         raise LookupError(f"{method.__name__} has not one {line!r}")
     names = vars(operations).copy()
-    exec(compile(source.replace(line, ""), operations.__file__, "exec"), names)
+    exec(compile(source.replace(line, instead), operations.__file__, "exec"), names)
     setattr(Operations, method.__name__, names[method.__name__])
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from adapters.types import Role
+
 
 class Settings(BaseSettings):
     """Every setting, with its default; `deployments/README.md` lists them."""
@@ -26,7 +28,16 @@ class Settings(BaseSettings):
     prefect_port: int = Field(7411, description="Port of the embedded Prefect server.")
     prefect_url: str = Field("", description="An external Prefect server's API; empty: embedded.")
     datacenter: str = Field("main", description="The datacenter whose work a worker takes.")
-    slots: int = Field(2, description="Flow runs at once in one worker.")
+    queues: str = Field(
+        "", description="Queues that a worker takes from, comma-separated; empty: all."
+    )
+    slots: int = Field(2, gt=0, description="Flow runs at once in one worker.")
+    child_memory_mib: int = Field(
+        512, gt=0, description="A worker's process is replaced once it has grown beyond this."
+    )
+    shutdown_s: float = Field(
+        30.0, ge=0, description="How long a worker that is told to stop lets operations go on."
+    )
     lease_s: float = Field(15.0, gt=0, description="How long a silent runner keeps an operation.")
     retries: int = Field(3, ge=0, description="How often a step is tried again when Transient.")
     retry_delay_s: float = Field(1.0, ge=0, description="First pause before that; then doubled.")
@@ -74,6 +85,11 @@ class Settings(BaseSettings):
     conversion_days: float = Field(
         0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."
     )
+
+    @property
+    def roles(self) -> list[Role]:
+        """What a worker serves; nothing means everything."""
+        return [Role(each.strip()) for each in self.queues.split(",") if each.strip()]
 
     @property
     def database(self) -> str:

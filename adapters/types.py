@@ -24,6 +24,15 @@ class Family(StrEnum):
     MEMORY = "memory"
 
 
+class Role(StrEnum):
+    """The queues of a datacenter's work pool, the most urgent first: what a worker may serve."""
+
+    MAINTENANCE = "maintenance"
+    DEPLOY = "deploy"
+    STORAGE = "storage"
+    IMAGES = "images"
+
+
 class Format(StrEnum):
     """Disk formats, by qemu's names (`vpc` is Microsoft's VHD)."""
 

@@ -75,13 +75,30 @@ def serve() -> None:
 
 
 @app.command()
-def worker() -> None:
-    """Run a worker alone: it takes the work of the datacenter that the settings name."""
+def worker(
+    *,
+    datacenter: Annotated[
+        str | None, typer.Option(help="Whose work it takes.", show_default="the settings'")
+    ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only from this queue: maintenance, deploy, storage, images. May be repeated."
+        ),
+    ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Flow runs at once.")] = None,
+) -> None:
+    """Run a worker alone, until it is told to stop: it takes the work of a datacenter."""
     from adapters.settings import settings
+    from adapters.types import Role
     from flows.prefect_env import environment
 
+    wanted = {"DATACENTER": datacenter, "QUEUES": ",".join(queue or []), "SLOTS": slots}
+    given = {f"CLOUDLOOM_{name}": str(value) for name, value in wanted.items() if value}
+    if unknown := set(queue or []) - set(Role):
+        raise typer.BadParameter(f"no queue {', '.join(unknown)}; there are {', '.join(Role)}")
     program = [sys.executable, "-m", "flows.worker"]
-    os.execve(sys.executable, program, {**os.environ, **environment(settings())})  # noqa: S606
+    os.execve(sys.executable, program, {**os.environ, **environment(settings()), **given})  # noqa: S606
 
 
 @app.command()

@@ -19,7 +19,7 @@ import httpx
 from adapters.database.schema import migrate
 from adapters.database.session import Database
 from adapters.settings import Settings
-from flows import prefect_env
+from flows import prefect_env, waking
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
@@ -34,27 +34,34 @@ class Service:
         module: list[str],
         env: dict[str, str],
         log: Path,
-        ready: Callable[[], bool],
+        ready: Callable[[int], bool],
+        patience_s: float = STOP_TIMEOUT_S,
     ) -> None:
         self.name = name
         self.command = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", "--"]
         self.command += [sys.executable, "-m", *module]
         self.env = env
         self.log = log
-        self.ready = ready
+        self.ready = ready  # of its pid
+        self.patience_s = patience_s
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; its output goes to its log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
-                self.command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self.command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for us: they end in their order
             )
 
     def wait_ready(self, stop: Event) -> None:
         """Wait until it answers. Raises `SystemExit` when it does not, naming its log."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not stop.is_set() and not self.ready():
+        while not stop.is_set() and self.process and not self.ready(self.process.pid):
             if not self.alive or time.monotonic() > deadline:
                 raise SystemExit(f"{self.name} did not start; see {self.log}")
             stop.wait(0.1)
@@ -64,13 +71,18 @@ class Service:
         """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
+    def hurry(self) -> None:
+        """Tell it once more to stop: a worker then hands back what it has."""
+        if self.alive and self.process:
+            self.process.terminate()
+
     def end(self) -> None:
         """Stop it: politely, then by force."""
         if self.process is None:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.wait(self.patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -82,12 +94,18 @@ def services(settings: Settings) -> list[Service]:
     env["CLOUDLOOM_HOME"] = str(settings.home.absolute())
     logs = settings.home.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    mark = settings.home.absolute() / "worker.ready"
-    mark.unlink(missing_ok=True)
+    bells = waking.bells(settings, settings.datacenter)
     api = ["uvicorn", "--factory", "api.app:create_app", "--host", settings.host]
     api += ["--port", str(settings.port), "--log-level", "warning", "--timeout-graceful-shutdown"]
     made = [
-        Service("worker", ["flows.worker"], env, logs / "worker.log", mark.exists),
+        Service(
+            "worker",
+            ["flows.worker"],
+            env,
+            logs / "worker.log",
+            lambda pid: waking.ring(bells, str(pid)),
+            settings.shutdown_s + STOP_TIMEOUT_S,
+        ),
         Service(
             "api",
             [*api, "2"],
@@ -110,14 +128,8 @@ def serve(settings: Settings, announce: Callable[[str | None], None]) -> None:
 
     database = Database(settings.database)
     migrate(database, settings.home)
-    stop = Event()
-
-    def told(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, told)
-    signal.signal(signal.SIGINT, told)
     running = services(settings)
+    stop = _told_to_stop(running)
     try:
         for service in running:
             service.start()
@@ -134,8 +146,23 @@ def serve(settings: Settings, announce: Callable[[str | None], None]) -> None:
             service.end()
 
 
-def _answers(address: str) -> Callable[[], bool]:
-    def ready() -> bool:
+def _told_to_stop(running: list[Service]) -> Event:
+    """What Ctrl-C sets; told twice, the services are told again, and wait for nobody."""
+    stop = Event()
+
+    def told(_signal: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            for service in running:
+                service.hurry()
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+    return stop
+
+
+def _answers(address: str) -> Callable[[int], bool]:
+    def ready(_pid: int) -> bool:
         try:
             return httpx.get(address, timeout=1).is_success
         except httpx.HTTPError:

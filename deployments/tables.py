@@ -22,8 +22,8 @@ import adapters
 from adapters.settings import Settings
 from flows.catalog import CATALOG
 from flows.operation import OperationFlow
+from flows.registration import FIRST_OF_SCHEDULES
 from flows.steps import Effect, Step
-from flows.worker import FIRST_OF_SCHEDULES
 
 README = Path(__file__).parent.parent / "README.md"
 PREFECT = Path(__file__).with_name("prefect.yaml")
@@ -156,7 +156,7 @@ def prefect_yaml() -> str:
             "version": flow.version[:12],
             "description": flow.summary,
             "tags": ["cloudloom"],
-            "work_pool": {"name": pool},
+            "work_pool": {"name": pool, "work_queue_name": str(flow.role)},
             "schedules": [_schedule(flow.every)] if flow.every else [],
         }
         for flow in CATALOG

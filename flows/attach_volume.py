@@ -4,14 +4,14 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VmRecord, VolumeRecord
-from adapters.types import Connection, Export, Target, export_id
+from adapters.types import Connection, Export, Role, Target, export_id
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.saga import running
 from flows.steps import step
 
 
-@operation("volume")
+@operation("volume", role=Role.STORAGE)
 def attach_volume(request: Operation) -> None:
     """Assign the volume to the VM; where that is deployed, export it and connect it."""
     vm_id, position = UUID(request.arguments["vm"]), int(request.arguments["position"])

@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.database.library import Conversion, Image
 from adapters.database.operations import Operation
 from adapters.errors import Conflict
-from adapters.types import Family, Format
+from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.policies.conversion import needed_format
@@ -13,7 +13,7 @@ from flows.saga import epoch
 from flows.steps import Effect, step
 
 
-@operation("template")
+@operation("template", role=Role.IMAGES)
 def convert_image(request: Operation) -> None:
     """Convert every disk of the template that does not have the format yet."""
     wanted = Format(request.arguments["format"])

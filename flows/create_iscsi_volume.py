@@ -4,13 +4,13 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
-from adapters.types import Volume
+from adapters.types import Role, Volume
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.steps import step
 
 
-@operation("volume")
+@operation("volume", role=Role.STORAGE)
 def create_iscsi_volume(request: Operation) -> None:
     """Write the volume down, carve it in its pool, and record that it is there."""
     record = VolumeRecord.model_validate(request.arguments["volume"])

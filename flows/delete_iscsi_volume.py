@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from adapters.database.operations import Operation
-from adapters.types import Volume
+from adapters.types import Role, Volume
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.operation import operation
@@ -11,7 +11,7 @@ from flows.steps import Effect, step
 from flows.survey import survey_volume
 
 
-@operation("volume")
+@operation("volume", role=Role.STORAGE)
 def delete_iscsi_volume(request: Operation) -> None:
     """Remove the volume from its pool, then from the inventory."""
     record = survey_volume(request.target_id)

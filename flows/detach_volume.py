@@ -4,7 +4,7 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
-from adapters.types import Connection, Export
+from adapters.types import Connection, Export, Role
 from flows.attach_volume import (
     assigned,
     connected,
@@ -19,7 +19,7 @@ from flows.steps import Effect, step
 from flows.survey import survey_connection, survey_vm, survey_volume
 
 
-@operation("volume")
+@operation("volume", role=Role.STORAGE)
 def detach_volume(request: Operation) -> None:
     """Where the VM is deployed, disconnect the volume and end its export; then unassign it."""
     volume = survey_volume(request.target_id)

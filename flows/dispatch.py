@@ -5,20 +5,19 @@ Prefect's pool is the queue: limits, priorities and pauses set there hold. A run
 """
 
 import logging
-import socket
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import PrefectException
-from prefect.states import Crashed
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Cancelled, Crashed
 
 from adapters.database.operations import Operation
-from adapters.settings import Settings
 from adapters.types import OperationState
+from flows import waking
 from flows.cloud import cloud
 from flows.operation import FLOWS
 from flows.steps import STEPS, Effect
@@ -44,36 +43,30 @@ def send(operation: Operation) -> None:
             name=f"{operation.kind.replace('_', '-')} {operation.target_name}"[:200],
             tags=[f"operation:{operation.id}", f"enterprise:{operation.enterprise_id}"],
             idempotency_key=f"{operation.id}/{attempt}",
+            work_queue_name=FLOWS[kind if operation.ended else operation.kind].role,
         )
         cloud.operations.sent(operation.id, attempt, run.id)
         if operation.flow_run_id and operation.flow_run_id != run.id:
-            close_run(operation.flow_run_id, f"taken over by run {run.id}")
+            close_run(
+                operation.flow_run_id,
+                f"taken over by run {run.id}",
+                cancelled=operation.wish == "cancel" and operation.attempt > operation.epoch,
+            )
     except (httpx.HTTPError, PrefectException) as error:
         log.warning("operation %s is not sent yet: %s", operation.id, error)
         return
-    wake(_pool(operation.datacenter_id), cloud.settings)
+    waking.wake(waking.bells(cloud.settings, _pool(operation.datacenter_id)))
 
 
-def close_run(flow_run: UUID, why: str) -> None:
-    """Show a run that nobody works on as Crashed; one that has ended stays as it is."""
-    state = client().read_flow_run(flow_run).state
+def close_run(flow_run: UUID, why: str, *, cancelled: bool = False) -> None:
+    """Show a run that nobody works on as ended; one that has ended stays as it is."""
+    try:
+        state = client().read_flow_run(flow_run).state
+    except ObjectNotFound:  # somebody has deleted it
+        return
     if state and not state.is_final():
-        client().set_flow_run_state(flow_run, Crashed(message=why), force=True)
-
-
-def wake(pool: str, settings: Settings) -> None:
-    """Tell a worker of this machine to look now; without one, its own look comes in a second."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:
-        wire.settimeout(0)
-        try:
-            wire.sendto(b"!", wake_path(pool, settings))
-        except OSError as error:
-            log.debug("no worker to wake: %s", error)
-
-
-def wake_path(pool: str, settings: Settings) -> str:
-    """The worker's socket, in the abstract name space: nothing to clean up, no length to mind."""
-    return f"\0cloudloom/{Path(settings.home).absolute()}/{pool}"[:107]
+        ended: State[None] = (Cancelled if cancelled else Crashed)(message=why)
+        client().set_flow_run_state(flow_run, ended, force=True)
 
 
 @cache

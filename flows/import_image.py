@@ -7,13 +7,13 @@ from adapters.database.library import Image, NewTemplate
 from adapters.database.operations import Operation
 from adapters.errors import BadImage, NotFound
 from adapters.images.base import ImageRepository
-from adapters.types import Format, Identity, ImageInfo, TemplateState
+from adapters.types import Format, Identity, ImageInfo, Role, TemplateState
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.steps import Effect, step
 
 
-@operation("template")
+@operation("template", role=Role.IMAGES)
 def import_image(request: Operation) -> None:
     """Take the upload, write the template down, inspect and publish it, and offer it."""
     template = NewTemplate.model_validate(request.arguments["template"])

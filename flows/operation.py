@@ -16,11 +16,12 @@ from prefect.states import Cancelled
 from adapters.database.operations import LeaseLost, Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.errors import Conflict
-from adapters.types import OperationState
+from adapters.types import OperationState, Role
 from flows import steps
 from flows.cloud import cloud
 from flows.saga import execute
 
+SUPERSEDED = "Superseded"  # how Prefect shows a run whose operation another run has
 FLOWS: dict[str, "OperationFlow"] = {}  # all that are imported; `catalog` imports all
 
 
@@ -62,8 +63,10 @@ class OperationFlow:
         *,
         any_kind: bool,
         every: timedelta | None,
+        role: Role | None,
     ) -> None:
         self.every = every
+        self.role = role or (Role.MAINTENANCE if every else Role.DEPLOY)
         self.target = target
         self.body = body
         self.kind = body.__name__
@@ -113,7 +116,8 @@ class OperationFlow:
             try:
                 ended = self(operation or self.accept_own())
             except LeaseLost as lost:
-                return Cancelled(message=str(lost))
+                # Told from what somebody cancels: that would be heeded (`cancelling`).
+                return Cancelled(name=SUPERSEDED, message=str(lost))
             if ended.state is OperationState.CANCELLED:
                 return Cancelled(message=f"operation {operation} was cancelled and undone")
             if ended.state is not OperationState.SUCCEEDED:
@@ -132,12 +136,19 @@ class OperationFlow:
 
 
 def operation(
-    target: str, *, any_kind: bool = False, every: timedelta | None = None
+    target: str,
+    *,
+    any_kind: bool = False,
+    every: timedelta | None = None,
+    role: Role | None = None,
 ) -> Callable[[Callable[[Operation], None]], OperationFlow]:
-    """Make a function an operation on a kind of target; `every` so often, it runs by itself."""
+    """Make a function an operation on a kind of target; `every` so often, it runs by itself.
+
+    Its role says in which queue its runs wait.
+    """
 
     def made(body: Callable[[Operation], None]) -> OperationFlow:
-        flow = OperationFlow(target, body, any_kind=any_kind, every=every)
+        flow = OperationFlow(target, body, any_kind=any_kind, every=every, role=role)
         FLOWS[flow.kind] = flow
         return flow
 

@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.database.records import VmRecord, VolumeRecord
 from adapters.errors import Conflict
-from adapters.types import Connection, Vm
+from adapters.types import Connection, Role, Vm
 from flows.attach_volume import (
     assign_volume,
     connection_of,
@@ -21,7 +21,7 @@ from flows.survey import survey_connection, survey_vm
 from flows.undeploy_vm import leave_base, remove_disk
 
 
-@operation("vm")
+@operation("vm", role=Role.IMAGES)
 def persist_vm(request: Operation) -> None:
     """Carve a volume, copy the disk onto it, boot from it from now on; then remove the disk."""
     vm = survey_vm(request.target_id)

@@ -14,7 +14,7 @@ import yaml
 
 from adapters.settings import Settings
 from deployments.tables import PREFECT, README, prefect_yaml, steps_of, with_tables
-from flows import dispatch, worker
+from flows import dispatch, prefect_private, registration
 from flows.catalog import CATALOG, FLOWS
 from flows.steps import STEPS, Effect
 
@@ -152,6 +152,38 @@ def test_prefect_is_pinned_and_its_server_starts():
     assert callable(create_app)
 
 
+DOCUMENTED = {
+    "prefect",
+    "prefect.artifacts",
+    "prefect.cache_policies",
+    "prefect.client.orchestration",
+    "prefect.client.schemas",
+    "prefect.context",
+    "prefect.events.clients",
+    "prefect.events.filters",
+    "prefect.exceptions",
+    "prefect.server.api.server",
+    "prefect.settings",
+    "prefect.states",
+}
+ENGINE_ONLY = {"SyncClientContext"}
+
+
+@pytest.mark.parametrize("path", named(within("adapters", "api", "flows")))
+def test_only_one_module_knows_what_prefect_does_not_document(path):
+    assert prefect_private.VERSION == "3.8.8"
+    if path.name == "prefect_private.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            modules = [each.name for each in node.names]
+        for module in modules:
+            if module and module.split(".")[0] == "prefect":
+                assert module in DOCUMENTED or module.startswith("prefect.client.schemas.")
+                assert not ENGINE_ONLY & {each.name for each in node.names}
+
+
 # --- documents --------------------------------------------------------------------------------
 
 
@@ -192,6 +224,9 @@ def test_prefect_yaml_is_what_a_worker_registers(monkeypatch):
         def read_work_pool(self, name):
             return name
 
+        def read_work_queue_by_name(self, name, pool):
+            return name
+
         def create_flow(self, flow):
             return flow.name
 
@@ -199,7 +234,7 @@ def test_prefect_yaml_is_what_a_worker_registers(monkeypatch):
             registered.append((flow_name, fields))
 
     monkeypatch.setattr(dispatch, "client", Prefect)
-    worker.register("main")
+    registration.register("main")
     written = {
         each["flow_name"]: each for each in yaml.safe_load(PREFECT.read_text())["deployments"]
     }
@@ -218,7 +253,10 @@ def test_prefect_yaml_is_what_a_worker_registers(monkeypatch):
             "version": fields["version"],
             "description": fields["description"],
             "tags": fields["tags"],
-            "work_pool": {"name": fields["work_pool_name"]},
+            "work_pool": {
+                "name": fields["work_pool_name"],
+                "work_queue_name": fields["work_queue_name"],
+            },
             "schedules": schedules,
         }
 

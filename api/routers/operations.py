@@ -14,9 +14,7 @@ from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database import operations as accepted
-from adapters.database.journal import Journal
 from adapters.database.session import Joined
-from adapters.errors import Conflict
 from adapters.types import OperationState
 from api import finding
 from api.dependencies import Caller, Once, Pages, Send, sender
@@ -24,7 +22,7 @@ from api.once import Answer
 from api.reports import Operation, Question, Receipt, report, reports
 from api.watching import Glance, Watch, glance
 from flows.cloud import cloud
-from flows.steps import STEPS, Effect
+from flows.wishes import ask
 
 router = APIRouter(prefix="/operations", tags=["operations"])
 _HEARTBEAT_S = 15.0
@@ -150,15 +148,7 @@ def abandon(
 
 
 def _wish(wish: str, operation: UUID, caller: Caller, once: Once, send: Send) -> Response:
-    def act(all_: accepted.Operations) -> accepted.Operation:
-        wished = all_.want(operation, wish)  # from now on its first destruction waits for us
-        lines = Journal(all_).lines(operation)
-        if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
-            text = "something has been destroyed already: it can only go forward"
-            raise Conflict(text, code="no-way-back")
-        return wished
-
-    return _change(act, operation, caller, once, send)
+    return _change(lambda all_: ask(all_, operation, wish), operation, caller, once, send)
 
 
 def _change(

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import httpx
 
+from adapters.settings import Settings
 from deployments.lab import prefect_database
 from deployments.lab.process import Process, free_port, wait_for
+from flows import waking
 
 _OURS = ("CLOUDLOOM_", "PREFECT_")
 
@@ -52,7 +54,7 @@ class Cloudloom:
 
     def stop(self) -> None:
         """End it, with its worker and Prefect; may be repeated."""
-        self._process.stop(term_s=40)
+        self._process.stop(term_s=60)
 
     def complaints(self, lines: int = 15) -> str:
         """The ends of its logs: for whoever wants to know why something failed."""
@@ -63,7 +65,8 @@ class Cloudloom:
     def _answers(self) -> bool:
         if not self._process.alive():
             raise RuntimeError(f"cloudloom ended:\n{self.complaints()}")
-        if not (self.home / "token").exists() or not (self.home / "worker.ready").exists():
+        workers = waking.bells(Settings(home=self.home), "main")
+        if not (self.home / "token").exists() or not waking.wake(workers):
             return False
         try:
             return httpx.get(f"{self.url}/health/live", timeout=1).is_success

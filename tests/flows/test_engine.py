@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from uuid import UUID, uuid4, uuid5
 
@@ -12,14 +13,15 @@ import psutil
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Cancelling, Pending
 
+from adapters.database import models
 from adapters.database.operations import Operation
-from adapters.types import OperationState
+from adapters.types import OperationState, Role
 from api import serve
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
-from flows import dispatch, prefect_env
+from flows import dispatch, prefect_env, prefect_runs
 from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
@@ -64,6 +66,8 @@ def engine(tmp_path_factory, request) -> Iterator[tuple[worlds.World, dict[str, 
             dispatch.client().__exit__(None, None, None)
     finally:
         for each in reversed(services.values()):
+            if each.alive:
+                each.process.send_signal(signal.SIGCONT)
             each.end()
         patch.undo()
         cloud.database.engine.dispose()
@@ -209,7 +213,8 @@ def test_a_second_run_of_a_running_operation_leaves_it_to_the_first(engine):
         dispatch._deployment("create_iscsi_volume", "main"),
         parameters={"operation": str(operation.id)},
     )
-    assert outcome_of(again.id) == "Cancelled"
+    assert outcome_of(again.id) == "Superseded"
+    assert dispatch.client().read_flow_run(again.id).state.is_cancelled()
     assert "another run" in dispatch.client().read_flow_run(again.id).state.message
     done = ended(operation)
     assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 1)
@@ -281,7 +286,6 @@ def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engi
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
     wait_for(lambda: not runner.is_running(), 5, "the end of its child")
-    (cloud.settings.home / "worker.ready").unlink()
     worker.start()
     worker.wait_ready(Event())
     done = ended(operation)
@@ -291,12 +295,12 @@ def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engi
 
 
 def _runner(operation: Operation) -> psutil.Process:
-    from adapters.database import models
+    return psutil.Process(_runner_pid(operation))
 
+
+def _runner_pid(operation: Operation) -> int | None:
     with cloud.database.read() as db:
-        row = db.get(models.Operation, operation.id)
-        assert row is not None
-        return psutil.Process(row.runner_pid)
+        return db.get_one(models.Operation, operation.id).runner_pid
 
 
 def test_cancelling_stops_a_step_and_unwinds(engine):
@@ -312,6 +316,252 @@ def test_cancelling_stops_a_step_and_unwinds(engine):
     assert done.state is OperationState.CANCELLED
     assert final_state(done) == "Cancelled"
     assert not cloud.inventory.has_volume(done.target_id)
+
+
+def cancel_in_prefect(run: UUID) -> None:
+    """What Prefect's UI does when somebody presses Cancel."""
+    dispatch.client().set_flow_run_state(run, Cancelling())
+
+
+@contextmanager
+def paused(role: Role) -> Iterator[None]:
+    """A queue that somebody has paused in Prefect's UI."""
+    queue = dispatch.client().read_work_queue_by_name(role, "main")
+    dispatch.client().update_work_queue(queue.id, is_paused=True)
+    try:
+        yield
+    finally:
+        dispatch.client().update_work_queue(queue.id, is_paused=False)
+
+
+def test_a_run_cancelled_in_prefect_is_an_operation_cancelled(engine):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", "fails", times=100, delay_s=0.5)
+    operation = asked_for(world, "pressed")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    run = cloud.operations.read(operation.id).flow_run_id
+    cancel_in_prefect(run)
+    done = ended(operation)
+    assert (done.state, done.wish, done.flow_run_id) == (OperationState.CANCELLED, "cancel", run)
+    assert final_state(done) == "Cancelled"
+    assert not cloud.inventory.has_volume(UUID(done.arguments["volume"]["id"]))
+
+
+def test_a_waiting_run_cancelled_in_prefect_is_an_operation_cancelled(engine):
+    world, _ = engine
+    operation = asked_for(world, "not begun")
+    with paused(Role.STORAGE):
+        dispatch.send(operation)
+        first = cloud.operations.read(operation.id).flow_run_id
+        cancel_in_prefect(first)
+        assert run_state(first) == "Cancelled"
+        wait_for(lambda: cloud.operations.read(operation.id).attempt == 2, 10, "its way back")
+    done = ended(operation)
+    assert (done.state, done.wish) == (OperationState.CANCELLED, "cancel")
+    assert done.flow_run_id != first
+    assert not cloud.journal.lines(operation.id)
+
+
+def test_a_run_cancelled_before_it_was_claimed_is_an_operation_cancelled(engine):
+    world, _ = engine
+    operation = asked_for(world, "lost on the way")
+    with paused(Role.STORAGE):
+        dispatch.send(operation)
+        first = cloud.operations.read(operation.id).flow_run_id
+        dispatch.client().set_flow_run_state(first, Pending())
+        cancel_in_prefect(first)
+        assert run_state(first) == "Cancelling"
+        wait_for(lambda: cloud.operations.read(operation.id).attempt == 2, 10, "its way back")
+    assert ended(operation).state is OperationState.CANCELLED
+    assert outcome_of(first) == "Cancelled"
+
+
+def test_cancelling_what_waits_ends_its_run(engine):
+    world, _ = engine
+    operation = asked_for(world, "queued")
+    with paused(Role.STORAGE):
+        dispatch.send(operation)
+        first = cloud.operations.read(operation.id).flow_run_id
+        dispatch.send(cloud.operations.want(operation.id, "cancel"))
+        assert run_state(first) == "Cancelled"
+    assert ended(operation).state is OperationState.CANCELLED
+    assert final_state(operation) == "Cancelled"
+
+
+def test_what_has_destroyed_something_goes_on_although_its_run_was_cancelled(engine):
+    world, _ = engine
+    volume = made_volume(world, "doomed")
+    cloud.world.set_fate("storage.delete_volume", delay_s=3)
+    operation = world.accept("delete_iscsi_volume", volume)
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first destruction")
+    run = cloud.operations.read(operation.id).flow_run_id
+    cancel_in_prefect(run)
+    wait_for(lambda: run_state(run) == "Running", 10, "the refusal")
+    assert "only go forward" in dispatch.client().read_flow_run(run).state.message
+    done = ended(operation)
+    assert (done.state, done.wish) == (OperationState.SUCCEEDED, None)
+    assert final_state(done) == "Completed"
+
+
+def test_a_refused_cancel_of_a_run_that_is_gone_goes_on_in_a_new_one(engine):
+    world, _ = engine
+    volume = made_volume(world, "half gone")
+    cloud.world.set_fate("storage.delete_volume", delay_s=2)
+    operation = world.accept("delete_iscsi_volume", volume)
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first destruction")
+    with paused(Role.STORAGE):
+        os.kill(_runner(operation).pid, signal.SIGKILL)
+        wait_for(lambda: cloud.operations.read(operation.id).attempt == 2, 10, "the next run")
+        second = cloud.operations.read(operation.id).flow_run_id
+        cancel_in_prefect(second)
+        wait_for(lambda: cloud.operations.read(operation.id).attempt == 3, 10, "the one after")
+    done = ended(operation)
+    assert (done.state, done.wish, done.epoch) == (OperationState.SUCCEEDED, None, 2)
+
+
+def test_a_waiting_run_that_was_deleted_is_made_again(engine, monkeypatch):
+    world, _ = engine
+    monkeypatch.setattr(prefect_runs, "_ALL_EVERY", 1)
+    operation = asked_for(world, "deleted")
+    with paused(Role.STORAGE):
+        dispatch.send(operation)
+        dispatch.client().delete_flow_run(cloud.operations.read(operation.id).flow_run_id)
+        runs = prefect_runs.Runs()
+        runs.look(operation.datacenter_id)
+        waiting = cloud.operations.read(operation.id)
+        assert not runs.has_one(waiting, set())
+        dispatch.send(waiting)
+    assert ended(operation).state is OperationState.SUCCEEDED
+
+
+def test_limits_of_a_queue_hold(engine):
+    world, _ = engine
+    queue = dispatch.client().read_work_queue_by_name(Role.STORAGE, "main")
+    dispatch.client().update_work_queue(queue.id, concurrency_limit=1)
+    cloud.world.set_fate("storage.ensure_volume", delay_s=1)
+    try:
+        operations = [asked_for(world, f"one by one {n}") for n in range(2)]
+        for each in operations:
+            dispatch.send(each)
+        first, second = sorted((ended(each) for each in operations), key=lambda x: x.ended_at)
+    finally:
+        dispatch.client().update_work_queue(queue.id, concurrency_limit=None)
+    assert second.started_at > first.ended_at
+
+
+@contextmanager
+def held_still(worker: serve.Service) -> Iterator[None]:
+    """Stop a worker's parent meanwhile: its children live, and nobody gives them work."""
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def beside(engine) -> Iterator[serve.Service]:
+    """A second worker of the same home, for storage alone; between tests it is held still."""
+    _, services = engine
+    if (second := services.get("worker-2")) and second.alive:
+        second.process.send_signal(signal.SIGCONT)
+    else:
+        first = services["worker"]
+        env = {**first.env, "CLOUDLOOM_SHUTDOWN_S": "0.5", "CLOUDLOOM_CHILD_MEMORY_MIB": "1"}
+        command = ["api.cli", "worker", "--slots", "1", "--queue", "storage"]
+        log = first.log.with_name("worker-2.log")
+        second = services["worker-2"] = serve.Service("worker-2", command, env, log, first.ready)
+        second.start()
+        second.wait_ready(Event())
+        wait_for(lambda: children_of(second), 30, "its children")
+    yield second
+    if second.alive:
+        second.process.send_signal(signal.SIGSTOP)
+
+
+def test_a_worker_takes_from_its_queues_only(engine, beside):
+    world, services = engine
+    with held_still(services["worker"]):
+        image = dispatch.client().create_flow_run_from_deployment(
+            dispatch._deployment("convert_image", "main")
+        )
+        assert made_volume(world, "of its queue")
+        assert run_state(image.id) == "Scheduled"
+    assert outcome_of(image.id) == "Failed"  # it lacks its operation
+
+
+def test_two_workers_of_one_home_share_the_work_and_repeat_nothing(engine, beside):
+    world, _ = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=1)
+    operations = [asked_for(world, f"shared {n}") for n in range(5)]
+    for each in operations:
+        dispatch.send(each)
+    theirs, runners = set(), set()
+
+    def all_ended() -> bool:
+        theirs.update(children_of(beside))
+        runners.update(pid for each in operations if (pid := _runner_pid(each)))
+        return all(cloud.operations.read(each.id).ended for each in operations)
+
+    wait_for(all_ended, 60, "the operations' ends")
+    assert runners & theirs
+    assert runners - theirs
+    done = [cloud.operations.read(each.id) for each in operations]
+    assert {(each.state, each.epoch) for each in done} == {(OperationState.SUCCEEDED, 1)}
+    calls = cloud.world.calls("storage.ensure_volume")
+    assert {calls.count(each.arguments["volume"]["id"]) for each in done} == {1}
+
+
+def test_a_child_that_has_grown_is_replaced(engine, beside):
+    world, services = engine
+    with held_still(services["worker"]):
+        made_volume(world, "before")
+        before = children_of(beside)
+        made_volume(world, "after")
+        wait_for(lambda: not before & children_of(beside), 10, "its successor")
+
+
+def test_what_does_not_end_in_time_is_handed_to_another_worker(engine, beside):
+    world, services = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=60)
+    operation = asked_for(world, "handed over")
+    with held_still(services["worker"]):
+        dispatch.send(operation)
+        wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+        first = cloud.operations.read(operation.id).flow_run_id
+        cloud.world.forget_fates()
+        beside.end()
+        handed = cloud.operations.read(operation.id)
+        assert (handed.attempt, handed.epoch) == (2, 1)
+        assert run_state(first) == "Crashed"
+    done = ended(operation)
+    assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
+
+
+def test_a_worker_that_is_told_to_stop_lets_its_operations_end(engine):
+    world, services = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=2)
+    operation = asked_for(world, "let go on")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    worker = services["worker"]
+    worker.end()
+    try:
+        done = cloud.operations.read(operation.id)
+        assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 1)
+        assert final_state(done) == "Completed"
+    finally:
+        worker.start()
+        worker.wait_ready(Event())
+
+
+def children_of(worker: serve.Service) -> set[int]:
+    """The processes that run its flows: children of its fork server."""
+    pid = worker.process.pid
+    return {x.pid for x in psutil.Process(pid).children(recursive=True) if x.ppid() != pid}
 
 
 def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):

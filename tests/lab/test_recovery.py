@@ -5,7 +5,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 from uuid import uuid4
 
@@ -114,7 +113,6 @@ def kill(which: str, operation: Operation, worker: serve.Service) -> None:
         worker.process.wait()
         if which == "worker":  # its children end with it, and only then somebody else may act
             child.wait(10)
-        (Path(worker.env["CLOUDLOOM_HOME"]) / "worker.ready").unlink()
         worker.start()
         worker.wait_ready(Event())
 

@@ -32,6 +32,7 @@ check:  ## Style, types, architecture, spelling
 
 bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
 	@$(SETUP) all
+	@$(PYTHON) -m pip install -qq --require-hashes --no-deps -r requirements-bench.lock
 	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
 
 serve:  ## API, Prefect and a worker, all data under build/cloudloom

@@ -220,17 +220,22 @@ class Writer:
                 time.sleep(_RETRY_S)
 
     def _execute(self, db: Session, entries: Sequence[_Entry]) -> list[str | None]:
-        answers: list[str | None] = []
-        for (_, unless_wished), group in groupby(entries, key=_kind):
+        """Intents first, then the rest in its order: alike entries side by side are one call."""
+        wishes: dict[int, str | None] = {}
+        for (_, unless_wished), group in groupby(sorted(entries, key=_is_no_intent), key=_kind):
             alike = list(group)
             wish = self._wish(db) if unless_wished else None
             if alike[0].statement is not None and not wish:
                 db.execute(alike[0].statement, [entry.values for entry in alike])
-            answers += [wish] * len(alike)
-        return answers
+            wishes |= {id(entry): wish for entry in alike}
+        return [wishes[id(entry)] for entry in entries]
 
     def _wish(self, db: Session) -> str | None:
         return db.get_one(models.Operation, self._lease.operation).wish
+
+
+def _is_no_intent(entry: _Entry) -> bool:
+    return entry.statement is not _INTEND
 
 
 def _kind(entry: _Entry) -> tuple[int, bool]:

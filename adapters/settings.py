@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     prefect_events_days: float = Field(
         7.0, gt=0, description="How long the embedded Prefect server keeps events."
     )
+    verify_mib: int = Field(
+        65_536, gt=0, description="How much of a library is read again a day, to verify it."
+    )
     conversion_days: float = Field(
         0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."
     )

@@ -17,6 +17,7 @@ from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
 from flows.unwind_operation import unwind_operation
+from flows.verify_library import verify_library
 
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
@@ -35,6 +36,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     reconcile_operations,
     check_datacenters,
     trim_history,
+    verify_library,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

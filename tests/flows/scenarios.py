@@ -249,6 +249,19 @@ def unneeded_conversion(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def broken_images(world: World) -> Asked:
+    """A template and a conversion that have changed on their own, the latter needed by nobody."""
+    world.run("convert_image", world.image("foreign", Format.VMDK), format="qcow2")
+    repository = cloud.repository(world.datacenter)
+    for path in (
+        cloud.library.conversions(world.datacenter)[0].path,
+        cloud.library.images(world.template)[0].path,
+    ):
+        with repository.path(path).open("ab") as file:
+            file.write(b" ")
+    return world.datacenter, {}
+
+
 LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
@@ -267,5 +280,6 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
+    "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
 }

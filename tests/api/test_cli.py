@@ -96,6 +96,10 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert re.search(r"✓ +web +record-state", deployed.output)
     assert len(re.findall(r" ON ", run("vms").output)) == 2
     assert "ATTACHED" in run("volumes").output
+    assert "change-power web succeeded" in run("power", "web", "paused").output
+    assert "(wrong-state)" in run("reset", "web").output
+    assert run("power", "web", "on").exit_code == 0
+    assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
     assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
     listed = run("operations").output

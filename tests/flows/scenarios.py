@@ -202,6 +202,28 @@ def power_on(world: World) -> Asked:
     return _off_vm_with_volume(world), {"power": "on", "former": "OFF"}
 
 
+def pause(world: World) -> Asked:
+    return _deployed_vm(world), {"power": "paused", "former": "ON"}
+
+
+def _paused_vm(world: World) -> UUID:
+    vm = _deployed_vm(world)
+    world.run("change_power", vm, power="paused", former="ON")
+    return vm
+
+
+def go_on(world: World) -> Asked:
+    return _paused_vm(world), {"power": "on", "former": "PAUSED"}
+
+
+def power_off_paused(world: World) -> Asked:
+    return _paused_vm(world), {"power": "off", "former": "PAUSED"}
+
+
+def reset(world: World) -> Asked:
+    return _deployed_vm(world), {}
+
+
 def persist(world: World) -> Asked:
     vm = _off_vm_with_volume(world)
     return vm, {"volume": _volume(world, "boot", 16)}
@@ -277,6 +299,10 @@ SCENARIOS = {
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),
+    "change_power-pause": Scenario("change_power", pause),
+    "change_power-go-on": Scenario("change_power", go_on),
+    "change_power-off-paused": Scenario("change_power", power_off_paused),
+    "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),

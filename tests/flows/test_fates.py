@@ -8,16 +8,26 @@ import pytest
 from sqlalchemy import select
 
 from adapters.database import models
-from adapters.database.operations import Operation
+from adapters.database.operations import Operation, Operations
+from adapters.database.session import Joined
+from adapters.errors import Conflict
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import ConversionState, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.steps import STEPS
+from flows.wishes import ask
 from tests.flows.breaking import Breaker, lapse, places
 from tests.flows.scenarios import SCENARIOS
-from tests.flows.test_sagas import clean_run, every_step, no_way_back, require_all_there
+from tests.flows.test_sagas import (
+    clean_run,
+    every_step,
+    no_way_back,
+    repeatable_steps,
+    require_all_there,
+    require_nothing_left,
+)
 
 
 @pytest.fixture
@@ -202,7 +212,7 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
         assert (now["written"], now["content"]) == (True, volume["content"])
 
 
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_a_real_sigkill_is_resumed(name, place, prepared, monkeypatch):
     """The runner is a process of its own, and dies right after the step's effect."""
     operation = prepared.put_back(name)
@@ -295,6 +305,93 @@ def test_deleting_a_volume_that_is_exported_is_refused_and_shows_where_it_stuck(
     assert ended.state is OperationState.STUCK
     assert ended.error["code"] == "in-use"
     assert cloud.storage(world.pool).has_volume(as_volume(cloud.inventory.volume(volume)))
+
+
+# --- what is begun at most once ----------------------------------------------------------------
+
+
+def resets() -> int:
+    return len(cloud.world.calls("hypervisors.reset"))
+
+
+def press_reset():
+    return places_named("reset_vm", "press-reset")[0]
+
+
+def require_not_repeated(broken: Breaker, before, ended: Operation) -> None:
+    assert ended.state is OperationState.FAILED
+    assert ended.error["code"] == "not-repeated"
+    require_nothing_left(SCENARIOS["reset_vm"], before, ended)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("wish", ["", "cancel"])
+def test_a_reset_whose_runner_was_killed_is_not_pressed_again(when, wish, breaker):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+
+    def kill(do, arguments):
+        if when == "after":
+            do(**arguments)
+        broken.kill()
+
+    broken.at(press_reset(), kill)
+    broken.run_until_killed()
+    if wish:
+        with pytest.raises(Conflict, match="cannot be undone"), cloud.database.write() as db:
+            ask(Operations(Joined(db), cloud.settings.lease_s), broken.operation.id, wish)
+    ended = broken.run()
+    assert resets() == (when == "after")
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_reset_whose_answer_was_lost_is_not_pressed_again(breaker):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+    cloud.world.set_fate("hypervisors.reset", "commits-then-fails", times=9)
+    ended = broken.run()
+    assert resets() == 1
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_reset_by_a_newer_version_is_not_pressed_again(breaker, monkeypatch):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+    broken.at(press_reset(), lambda *_: broken.kill())
+    broken.run_until_killed()
+    monkeypatch.setattr(FLOWS["reset_vm"], "version", "another")
+    ended = broken.run()
+    assert resets() == 0
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_host_that_is_away_is_waited_for_before_a_reset_is_begun(breaker):
+    broken = breaker("reset_vm")
+    cloud.world.set_fate("hypervisors.power", "fails")
+    broken.resumed()
+    assert resets() == 1
+
+
+def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(breaker):
+    broken = breaker("reset_vm")
+
+    def reset_and_die(do, arguments):
+        do(**arguments)
+        vm = str(arguments["vm"])
+        cloud.world.put("vm", vm, {**cloud.world.find("vm", vm), "power": "off"})
+
+    broken.at(press_reset(), reset_and_die)
+    assert broken.run().left_behind
+
+
+@pytest.mark.parametrize(
+    ("name", "ability"), [("reset_vm", "reset"), ("change_power-pause", "pause")]
+)
+def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):
+    broken = breaker(name)
+    monkeypatch.setattr(
+        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {ability}
+    )
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "unsupported")
+    assert not cloud.journal.lines(ended.id)
 
 
 def test_every_kind_of_line_has_a_known_step():

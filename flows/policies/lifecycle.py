@@ -9,7 +9,10 @@
 | power paused | ON |
 | reset | ON |
 | persist | CONFIGURED, OFF |
-| attach, detach | NOT_ALLOCATED, CONFIGURED, OFF |
+| attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
+
+A volume comes and goes while the VM is on where its host can do that; a paused guest could not
+release it.
 
 A VM under an operation is LOCKED, and allows nothing.
 """
@@ -28,8 +31,8 @@ _ALLOWED = {
     "power paused": frozenset({VmState.ON}),
     "reset": frozenset({VmState.ON}),
     "persist": _STILL,
-    "attach": _STILL | {VmState.NOT_ALLOCATED},
-    "detach": _STILL | {VmState.NOT_ALLOCATED},
+    "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
+    "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }
 _OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
 

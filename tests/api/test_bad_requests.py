@@ -144,7 +144,11 @@ def test_what_a_host_cannot_do(api: Api, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(MemoryHypervisor, "capabilities", frozenset())
     refused(api.post(f"{vm}/power", json={"power": "paused"}), 422, "unsupported")
     refused(api.post(f"{vm}/reset"), 422, "unsupported")
-    assert len(api.get("/v1/operations").json()) == 1
+    attached, fresh = appliance["vms"][0]["volumes"][0]["id"], api.volume("more")
+    here = {"vm": appliance["vms"][0]["id"]}
+    refused(api.post(f"/v1/volumes/{fresh}/attach", json=here), 422, "unsupported")
+    refused(api.post(f"/v1/volumes/{attached}/detach", json=here), 422, "unsupported")
+    assert len(api.get("/v1/operations").json()) == 2
 
 
 def test_a_volume_in_use_is_nobody_elses(api: Api) -> None:

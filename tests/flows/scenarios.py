@@ -166,6 +166,15 @@ def detach(world: World) -> Asked:
     return cloud.inventory.vm(vm).volumes[0].id, {"vm": str(vm)}
 
 
+def hot_attach(world: World) -> Asked:
+    return world.volume("more"), {"vm": str(_deployed_vm(world)), "position": 2}
+
+
+def hot_detach(world: World) -> Asked:
+    vm = _deployed_vm(world)
+    return cloud.inventory.vm(vm).volumes[0].id, {"vm": str(vm)}
+
+
 def deploy_vm(world: World) -> Asked:
     vm = _vm_of(world.appliance("db", template=world.image("foreign", Format.VMDK)))
     world.volume("data", vm, carved=False)
@@ -293,6 +302,8 @@ SCENARIOS = {
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
     "detach_volume": Scenario("detach_volume", detach),
+    "attach_volume-hot": Scenario("attach_volume", hot_attach),
+    "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),

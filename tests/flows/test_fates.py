@@ -10,7 +10,7 @@ from sqlalchemy import select
 from adapters.database import models
 from adapters.database.operations import Operation, Operations
 from adapters.database.session import Joined
-from adapters.errors import Conflict
+from adapters.errors import Conflict, Refused
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import ConversionState, OperationState
 from flows.catalog import FLOWS
@@ -151,11 +151,44 @@ def request_like(operation: Operation, **changes):
     return Request(**{**fields, **changes})
 
 
+def test_a_guest_that_keeps_a_volume_is_not_robbed_of_it_by_an_undo(breaker):
+    """It is asked, and asked again when it was told to let go; meanwhile all can see it."""
+    broken, before = breaker("attach_volume-hot"), SCENARIOS["attach_volume-hot"].before()
+    vm = UUID(broken.operation.arguments["vm"])
+
+    def connect_and_fail(do, arguments):
+        do(**arguments)
+        cloud.hypervisor(UUID(arguments["host"])).guest_keeps(vm)
+        raise Refused("broken after its effect")
+
+    broken.at(places_named("attach_volume-hot", "connect-volume")[0], connect_and_fail)
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.STUCK, "in-use")
+    assert cloud.world.find("connection", f"{vm}.{ended.target_id}")
+    cloud.world.put("vm", vm, before["world"][f"vm/{vm}"])
+    cloud.operations.resume(ended.id)
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    require_nothing_left(SCENARIOS["attach_volume-hot"], before, ended)
+
+
+def test_a_guest_that_keeps_a_volume_leaves_its_detaching_stuck(breaker):
+    broken = breaker("detach_volume-hot")
+    vm = UUID(broken.operation.arguments["vm"])
+    cloud.hypervisor(cloud.inventory.vm(vm).host).guest_keeps(vm)
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.STUCK, "in-use")
+    assert [x.name for x in cloud.journal.lines(ended.id)][-1] == "unplug-volume"
+    cloud.world.put("vm", vm, {**cloud.world.find("vm", vm), "power": "off"})
+    cloud.operations.resume(ended.id)
+    assert broken.run().state is OperationState.SUCCEEDED
+
+
 def places_named(name: str, step: str):
     return [place for place in clean_run(name)[0] if place.step == step]
 
 
-CONNECTING = ["attach_volume", "deploy_vm", "deploy_appliance", "persist_vm"]
+CONNECTING = ["attach_volume", "attach_volume-hot", "deploy_vm", "deploy_appliance", "persist_vm"]
 
 
 def connected_by_then():
@@ -204,7 +237,8 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
         ended = broken.run()
         carved = any(x.name == "carve-volume" for x in cloud.journal.lines(ended.id))
         assert ended.state is (OperationState.STUCK if carved else OperationState.CANCELLED)
-        assert not cloud.world.all("connection") or name in {"attach_volume", "persist_vm"}
+        others = name.startswith("attach_volume") or name == "persist_vm"
+        assert not cloud.world.all("connection") or others
     else:
         require_all_there(name, broken.resumed())
     for key, volume in written.items():
@@ -382,7 +416,13 @@ def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(bre
 
 
 @pytest.mark.parametrize(
-    ("name", "ability"), [("reset_vm", "reset"), ("change_power-pause", "pause")]
+    ("name", "ability"),
+    [
+        ("reset_vm", "reset"),
+        ("change_power-pause", "pause"),
+        ("attach_volume-hot", "hot-attach"),
+        ("detach_volume-hot", "hot-attach"),
+    ],
 )
 def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):
     broken = breaker(name)

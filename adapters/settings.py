@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     power_off_timeout_s: float = Field(
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )
+    release_s: float = Field(
+        60.0, ge=0, description="How long a running guest may take to release a volume."
+    )
     cpu_overcommit: float = Field(
         4.0, gt=0, description="Virtual CPUs that a physical one may carry."
     )
@@ -81,6 +84,9 @@ class Settings(BaseSettings):
     )
     prefect_events_days: float = Field(
         7.0, gt=0, description="How long the embedded Prefect server keeps events."
+    )
+    verify_mib: int = Field(
+        65_536, gt=0, description="How much of a library is read again a day, to verify it."
     )
     conversion_days: float = Field(
         0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."

@@ -186,6 +186,27 @@ def undeploy(appliance: str, *, no_wait: NoWait = False) -> None:
 
 
 @app.command()
+def power(
+    vm: str,
+    wanted: Annotated[str, typer.Argument(metavar="on|off|paused")],
+    *,
+    no_wait: NoWait = False,
+) -> None:
+    """Switch a VM on or off, pause it, or let it go on."""
+    with _client() as client:
+        started = client.start(f"/v1/vms/{_find(client, 'vms', vm)}/power", {"power": wanted})
+        _finish(client, started, wait=not no_wait)
+
+
+@app.command()
+def reset(vm: str, *, no_wait: NoWait = False) -> None:
+    """Start a VM anew at once: what its guest has not saved is lost."""
+    with _client() as client:
+        started = client.start(f"/v1/vms/{_find(client, 'vms', vm)}/reset")
+        _finish(client, started, wait=not no_wait)
+
+
+@app.command()
 def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> None:
     """List the latest operations; or show one, with its steps and its receipt."""
     from adapters.types import Finding

@@ -36,6 +36,7 @@ _SHOWN = {
     Effect.REMOVES: "**{}**",
     Effect.TEMPORARY: "*{}*",
     Effect.STAYS: "{}+",
+    Effect.ONCE: "{}!",
 }
 
 
@@ -103,6 +104,8 @@ def _shown(step: Step[Any, Any]) -> str:
 def _way_back(steps: list[Step[Any, Any]]) -> str:
     acting = [step for step in steps if step.question]
     destructive = [step for step in acting if step.effect is Effect.REMOVES]
+    if all(step.effect is Effect.ONCE for step in acting) and acting:
+        return "none: begun at most once"
     if not destructive:
         return "undone" if acting else ""
     return "forward-only" if acting[0] in destructive else f"undone, until {destructive[0].name}"

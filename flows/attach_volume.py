@@ -1,10 +1,15 @@
-"""Attach a volume to a VM that is off: exported to its initiator, and connected."""
+"""Attach a volume to a VM: exported to its initiator, and connected, to a running one at once.
+
+Undoing that asks a running guest to release the volume. One that keeps it is not robbed of what
+it has not written yet: the operation is stuck, `in-use`, until the guest lets go or is off.
+"""
 
 from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VmRecord, VolumeRecord
 from adapters.types import Connection, Export, Role, Target, export_id
+from flows.abilities import require_sockets
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.saga import running
@@ -15,6 +20,7 @@ from flows.steps import step
 def attach_volume(request: Operation) -> None:
     """Assign the volume to the VM; where that is deployed, export it and connect it."""
     vm_id, position = UUID(request.arguments["vm"]), int(request.arguments["position"])
+    require_sockets(vm_id)
     assign_volume(request.target_id, vm_id, position)
     vm = cloud.inventory.vm(vm_id)
     if vm.host_id:
@@ -102,11 +108,11 @@ def connect_volume(connection: Connection, host: UUID) -> None:
 
 @connect_volume.undo
 def disconnect(connection: Connection, host: UUID) -> None:
-    """Take the volume out of the VM's definition."""
+    """Take the volume away from the VM, a running guest being asked to release it."""
     cloud.hypervisor(host).disconnect(connection)
 
 
 @connect_volume.look
 def connected(connection: Connection, host: UUID) -> bool:
-    """Whether the VM's definition has the volume."""
+    """Whether the VM has the volume, as it runs or as it will start."""
     return cloud.hypervisor(host).has_connection(connection)

@@ -13,10 +13,12 @@ from flows.import_image import import_image
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
+from flows.reset_vm import reset_vm
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
 from flows.unwind_operation import unwind_operation
+from flows.verify_library import verify_library
 
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
@@ -30,11 +32,13 @@ CATALOG: tuple[OperationFlow, ...] = (
     deploy_appliance,
     undeploy_appliance,
     change_power,
+    reset_vm,
     persist_vm,
     unwind_operation,
     reconcile_operations,
     check_datacenters,
     trim_history,
+    verify_library,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -1,12 +1,14 @@
-"""Switch a deployed VM on or off."""
+"""Switch a deployed VM on or off, pause it, or let it go on."""
 
 from uuid import UUID
 
 from adapters.database.operations import Operation
+from adapters.hypervisors.base import Capability
 from adapters.types import Power, VmState
+from flows.abilities import require_ability
 from flows.cloud import cloud
 from flows.operation import operation
-from flows.policies.lifecycle import state_of
+from flows.policies.lifecycle import power_of, state_of
 from flows.steps import step
 
 
@@ -15,7 +17,9 @@ def change_power(request: Operation) -> None:
     """Switch the VM, and record its state."""
     vm = cloud.inventory.vm(request.target_id)
     former, wanted = VmState(request.arguments["former"]), Power(request.arguments["power"])
-    switch_vm(vm.id, vm.host, wanted, Power.OFF if wanted is Power.ON else Power.ON)
+    if wanted is Power.PAUSED:
+        require_ability(vm.id, Capability.PAUSE)
+    switch_vm(vm.id, vm.host, wanted, power_of(former))
     record_state(vm.id, state_of(wanted), former)
 
 
@@ -26,7 +30,10 @@ def switch_vm(vm: UUID, host: UUID, power: Power, former: Power) -> None:
 
 @switch_vm.undo
 def _(vm: UUID, host: UUID, power: Power, former: Power) -> None:
-    cloud.hypervisor(host).set_power(vm, former, timeout_s=0)
+    hypervisor = cloud.hypervisor(host)
+    if former is Power.PAUSED and hypervisor.power(vm) is Power.OFF:
+        hypervisor.set_power(vm, Power.ON, timeout_s=0)  # what is off is not paused
+    hypervisor.set_power(vm, former, timeout_s=0)
 
 
 @switch_vm.look

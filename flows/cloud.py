@@ -153,8 +153,9 @@ class Cloud:
             return MemoryHypervisor(self.world, host, installation, facts)
         from adapters.hypervisors.kvm import KvmHypervisor
 
-        consoles = self.settings.home.absolute() / "consoles"
-        return KvmHypervisor(address, installation, self.settings.domain_type, str(consoles))
+        consoles = str(self.settings.home.absolute() / "consoles")
+        domain_type, release_s = self.settings.domain_type, self.settings.release_s
+        return KvmHypervisor(address, installation, domain_type, consoles, release_s=release_s)
 
     def node(self, host: UUID) -> Node:
         """Access to a host's files."""

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from adapters.database.library import Conversion, Image
 from adapters.database.operations import Operation
-from adapters.errors import Conflict
+from adapters.errors import Conflict, Refused
 from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
@@ -75,6 +75,11 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     except Conflict:  # another operation was first; its bytes may differ, its content does not
         identity = repository.identity(conversion.path)
         digest = repository.digest(repository.path(conversion.path))
+        if cloud.library.expected_digest(conversion) not in {"", digest}:
+            text = (
+                f"{conversion.path} is damaged, and disks are overlays of it: undeploy their VMs"
+            )
+            raise Refused(text, code="conversion-damaged") from None
     cloud.library.finish(conversion, digest, identity)
 
 

@@ -1,10 +1,15 @@
-"""Detach a volume from a VM that is off. Its bytes stay; it can be attached again."""
+"""Detach a volume from a VM. Its bytes stay; it can be attached again.
+
+A running guest is asked to release it. One that keeps it leaves the operation stuck, `in-use`:
+resume asks again, also once the VM is off.
+"""
 
 from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
 from adapters.types import Connection, Export, Role
+from flows.abilities import require_sockets
 from flows.attach_volume import (
     assigned,
     connected,
@@ -22,8 +27,9 @@ from flows.survey import survey_connection, survey_vm, survey_volume
 @operation("volume", role=Role.STORAGE)
 def detach_volume(request: Operation) -> None:
     """Where the VM is deployed, disconnect the volume and end its export; then unassign it."""
-    volume = survey_volume(request.target_id)
-    vm = survey_vm(UUID(request.arguments["vm"]))
+    vm_id = UUID(request.arguments["vm"])
+    require_sockets(vm_id)
+    volume, vm = survey_volume(request.target_id), survey_vm(vm_id)
     if vm.host_id:
         unplug_volume(survey_connection(volume, vm), vm.host)
         end_export(export_for(volume.id, vm), volume.pool_id, vm.id)

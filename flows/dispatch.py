@@ -20,7 +20,7 @@ from adapters.types import OperationState
 from flows import waking
 from flows.cloud import cloud
 from flows.operation import FLOWS
-from flows.steps import STEPS, Effect
+from flows.steps import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _flow_for(operation: Operation) -> str:
     if operation.ended:
         return "reconcile_operations"
     lines = cloud.journal.lines(operation.id)
-    if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
+    if any(STEPS[x.name].effect.binds for x in lines if x.name in STEPS):
         return operation.kind
     changed = bool(lines) and operation.version != FLOWS[operation.kind].version
     back = operation.wish or operation.state is OperationState.UNWINDING or changed

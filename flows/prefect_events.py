@@ -10,7 +10,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from prefect.events.clients import get_events_subscriber
-from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 
 WAITS = {"prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"}
 CANCELS = {"prefect.flow-run.Cancelling", "prefect.flow-run.Cancelled"}
@@ -32,7 +32,7 @@ def listen(pool: UUID, heard: Callable[[str, UUID], None]) -> None:
 async def _hear(pool: UUID, heard: Callable[[str, UUID], None]) -> None:
     wanted = EventFilter(
         event=EventNameFilter(name=sorted(WAITS | CANCELS)),
-        related=EventRelatedFilter(id=[f"prefect.work-pool.{pool}"]),
+        any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool}"]),
     )
     async with get_events_subscriber(filter=wanted) as events:
         async for event in events:

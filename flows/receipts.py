@@ -34,7 +34,7 @@ def _expected(operation: Operation, line: Line) -> str:
         return ""
     if line.found and step.effect is not Effect.REMOVES:
         return PRESENT  # it was there before us, and still is
-    if step.effect is Effect.STAYS:
+    if step.effect in {Effect.STAYS, Effect.ONCE}:
         return PRESENT if line.state is StepState.DONE else ""
     if operation.state is OperationState.SUCCEEDED and step.effect is Effect.MAKES:
         return PRESENT

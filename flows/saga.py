@@ -8,7 +8,9 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 * every write is conditional on the lease: a runner that has lost it stops before its next
   effect, and whoever takes over ends it first;
 * from the intent of a destructive step on, the operation only goes forward, until it is done
-  or refused (stuck).
+  or refused (stuck);
+* what can be neither undone nor repeated is begun at most once: where its end is not known, the
+  operation fails, and says so.
 """
 
 import logging
@@ -101,7 +103,7 @@ class Saga:
         self._position = count(
             1 + max((line.position for line in self._known.values()), default=0)
         )
-        self._no_way_back = _destroys(self._known.values())
+        self._no_way_back = _binds(self._known.values())
 
     # --- the way of the whole operation -------------------------------------------------------
 
@@ -225,7 +227,7 @@ class Saga:
             attempts=1,
         )
         self.check()
-        first = step.effect is Effect.REMOVES and not self._no_way_back
+        first = step.effect.binds and not self._no_way_back
         if wish := self._writer.intend(line, unless_wished=first):
             raise Stopped(f"asked to {wish}")
         self._no_way_back |= first
@@ -233,6 +235,9 @@ class Saga:
 
     def _forward(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
         known = self._known.get(key)
+        once = step.effect is Effect.ONCE
+        if known and once:
+            raise _unrepeated(key)
         anew = known is not None and known.state is StepState.PENDING
         line = known or self._intend(step, key, arguments)
         if anew:  # by a newer version, whose arguments may be others
@@ -248,7 +253,11 @@ class Saga:
             return step.do(**line.arguments)
 
         try:
-            result = self._persevere(attempt, key, forever=self._no_way_back)
+            result = (
+                _only(attempt, key)
+                if once
+                else self._persevere(attempt, key, forever=self._no_way_back)
+            )
         except LeaseLost:
             raise
         except Exception as error:
@@ -396,6 +405,22 @@ def _destroys(lines: Iterable[Line]) -> bool:
     return any(STEPS[each.name].effect is Effect.REMOVES for each in lines)
 
 
+def _binds(lines: Iterable[Line]) -> bool:
+    return any(STEPS[each.name].effect.binds for each in lines)
+
+
+def _only(attempt: Callable[[], R], key: str) -> R:
+    try:
+        return attempt()
+    except Transient as error:
+        raise _unrepeated(key) from error
+
+
+def _unrepeated(key: str) -> Refused:
+    text = f"{key} was begun, and may have been done or not: it is not repeated"
+    return Refused(text, code="not-repeated")
+
+
 def _anew(lines: Iterable[Line]) -> set[str]:
     """The keys of what a newer version of a forward-only operation does anew: everything.
 
@@ -416,7 +441,7 @@ def execute(
     row = cloud.operations.read(operation)
     if kinds and row.kind not in kinds:
         raise Conflict(f"operation {operation} is {row.kind}", code="another-kind")
-    if not (kinds or row.ended) and _destroys(cloud.journal.lines(operation)):
+    if not (kinds or row.ended) and _binds(cloud.journal.lines(operation)):
         raise Conflict(f"operation {operation} can only go forward", code="no-way-back")
     lease = cloud.operations.claim(operation, this_runner())
     saga = Saga(cloud.operations.read(operation), lease)

@@ -27,6 +27,12 @@ class Effect(StrEnum):
     REMOVES = "removes"  # destructive: no undo, and no way back for its operation
     TEMPORARY = "temporary"  # undone on the way back, and at the end of the way forward too
     STAYS = "stays"  # once done it belongs to the library; undo clears a half-done one
+    ONCE = "once"  # neither undone nor repeated: what was begun is never begun again
+
+    @property
+    def binds(self) -> bool:
+        """Whether nobody may ask its operation to go back once this has been begun."""
+        return self in {Effect.REMOVES, Effect.ONCE}
 
 
 class Performer(Protocol):

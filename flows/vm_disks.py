@@ -34,6 +34,8 @@ def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter
     repository = cloud.repository(datacenter)
     if repository.identity(image.path) != image.identity:
         raise Refused(f"{image.path} is not the file that was published", code="image-changed")
+    if cloud.library.is_condemned(image):
+        raise Refused(f"{image.path} is damaged", code="image-damaged")
     path = repository.path(image.path)
     if not cloud.node(host).sees(str(repository.root), repository.marker):
         path = Path(datastore) / f"base-{image.digest}.{image.format.extension}"

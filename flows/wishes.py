@@ -5,17 +5,17 @@ from uuid import UUID
 from adapters.database.journal import Journal
 from adapters.database.operations import Operation, Operations
 from adapters.errors import Conflict
-from flows.steps import STEPS, Effect
+from flows.steps import STEPS
 
 
 def ask(operations: Operations, operation: UUID, wish: str) -> Operation:
     """Wish that it goes back; `operations` are those of one transaction.
 
-    Raises `Conflict` once something has been destroyed, or the operation has ended.
+    Raises `Conflict` once it has begun what cannot be undone, or has ended.
     """
-    wished = operations.want(operation, wish)  # from now on its first destruction waits for us
+    wished = operations.want(operation, wish)  # from now on what binds it waits for us
     lines = Journal(operations).lines(operation)
-    if any(STEPS[x.name].effect is Effect.REMOVES for x in lines if x.name in STEPS):
-        text = "something has been destroyed already: it can only go forward"
+    if any(STEPS[x.name].effect.binds for x in lines if x.name in STEPS):
+        text = "it has begun what cannot be undone: it can only go forward"
         raise Conflict(text, code="no-way-back")
     return wished

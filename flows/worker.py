@@ -117,18 +117,27 @@ class Worker:
     def _take(self) -> None:
         """Take as many runs as there are idle children."""
         idle = self._children.idle
-        found = self._waiting() if idle else []
+        found = self._waiting(len(idle)) if idle else []
         for child, each in zip(idle, found, strict=False):
             run = each.flow_run
             taken: OrchestrationResult[None] = self.prefect.set_flow_run_state(run.id, Pending())
             if taken.status is SetStateStatus.ACCEPT:
                 child.start(run, _kind_of(run.flow_id))
 
-    def _waiting(self) -> list[WorkerFlowRunResponse]:
-        now = datetime.now(UTC)
-        return self.prefect.get_scheduled_flow_runs_for_work_pool(
-            self.pool, work_queue_names=self._queues or None, scheduled_before=now
+    def _waiting(self, most: int) -> list[WorkerFlowRunResponse]:
+        """The most urgent ones; the client's own method would fetch a page of 200 each time."""
+        asked = {
+            "work_queue_names": self._queues,
+            "scheduled_before": datetime.now(UTC).isoformat(),
+            "limit": most,
+        }
+        answer = self.prefect.request(
+            "POST",
+            "/work_pools/{name}/get_scheduled_flow_runs",
+            path_params={"name": self.pool},
+            json=asked,
         )
+        return WorkerFlowRunResponse.model_validate_list(answer.json())
 
     def _look(self) -> None:
         """Send the operations that nobody works on; settling is a flow's work."""

@@ -16,7 +16,7 @@ from adapters.settings import Settings
 from deployments.tables import PREFECT, README, prefect_yaml, steps_of, with_tables
 from flows import dispatch, prefect_private, registration
 from flows.catalog import CATALOG, FLOWS
-from flows.steps import STEPS, Effect
+from flows.steps import STEPS
 
 ROOT = README.parent
 TRACKED = [
@@ -52,11 +52,11 @@ def lines_of(path: Path) -> int:
 @pytest.mark.parametrize("step", STEPS.values(), ids=list(STEPS))
 def test_a_step_says_how_to_ask_for_its_effect_and_how_to_go_back(step):
     has = (step.backward is not None, step.question is not None)
-    if step.effect is Effect.REMOVES:
+    if step.effect.binds:
         assert has == (False, True)
     else:
         assert has in {(True, True), (False, False)}
-    assert has == (False, False) or step.effect is Effect.REMOVES or step.backward
+    assert has == (False, False) or step.effect.binds or step.backward
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=list(STEPS))

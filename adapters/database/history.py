@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 from adapters.database import models
 from adapters.database.operations import ENDED
 from adapters.database.session import Database, utc_now
+from adapters.types import OperationState
 
 BATCH = 200
 _DAY_S = 86_400
@@ -62,6 +63,23 @@ class History:
             for each in old:
                 db.delete(each)
             return len(old)
+
+    def last_answer(self, kind: str, datacenter: UUID, step: str) -> Any:
+        """What a step of the last such operation that succeeded there has answered, or None."""
+        query = (
+            select(models.Step.result)
+            .join(models.Operation)
+            .where(
+                models.Operation.kind == kind,
+                models.Operation.datacenter_id == datacenter,
+                models.Operation.state == OperationState.SUCCEEDED,
+                models.Step.name == step,
+            )
+            .order_by(models.Operation.accepted_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as db:
+            return db.scalars(query).first()
 
     def runs_in_use(self, datacenter: UUID) -> list[UUID]:
         """The flow runs of operations that have not ended: to be retried, or looked at."""

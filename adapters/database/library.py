@@ -25,6 +25,19 @@ class Image(Value):
     identity: Identity
 
 
+class Kept(Value):
+    """An image that the library keeps: of a template, or a conversion."""
+
+    image: Image
+    owner: UUID  # the template; the conversion is its own
+    is_conversion: bool
+
+    @property
+    def id(self) -> UUID:
+        """The image's."""
+        return self.image.id
+
+
 class NewTemplate(Value):
     """A template to be: what an import is asked to make."""
 
@@ -189,6 +202,75 @@ class Library:
         )
         with self._database.read() as db:
             return [_converted(row) for row in db.scalars(query.order_by(models.Conversion.path))]
+
+    def kept(self, datacenter: UUID) -> list[Kept]:
+        """Everything that has been put in place, in an order that lasts."""
+        templates = (
+            select(models.TemplateDisk)
+            .join(models.Template)
+            .where(models.Template.datacenter_id == datacenter, models.TemplateDisk.path != "")
+            .order_by(models.TemplateDisk.id)
+        )
+        conversions = select(models.Conversion).where(
+            models.Conversion.datacenter_id == datacenter, models.Conversion.digest != ""
+        )
+        with self._database.read() as db:
+            originals = [
+                Kept(image=image_of(row), owner=row.template_id, is_conversion=False)
+                for row in db.scalars(templates)
+            ]
+            made = [
+                Kept(image=_converted(row), owner=row.id, is_conversion=True)
+                for row in db.scalars(conversions.order_by(models.Conversion.id))
+            ]
+        return originals + made
+
+    def vouch(self, kept: Kept, identity: Identity) -> None:
+        """The file has its digest: it is known by this fingerprint, and offered (again)."""
+        with self._database.write() as db:
+            if kept.is_conversion and (conversion := db.get(models.Conversion, kept.id)):
+                conversion.identity = identity.model_dump()
+                if conversion.state is ConversionState.FAILED:
+                    conversion.state = ConversionState.FINISHED
+            elif disk := db.get(models.TemplateDisk, kept.id):
+                disk.identity = identity.model_dump()
+                template = db.get_one(models.Template, disk.template_id)
+                if template.state is TemplateState.ERROR:
+                    template.state = TemplateState.AVAILABLE
+
+    def condemn(self, kept: Kept) -> None:
+        """The file is not what it was: a template is in ERROR, a conversion has FAILED.
+
+        The digest stays: it tells the damaged file from one that another operation has made.
+        """
+        with self._database.write() as db:
+            if kept.is_conversion and (conversion := db.get(models.Conversion, kept.owner)):
+                conversion.state = ConversionState.FAILED
+            elif template := db.get(models.Template, kept.owner):
+                template.state = TemplateState.ERROR
+
+    def is_condemned(self, image: Image) -> bool:
+        """Whether it is a template's own image, and that was found damaged."""
+        with self._database.read() as db:
+            row = db.get(models.TemplateDisk, image.id)
+            if row is None:
+                return False
+            return db.get_one(models.Template, row.template_id).state is TemplateState.ERROR
+
+    def is_offered(self, kept: Kept) -> bool:
+        """Whether VMs may start from it."""
+        with self._database.read() as db:
+            if kept.is_conversion:
+                conversion = db.get(models.Conversion, kept.owner)
+                return conversion is not None and conversion.state is ConversionState.FINISHED
+            template = db.get(models.Template, kept.owner)
+            return template is not None and template.state is TemplateState.AVAILABLE
+
+    def expected_digest(self, conversion: Conversion) -> str:
+        """What the file had when it was finished; empty when it never was."""
+        with self._database.read() as db:
+            row = db.get(models.Conversion, conversion.id)
+            return row.digest if row else ""
 
     def forget_conversion(self, conversion: UUID) -> None:
         """Remove a conversion's row; absent is success."""

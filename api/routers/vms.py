@@ -1,7 +1,7 @@
 """VMs: what they are, and what may be done with each of them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
@@ -19,6 +19,7 @@ from api.dependencies import Caller, Name, Pages
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
+from flows.abilities import Capability, require_ability
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.reserve_host import place
@@ -81,7 +82,7 @@ class PowerWish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    power: Literal[Power.ON, Power.OFF]
+    power: Power
 
 
 class Persistence(BaseModel):
@@ -144,7 +145,11 @@ def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
 
 @router.post("/{vm_id}/power", status_code=202, responses=_ACCEPTED)
 def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting) -> Response:
-    """Switch a deployed VM on, or off: its guest is asked first."""
+    """Switch a deployed VM on, or off: its guest is asked first; pause it, or let it go on."""
+
+    def check() -> None:
+        if wish.power is Power.PAUSED:
+            require_ability(vm_id, Capability.PAUSE)
 
     def plan(db: Session) -> Request:
         vm = finding.vm(db, caller, vm_id)
@@ -159,7 +164,19 @@ def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting
             former=vm.state,
         )
 
-    return starter.start(plan)
+    return starter.start(plan, check)
+
+
+@router.post("/{vm_id}/reset", status_code=202, responses=_ACCEPTED)
+def reset(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Start a VM that is on anew, at once: its guest is not asked, and nothing brings it back."""
+
+    def plan(db: Session) -> Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "reset", vm)
+        return starter.request("reset_vm", vm.id, vm.name, datacenter_of(db, vm.appliance_id))
+
+    return starter.start(plan, lambda: require_ability(vm_id, Capability.RESET))
 
 
 @router.post("/{vm_id}/persist", status_code=202, responses=_ACCEPTED)

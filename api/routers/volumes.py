@@ -17,6 +17,7 @@ from api import finding
 from api.dependencies import Caller, Name, Pages, Reference
 from api.reports import Operation
 from api.starting import Starting
+from flows.abilities import require_sockets
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 
@@ -127,7 +128,7 @@ def delete_volume(volume_id: UUID, caller: Caller, starter: Starting) -> Respons
 
 @router.post("/{volume_id}/attach", status_code=202, responses=_ACCEPTED)
 def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -> Response:
-    """Attach a volume to a VM that is off, as its next disk."""
+    """Attach a volume to a VM, as its next disk; a running guest sees it at once."""
 
     def plan(db: Session) -> Request:
         row, vm = finding.volume(db, caller, volume_id), finding.vm(db, caller, to.vm)
@@ -149,12 +150,12 @@ def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -
             position=_next_position(db, vm.id),
         )
 
-    return starter.start(plan)
+    return starter.start(plan, lambda: require_sockets(to.vm))
 
 
 @router.post("/{volume_id}/detach", status_code=202, responses=_ACCEPTED)
 def detach(volume_id: UUID, of: Attachment, caller: Caller, starter: Starting) -> Response:
-    """Detach a volume from a VM that is off; its bytes stay."""
+    """Detach a volume from a VM, when its guest has released it; its bytes stay."""
 
     def plan(db: Session) -> Request:
         row, vm = finding.volume(db, caller, volume_id), finding.vm(db, caller, of.vm)
@@ -175,7 +176,7 @@ def detach(volume_id: UUID, of: Attachment, caller: Caller, starter: Starting) -
             vm=vm.id,
         )
 
-    return starter.start(plan)
+    return starter.start(plan, lambda: require_sockets(of.vm))
 
 
 def require_new_name(db: Session, virtual_datacenter: UUID, name: str) -> None:

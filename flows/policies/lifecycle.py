@@ -4,10 +4,15 @@
 |---|---|
 | deploy | NOT_ALLOCATED |
 | undeploy | any but NOT_ALLOCATED |
-| power on | CONFIGURED, OFF |
+| power on | CONFIGURED, OFF, PAUSED |
 | power off | ON, PAUSED |
+| power paused | ON |
+| reset | ON |
 | persist | CONFIGURED, OFF |
-| attach, detach | NOT_ALLOCATED, CONFIGURED, OFF |
+| attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
+
+A volume comes and goes while the VM is on where its host can do that; a paused guest could not
+release it.
 
 A VM under an operation is LOCKED, and allows nothing.
 """
@@ -21,11 +26,13 @@ _STILL = frozenset({VmState.CONFIGURED, VmState.OFF})
 _ALLOWED = {
     "deploy": frozenset({VmState.NOT_ALLOCATED}),
     "undeploy": frozenset(VmState) - {VmState.NOT_ALLOCATED, VmState.LOCKED},
-    "power on": _STILL,
+    "power on": _STILL | {VmState.PAUSED},
     "power off": frozenset({VmState.ON, VmState.PAUSED}),
+    "power paused": frozenset({VmState.ON}),
+    "reset": frozenset({VmState.ON}),
     "persist": _STILL,
-    "attach": _STILL | {VmState.NOT_ALLOCATED},
-    "detach": _STILL | {VmState.NOT_ALLOCATED},
+    "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
+    "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }
 _OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
 
@@ -39,6 +46,11 @@ def require(what: str, name: str, state: VmState) -> None:
 def state_of(power: Power) -> VmState:
     """The state of a deployed VM whose hypervisor says this."""
     return _OF_POWER[power]
+
+
+def power_of(state: VmState) -> Power:
+    """What the hypervisor says of a deployed VM in this state."""
+    return next((power for power, each in _OF_POWER.items() if each is state), Power.OFF)
 
 
 def appliance_state(vms: Iterable[VmState]) -> ApplianceState:

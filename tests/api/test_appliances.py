@@ -70,6 +70,10 @@ def test_the_whole_life(api: Api) -> None:
     assert all(vm["host"]["name"].startswith("host-") for vm in shown["vms"])
 
     web = f"/v1/vms/{shown['vms'][1]['id']}"
+    for power, state in (("paused", "PAUSED"), ("on", "ON")):
+        api.done(api.post(f"{web}/power", json={"power": power}))
+        assert api.get(web).json()["state"] == state
+    api.done(api.post(f"{web}/reset"))
     api.done(api.post(f"{web}/power", json={"power": "off"}))
     assert api.get(web).json()["state"] == "OFF"
     api.done(api.post(f"{web}/persist", json={"volume": "web-root"}))

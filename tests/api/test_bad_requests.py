@@ -5,6 +5,7 @@ from uuid import uuid4
 import pytest
 
 from adapters.errors import Transient
+from adapters.hypervisors.memory import MemoryHypervisor
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 
@@ -124,6 +125,8 @@ def test_what_the_state_forbids(api: Api) -> None:
     for path, body in (
         (f"/v1/vms/{vm}/undeploy", None),
         (f"/v1/vms/{vm}/power", {"power": "on"}),
+        (f"/v1/vms/{vm}/power", {"power": "paused"}),
+        (f"/v1/vms/{vm}/reset", None),
         (f"/v1/vms/{vm}/persist", {}),
         (f"/v1/appliances/{appliance['id']}/undeploy", None),
     ):
@@ -131,7 +134,21 @@ def test_what_the_state_forbids(api: Api) -> None:
     api.done(api.post(f"/v1/appliances/{appliance['id']}/deploy"))
     refused(api.post(f"/v1/appliances/{appliance['id']}/deploy"), 409, "wrong-state")
     refused(api.delete(f"/v1/appliances/{appliance['id']}"), 409, "wrong-state")
-    refused(api.post(f"/v1/vms/{vm}/power", json={"power": "paused"}), 422, "invalid-request")
+    refused(api.post(f"/v1/vms/{vm}/power", json={"power": "asleep"}), 422, "invalid-request")
+
+
+def test_what_a_host_cannot_do(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    appliance = api.appliance(APP)
+    vm = f"/v1/vms/{appliance['vms'][0]['id']}"
+    api.done(api.post(f"{vm}/deploy"))
+    monkeypatch.setattr(MemoryHypervisor, "capabilities", frozenset())
+    refused(api.post(f"{vm}/power", json={"power": "paused"}), 422, "unsupported")
+    refused(api.post(f"{vm}/reset"), 422, "unsupported")
+    attached, fresh = appliance["vms"][0]["volumes"][0]["id"], api.volume("more")
+    here = {"vm": appliance["vms"][0]["id"]}
+    refused(api.post(f"/v1/volumes/{fresh}/attach", json=here), 422, "unsupported")
+    refused(api.post(f"/v1/volumes/{attached}/detach", json=here), 422, "unsupported")
+    assert len(api.get("/v1/operations").json()) == 2
 
 
 def test_a_volume_in_use_is_nobody_elses(api: Api) -> None:

@@ -96,6 +96,10 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert re.search(r"✓ +web +record-state", deployed.output)
     assert len(re.findall(r" ON ", run("vms").output)) == 2
     assert "ATTACHED" in run("volumes").output
+    assert "change-power web succeeded" in run("power", "web", "paused").output
+    assert "(wrong-state)" in run("reset", "web").output
+    assert run("power", "web", "on").exit_code == 0
+    assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
     assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
     listed = run("operations").output
@@ -153,3 +157,19 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, api.cli; sys.exit(str({heavy} or '') or 0)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_worker_is_started_for_queues_that_there_are():
+    refused = run("worker", "--queue", "imges")
+    assert refused.exit_code == 2
+    assert "no queue imges" in refused.output
+
+
+def test_a_worker_is_told_what_it_serves(monkeypatch):
+    started = []
+    monkeypatch.setattr(cli.os, "execve", lambda *words: started.append(words))
+    run("worker", "--datacenter", "north", "--queue", "images", "--queue", "storage", "--slots", 3)
+    ((_, _, env),) = started
+    told = {name: env[f"CLOUDLOOM_{name}"] for name in ("DATACENTER", "QUEUES", "SLOTS")}
+    assert told == {"DATACENTER": "north", "QUEUES": "images,storage", "SLOTS": "3"}
+    assert env["PREFECT_API_URL"]

@@ -58,6 +58,17 @@ def test_a_volume_goes_to_the_vm_and_back(api: Api) -> None:
     assert api.get(f"/v1/volumes/{volume}").json()["state"] == "DETACHED"
 
 
+def test_a_volume_comes_to_a_vm_that_is_on_and_goes(api: Api) -> None:
+    vm, volume = api.appliance(APP)["vms"][0]["id"], api.volume()
+    api.done(api.post(f"/v1/vms/{vm}/deploy"))
+    for what, connected in (("attach", 1), ("detach", 0)):
+        api.done(api.post(f"/v1/volumes/{volume}/{what}", json={"vm": vm}))
+        assert len(cloud.world.all("connection")) == len(cloud.world.all("export")) == connected
+    api.done(api.post(f"/v1/vms/{vm}/power", json={"power": "paused"}))
+    paused = api.post(f"/v1/volumes/{volume}/attach", json={"vm": vm})
+    refused(paused, 409, "wrong-state")
+
+
 def test_a_volume_that_finds_no_pool_is_refused(api: Api) -> None:
     body = {"name": "big", "size_mib": 5000, "virtual_datacenter": "demo"}
     problem = refused(api.post("/v1/volumes", json=body), 409, "no-room")

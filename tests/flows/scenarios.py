@@ -166,6 +166,15 @@ def detach(world: World) -> Asked:
     return cloud.inventory.vm(vm).volumes[0].id, {"vm": str(vm)}
 
 
+def hot_attach(world: World) -> Asked:
+    return world.volume("more"), {"vm": str(_deployed_vm(world)), "position": 2}
+
+
+def hot_detach(world: World) -> Asked:
+    vm = _deployed_vm(world)
+    return cloud.inventory.vm(vm).volumes[0].id, {"vm": str(vm)}
+
+
 def deploy_vm(world: World) -> Asked:
     vm = _vm_of(world.appliance("db", template=world.image("foreign", Format.VMDK)))
     world.volume("data", vm, carved=False)
@@ -200,6 +209,28 @@ def power_off(world: World) -> Asked:
 
 def power_on(world: World) -> Asked:
     return _off_vm_with_volume(world), {"power": "on", "former": "OFF"}
+
+
+def pause(world: World) -> Asked:
+    return _deployed_vm(world), {"power": "paused", "former": "ON"}
+
+
+def _paused_vm(world: World) -> UUID:
+    vm = _deployed_vm(world)
+    world.run("change_power", vm, power="paused", former="ON")
+    return vm
+
+
+def go_on(world: World) -> Asked:
+    return _paused_vm(world), {"power": "on", "former": "PAUSED"}
+
+
+def power_off_paused(world: World) -> Asked:
+    return _paused_vm(world), {"power": "off", "former": "PAUSED"}
+
+
+def reset(world: World) -> Asked:
+    return _deployed_vm(world), {}
 
 
 def persist(world: World) -> Asked:
@@ -249,6 +280,19 @@ def unneeded_conversion(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def broken_images(world: World) -> Asked:
+    """A template and a conversion that have changed on their own, the latter needed by nobody."""
+    world.run("convert_image", world.image("foreign", Format.VMDK), format="qcow2")
+    repository = cloud.repository(world.datacenter)
+    for path in (
+        cloud.library.conversions(world.datacenter)[0].path,
+        cloud.library.images(world.template)[0].path,
+    ):
+        with repository.path(path).open("ab") as file:
+            file.write(b" ")
+    return world.datacenter, {}
+
+
 LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
@@ -258,14 +302,21 @@ SCENARIOS = {
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
     "detach_volume": Scenario("detach_volume", detach),
+    "attach_volume-hot": Scenario("attach_volume", hot_attach),
+    "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),
+    "change_power-pause": Scenario("change_power", pause),
+    "change_power-go-on": Scenario("change_power", go_on),
+    "change_power-off-paused": Scenario("change_power", power_off_paused),
+    "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
+    "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
 }

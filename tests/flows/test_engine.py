@@ -1,5 +1,6 @@
 """The same laws through the real engine: Prefect's server, its pool, our worker."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from adapters.types import OperationState, Role
 from api import serve
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
-from flows import dispatch, prefect_env, prefect_runs
+from flows import dispatch, prefect_env, prefect_events, prefect_runs
 from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
@@ -255,7 +256,7 @@ def test_a_report_is_a_table_in_prefect_and_in_our_database(engine):
             key=ArtifactFilterKey(any_=[f"check-datacenters-{world.datacenter}"])
         )
     )
-    assert json.loads(shown[0].data) == kept
+    assert [json.loads(each.data) for each in shown if each.flow_run_id == run.id] == [kept]
     states = {each["what"]: each["state"] for each in kept}
     assert states == {"worker": "online", "repository": "ok", "datastore": "ok", "pool": "ok"}
 
@@ -548,6 +549,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_operations_end(engine):
     dispatch.send(operation)
     wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
     worker = services["worker"]
+    assert os.getpgid(worker.process.pid) == worker.process.pid  # Ctrl-C reaches `serve` alone
     worker.end()
     try:
         done = cloud.operations.read(operation.id)
@@ -562,6 +564,31 @@ def children_of(worker: serve.Service) -> set[int]:
     """The processes that run its flows: children of its fork server."""
     pid = worker.process.pid
     return {x.pid for x in psutil.Process(pid).children(recursive=True) if x.ppid() != pid}
+
+
+def test_prefect_tells_a_worker_of_its_pools_runs_only(engine):
+    world, _ = engine
+    pool = dispatch.client().read_work_pool("main").id
+    ours, others = [], []
+
+    async def listen() -> None:
+        hearing = [
+            asyncio.create_task(prefect_events._hear(pool, lambda *x: ours.append(x))),
+            asyncio.create_task(prefect_events._hear(uuid4(), lambda *x: others.append(x))),
+        ]
+        with paused(Role.STORAGE):
+            operation = asked_for(world, "told")
+            await asyncio.to_thread(dispatch.send, operation)
+            run = cloud.operations.read(operation.id).flow_run_id
+            await asyncio.to_thread(cancel_in_prefect, run)
+            wanted = {("prefect.flow-run.Scheduled", run), ("prefect.flow-run.Cancelled", run)}
+            await asyncio.to_thread(wait_for, lambda: wanted <= set(ours), 60, f"{wanted}")
+        for each in hearing:
+            each.cancel()
+        await asyncio.gather(*hearing, return_exceptions=True)
+
+    asyncio.run(listen())
+    assert not others
 
 
 def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):

@@ -8,16 +8,26 @@ import pytest
 from sqlalchemy import select
 
 from adapters.database import models
-from adapters.database.operations import Operation
+from adapters.database.operations import Operation, Operations
+from adapters.database.session import Joined
+from adapters.errors import Conflict, Refused
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import ConversionState, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.steps import STEPS
+from flows.wishes import ask
 from tests.flows.breaking import Breaker, lapse, places
 from tests.flows.scenarios import SCENARIOS
-from tests.flows.test_sagas import clean_run, every_step, no_way_back, require_all_there
+from tests.flows.test_sagas import (
+    clean_run,
+    every_step,
+    no_way_back,
+    repeatable_steps,
+    require_all_there,
+    require_nothing_left,
+)
 
 
 @pytest.fixture
@@ -141,11 +151,44 @@ def request_like(operation: Operation, **changes):
     return Request(**{**fields, **changes})
 
 
+def test_a_guest_that_keeps_a_volume_is_not_robbed_of_it_by_an_undo(breaker):
+    """It is asked, and asked again when it was told to let go; meanwhile all can see it."""
+    broken, before = breaker("attach_volume-hot"), SCENARIOS["attach_volume-hot"].before()
+    vm = UUID(broken.operation.arguments["vm"])
+
+    def connect_and_fail(do, arguments):
+        do(**arguments)
+        cloud.hypervisor(UUID(arguments["host"])).guest_keeps(vm)
+        raise Refused("broken after its effect")
+
+    broken.at(places_named("attach_volume-hot", "connect-volume")[0], connect_and_fail)
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.STUCK, "in-use")
+    assert cloud.world.find("connection", f"{vm}.{ended.target_id}")
+    cloud.world.put("vm", vm, before["world"][f"vm/{vm}"])
+    cloud.operations.resume(ended.id)
+    ended = broken.run()
+    assert ended.state is OperationState.FAILED
+    require_nothing_left(SCENARIOS["attach_volume-hot"], before, ended)
+
+
+def test_a_guest_that_keeps_a_volume_leaves_its_detaching_stuck(breaker):
+    broken = breaker("detach_volume-hot")
+    vm = UUID(broken.operation.arguments["vm"])
+    cloud.hypervisor(cloud.inventory.vm(vm).host).guest_keeps(vm)
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.STUCK, "in-use")
+    assert [x.name for x in cloud.journal.lines(ended.id)][-1] == "unplug-volume"
+    cloud.world.put("vm", vm, {**cloud.world.find("vm", vm), "power": "off"})
+    cloud.operations.resume(ended.id)
+    assert broken.run().state is OperationState.SUCCEEDED
+
+
 def places_named(name: str, step: str):
     return [place for place in clean_run(name)[0] if place.step == step]
 
 
-CONNECTING = ["attach_volume", "deploy_vm", "deploy_appliance", "persist_vm"]
+CONNECTING = ["attach_volume", "attach_volume-hot", "deploy_vm", "deploy_appliance", "persist_vm"]
 
 
 def connected_by_then():
@@ -194,7 +237,8 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
         ended = broken.run()
         carved = any(x.name == "carve-volume" for x in cloud.journal.lines(ended.id))
         assert ended.state is (OperationState.STUCK if carved else OperationState.CANCELLED)
-        assert not cloud.world.all("connection") or name in {"attach_volume", "persist_vm"}
+        others = name.startswith("attach_volume") or name == "persist_vm"
+        assert not cloud.world.all("connection") or others
     else:
         require_all_there(name, broken.resumed())
     for key, volume in written.items():
@@ -202,7 +246,7 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
         assert (now["written"], now["content"]) == (True, volume["content"])
 
 
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_a_real_sigkill_is_resumed(name, place, prepared, monkeypatch):
     """The runner is a process of its own, and dies right after the step's effect."""
     operation = prepared.put_back(name)
@@ -295,6 +339,99 @@ def test_deleting_a_volume_that_is_exported_is_refused_and_shows_where_it_stuck(
     assert ended.state is OperationState.STUCK
     assert ended.error["code"] == "in-use"
     assert cloud.storage(world.pool).has_volume(as_volume(cloud.inventory.volume(volume)))
+
+
+# --- what is begun at most once ----------------------------------------------------------------
+
+
+def resets() -> int:
+    return len(cloud.world.calls("hypervisors.reset"))
+
+
+def press_reset():
+    return places_named("reset_vm", "press-reset")[0]
+
+
+def require_not_repeated(broken: Breaker, before, ended: Operation) -> None:
+    assert ended.state is OperationState.FAILED
+    assert ended.error["code"] == "not-repeated"
+    require_nothing_left(SCENARIOS["reset_vm"], before, ended)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("wish", ["", "cancel"])
+def test_a_reset_whose_runner_was_killed_is_not_pressed_again(when, wish, breaker):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+
+    def kill(do, arguments):
+        if when == "after":
+            do(**arguments)
+        broken.kill()
+
+    broken.at(press_reset(), kill)
+    broken.run_until_killed()
+    if wish:
+        with pytest.raises(Conflict, match="cannot be undone"), cloud.database.write() as db:
+            ask(Operations(Joined(db), cloud.settings.lease_s), broken.operation.id, wish)
+    ended = broken.run()
+    assert resets() == (when == "after")
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_reset_whose_answer_was_lost_is_not_pressed_again(breaker):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+    cloud.world.set_fate("hypervisors.reset", "commits-then-fails", times=9)
+    ended = broken.run()
+    assert resets() == 1
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_reset_by_a_newer_version_is_not_pressed_again(breaker, monkeypatch):
+    broken, before = breaker("reset_vm"), SCENARIOS["reset_vm"].before()
+    broken.at(press_reset(), lambda *_: broken.kill())
+    broken.run_until_killed()
+    monkeypatch.setattr(FLOWS["reset_vm"], "version", "another")
+    ended = broken.run()
+    assert resets() == 0
+    require_not_repeated(broken, before, ended)
+
+
+def test_a_host_that_is_away_is_waited_for_before_a_reset_is_begun(breaker):
+    broken = breaker("reset_vm")
+    cloud.world.set_fate("hypervisors.power", "fails")
+    broken.resumed()
+    assert resets() == 1
+
+
+def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(breaker):
+    broken = breaker("reset_vm")
+
+    def reset_and_die(do, arguments):
+        do(**arguments)
+        vm = str(arguments["vm"])
+        cloud.world.put("vm", vm, {**cloud.world.find("vm", vm), "power": "off"})
+
+    broken.at(press_reset(), reset_and_die)
+    assert broken.run().left_behind
+
+
+@pytest.mark.parametrize(
+    ("name", "ability"),
+    [
+        ("reset_vm", "reset"),
+        ("change_power-pause", "pause"),
+        ("attach_volume-hot", "hot-attach"),
+        ("detach_volume-hot", "hot-attach"),
+    ],
+)
+def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):
+    broken = breaker(name)
+    monkeypatch.setattr(
+        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {ability}
+    )
+    ended = broken.run()
+    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "unsupported")
+    assert not cloud.journal.lines(ended.id)
 
 
 def test_every_kind_of_line_has_a_known_step():

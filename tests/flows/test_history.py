@@ -125,7 +125,7 @@ def test_prefects_database_stays_bounded(engine, operations):
     for operation in asked:
         dispatch.send(operation)
     assert {ended_in(each, 3000).state for each in asked} == {OperationState.SUCCEEDED}
-    assert prefects_rows()["task_run"] >= operations
+    assert prefects_rows()["flow_run"] >= operations
     wait_for(lambda: trimmed() < SLACK, 250, "the end of what is over")
     wait_for(lambda: prefects_rows()["events"] < EVENTS, 60, "the end of old events")
     rows = prefects_rows()

@@ -19,11 +19,11 @@ from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import OperationState, StepState
 from flows import saga
 from flows.catalog import FLOWS
+from flows.children import Child
 from flows.cloud import cloud
 from flows.exports import rebuild
 from flows.operation import accept_maintenance
 from flows.steps import STEPS, Effect
-from flows.worker import Child
 from tests.flows.breaking import Breaker, Place, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
@@ -53,7 +53,13 @@ def breaker(prepared, monkeypatch):
     return make
 
 
-FORWARD_ONLY = ["delete_iscsi_volume", "detach_volume", "undeploy_vm", "undeploy_appliance"]
+FORWARD_ONLY = [
+    "delete_iscsi_volume",
+    "detach_volume",
+    "detach_volume-hot",
+    "undeploy_vm",
+    "undeploy_appliance",
+]
 PASSING = ["import_image", "convert_image", "deploy_vm", "persist_vm"]
 
 

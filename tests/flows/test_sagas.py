@@ -71,6 +71,11 @@ def steps_that(wanted: Any) -> list[Any]:
     return [each for each in every_step() if wanted(STEPS[each.values[1].step])]
 
 
+def repeatable_steps() -> list[Any]:
+    """Every step that another attempt may do again."""
+    return steps_that(lambda step: step.effect is not Effect.ONCE)
+
+
 @pytest.fixture
 def breaker(prepared, monkeypatch):
     def make(name: str) -> tuple[Scenario, Breaker, dict[str, Any]]:
@@ -139,7 +144,7 @@ def test_a_step_that_fails_leaves_nothing_or_sticks(name, place, when, breaker):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_killed_and_resumed_repeats_no_effect(name, place, when, breaker):
     _, broken, _ = breaker(name)
 
@@ -167,7 +172,7 @@ def _first(arguments: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_killed_and_unwound_leaves_nothing(name, place, when, breaker):
     scenario, broken, before = breaker(name)
 
@@ -280,7 +285,7 @@ def key_at(place: Place, operation: Operation) -> str:
     return [x.key for x in lines if (x.name, x.lane) == (place.step, place.lane)][place.nth]
 
 
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_a_runner_that_was_overtaken_stops_before_its_next_effect(name, place, breaker):
     _, broken, _ = breaker(name)
 
@@ -301,7 +306,7 @@ def test_a_runner_that_was_overtaken_stops_before_its_next_effect(name, place, b
     require_all_there(name, broken.resumed())
 
 
-@pytest.mark.parametrize(("name", "place"), every_step())
+@pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_a_transient_failure_is_tried_again(name, place, breaker):
     _, broken, _ = breaker(name)
 

@@ -26,6 +26,7 @@ class RealWorld(worlds.World):
     """A world whose images are real files, and which can be looked at from outside."""
 
     uri: str = ""
+    picture: Path | None = None  # what is on its images; else a pattern
     tgt: Tgt | None = None
 
     def image(self, name: str, form: Format) -> UUID:
@@ -33,8 +34,9 @@ class RealWorld(worlds.World):
         path = cloud.repository(self.datacenter).path(
             f"templates/{template}/disk-0.{form.extension}"
         )
-        raw = self.home / "image.raw"
-        raw.write_bytes(bytes(range(256)) * (IMAGE_MIB * 2**20 // 256))
+        raw = self.picture or self.home / "image.raw"
+        if not self.picture:
+            raw.write_bytes(bytes(range(256)) * (IMAGE_MIB * 2**20 // 256))
         subprocess.run(["qemu-img", "convert", "-O", form, raw, path], check=True)
         repository = cloud.repository(self.datacenter)
         with cloud.database.write() as db:
@@ -43,7 +45,7 @@ class RealWorld(worlds.World):
                 .where(models.TemplateDisk.template_id == template)
                 .values(
                     digest=repository.digest(path),
-                    virtual_size_mib=IMAGE_MIB,
+                    virtual_size_mib=raw.stat().st_size // 2**20,
                     identity=repository.identity(
                         str(path.relative_to(repository.root))
                     ).model_dump(),

@@ -1,0 +1,23 @@
+"""What only some hypervisors can do, asked for before anything is begun: by ability, not type."""
+
+from uuid import UUID
+
+from adapters.errors import Unsupported
+from adapters.hypervisors.base import Capability
+from adapters.types import VmState
+from flows.cloud import cloud
+
+__all__ = ["Capability", "require_ability", "require_sockets"]
+
+
+def require_ability(vm: UUID, ability: Capability) -> None:
+    """Raise `Unsupported` where the VM's host cannot do that."""
+    record = cloud.inventory.vm(vm)
+    if ability not in cloud.hypervisor(record.host).capabilities:
+        raise Unsupported(f"the host of VM {record.name} has no {ability}")
+
+
+def require_sockets(vm: UUID) -> None:
+    """Raise `Unsupported` where volumes neither come nor go now, for the VM is on."""
+    if cloud.inventory.state(vm) is VmState.ON:
+        require_ability(vm, Capability.HOT_ATTACH)

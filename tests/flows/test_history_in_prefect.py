@@ -1,0 +1,75 @@
+"""Prefect's database stays bounded: shown through the real engine, with days of seconds."""
+
+import sqlite3
+from uuid import uuid5
+
+import pytest
+from sqlalchemy import func, select
+
+from adapters.database import models
+from adapters.database.operations import Operation
+from adapters.types import OperationState
+from deployments.lab.process import wait_for
+from flows import dispatch
+from flows.cloud import cloud
+from tests.flows.test_engine import asked_for, engine
+
+pytestmark = pytest.mark.engine
+__all__ = ["engine"]
+DAY_S = 86_400
+# What trimming itself, and what is scheduled, leave for a while: less than 100 operations do.
+LEFT = {"flow_run": 60, "flow_run_state": 150, "task_run": 100, "artifact": 30, "events": 600}
+SHORT = {
+    "history_days": 20 / DAY_S,
+    "prefect_events_days": 20 / DAY_S,
+    "slots": 4,
+}
+
+
+def prefects_rows() -> dict[str, int]:
+    """How many rows of what grows with every run Prefect's database has."""
+    tables = ("flow_run", "flow_run_state", "task_run", "task_run_state", "artifact", "events")
+    database = sqlite3.connect(cloud.settings.home / "prefect" / "prefect.db")
+    try:
+        count = "SELECT count(*) FROM {}"
+        return {x: database.execute(count.format(x)).fetchone()[0] for x in tables}
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("engine", [SHORT], indirect=True, ids=["short"])
+@pytest.mark.parametrize(
+    "operations", [100, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+def test_prefects_database_stays_bounded(engine, operations):
+    """However many there were: once they are over for long enough, Prefect knows of none."""
+    world, _ = engine
+    at_first = prefects_rows()
+    asked = [asked_for(world, f"volume-{n}") for n in range(operations)]
+    for operation in asked:
+        dispatch.send(operation)
+    assert {ended_in(each, 3000).state for each in asked} == {OperationState.SUCCEEDED}
+    wait_for(
+        lambda: prefects_rows()["task_run"] >= 3 * operations, 600, "its task runs", every_s=1
+    )
+    wait_for(lambda: trimmed_to(at_first), 250, "the end of what is over", every_s=4)
+
+
+def trimmed_to(at_first: dict[str, int]) -> bool:
+    """Trim once more; whether no more is left than what trimming itself leaves for a while."""
+    run = dispatch.client().create_flow_run_from_deployment(
+        dispatch._deployment("trim_history", "main")
+    )
+    trim = uuid5(run.id, "trim_history")
+    wait_for(lambda: cloud.operations.is_known(trim), 120, "the start of trimming", every_s=0.2)
+    wait_for(lambda: cloud.operations.read(trim).ended, 240, "the end of trimming", every_s=0.2)
+    rows = prefects_rows()
+    more = {table: rows[table] - at_first[table] for table in rows}
+    with cloud.database.read() as db:
+        known = db.scalar(select(func.count()).select_from(models.Operation))
+    return known < LEFT["flow_run"] and all(more[table] < n for table, n in LEFT.items())
+
+
+def ended_in(operation: Operation, patience_s: float) -> Operation:
+    wait_for(lambda: cloud.operations.read(operation.id).ended, patience_s, "the end", every_s=0.5)
+    return cloud.operations.read(operation.id)

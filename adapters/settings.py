@@ -63,6 +63,14 @@ class Settings(BaseSettings):
         4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."
     )
     max_upload_mib: int = Field(1024 * 1024, gt=0, description="Largest file that is uploaded.")
+    consoles: int = Field(64, ge=0, description="Consoles open at once in one API process.")
+    console_idle_s: float = Field(
+        600.0, gt=0, description="A console is closed when nothing has passed for so long."
+    )
+    console_origins: str = Field(
+        "",
+        description="Other sites whose pages may open consoles, comma-separated: `https://...`.",
+    )
     program_timeout_s: float = Field(
         6 * 3600.0, gt=0, description="CPU seconds that an external program may use."
     )

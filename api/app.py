@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 
-from api import errors, gateway
+from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
 from api.routers import (
@@ -46,6 +46,7 @@ def create_app() -> FastAPI:
         v1.include_router(each.router)
     app.include_router(v1)
     app.include_router(gateway.router)
+    app.include_router(consoles.router)
     app.include_router(health.router)
     _describe(app)
     return app
@@ -54,6 +55,7 @@ def create_app() -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.watch = Watch()
+    app.state.consoles = set()
     try:
         yield
     finally:

@@ -206,6 +206,18 @@ def reset(vm: str, *, no_wait: NoWait = False) -> None:
         _finish(client, started, wait=not no_wait)
 
 
+@app.command("console")
+def open_console(vm: str) -> None:
+    """Be a VM's serial console: Ctrl-] leaves it."""
+    from api.terminal import talk
+
+    with _client() as client:
+        found = _find(client, "vms", vm)
+        url = client.post(f"/v1/vms/{found}/console", {"kind": "serial"})["url"]
+    complaints.print(f"the serial console of {escape(vm)}; Ctrl-] leaves it")
+    complaints.print(f"\n{talk(url)}")
+
+
 @app.command()
 def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> None:
     """List the latest operations; or show one, with its steps and its receipt."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,17 @@ class Refusal(Exception):
         super().__init__(problem.get("detail") or problem.get("title") or "refused")
         self.problem = problem
         self.code: str = problem.get("code", "no-code")
+
+    @classmethod
+    def of(cls, body: bytes | bytearray, who: str) -> Self:
+        """What an answer that is no success says; not every one is ours."""
+        try:
+            problem = json.loads(body)
+        except ValueError:
+            problem = None
+        if not isinstance(problem, dict):
+            problem = {"code": "no-problem-json", "detail": who}
+        return cls(problem)
 
 
 class Told(BaseModel):
@@ -277,11 +289,4 @@ def speaking_http(url: str) -> Iterator[None]:
 def _require_success(answer: httpx.Response) -> None:
     if answer.is_success or answer.status_code == httpx.codes.TEMPORARY_REDIRECT:
         return
-    answer.read()
-    try:
-        problem = answer.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"code": "no-problem-json", "detail": f"{answer.url} says {answer.status_code}"}
-    raise Refusal(problem)
+    raise Refusal.of(answer.read(), f"{answer.url} says {answer.status_code}")

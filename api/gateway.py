@@ -9,23 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Protocol
-from uuid import UUID, uuid4
+from typing import Annotated, ClassVar, Protocol
 
-from cryptography.fernet import InvalidToken
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field
-from sqlalchemy.exc import IntegrityError
 from starlette.requests import ClientDisconnect
 
-from adapters.database import models
 from adapters.database.library import NewTemplate
-from adapters.database.secrets import keyring
-from adapters.database.session import utc_now
-from adapters.errors import BadImage, Conflict, NotAllowed, Transient
+from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
-from adapters.types import Format, Value
+from adapters.types import Format
 from api import tokens
 from api.dependencies import Send, sender
 from api.errors import Problem
@@ -33,19 +26,19 @@ from api.multipart import MEDIA_TYPE, Multipart
 from api.once import Once
 from api.reports import Operation
 from api.starting import Starter
+from api.tickets import Ticket, opened, sign, use_up
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
 _PIECE_BYTES = 2**20
-_ROUTE = "transfer"
 
 
-class Transfer(Value):
+class Transfer(Ticket):
     """One upload that somebody may make: which template it becomes, and for whom."""
 
-    id: UUID = Field(default_factory=uuid4)
-    token_id: UUID
+    use: ClassVar[str] = "transfer"
+
     route: str
     key: str | None
     request: str
@@ -72,10 +65,9 @@ class Arriving(Protocol):
         """Let go of it, whole or not."""
 
 
-def sign(transfer: Transfer) -> str:
+def address(transfer: Transfer) -> str:
     """The path where this one transfer may be made."""
-    signed = keyring(cloud.settings).encrypt(transfer.model_dump_json().encode())
-    return f"/gateway/uploads/{signed.decode()}"
+    return f"/gateway/uploads/{sign(transfer)}"
 
 
 @router.put("/uploads/{signed}", status_code=202, responses={202: {"model": Operation}})
@@ -84,7 +76,7 @@ async def upload(
     signed: str, request: Request, send: Annotated[Send, Depends(sender)]
 ) -> Response:
     """Take an image, and start its import."""
-    transfer, caller = await asyncio.to_thread(_opened, signed)
+    transfer, caller = await asyncio.to_thread(opened, Transfer, signed, _VALID_S)
     length = _declared_length(request)
     once = await asyncio.to_thread(_begin, transfer, caller)
     repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)
@@ -98,37 +90,10 @@ async def upload(
         return await asyncio.to_thread(_start, transfer, Starter(caller, once, send), digest)
 
 
-def _opened(signed: str) -> tuple[Transfer, tokens.Caller]:
-    try:
-        content = keyring(cloud.settings).decrypt(signed, ttl=_VALID_S)
-    except InvalidToken as error:
-        raise NotAllowed(
-            "this address is not valid, or no longer", code="transfer-invalid"
-        ) from error
-    transfer = Transfer.model_validate_json(content)
-    if caller := tokens.holder(cloud.database, transfer.token_id):
-        return transfer, caller
-    raise NotAllowed("whoever asked for this transfer may no longer", code="transfer-invalid")
-
-
 def _begin(transfer: Transfer, caller: tokens.Caller) -> Once:
     """Use the transfer up: a second request with it is refused, whatever becomes of the first."""
     once = Once(caller, transfer.route, transfer.key, transfer.request.encode())
-    used = models.IdempotencyKey(
-        token_id=transfer.token_id,
-        route=_ROUTE,
-        key=str(transfer.id),
-        body_digest="",
-        status=0,
-        location=None,
-        answer={},
-        created_at=utc_now(),
-    )
-    try:
-        with cloud.database.write() as db:
-            db.add(used)
-    except IntegrityError as error:
-        raise Conflict("this address was used already", code="transfer-used") from error
+    use_up(transfer)
     return once
 
 

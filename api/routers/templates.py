@@ -17,7 +17,7 @@ from adapters.errors import Conflict
 from adapters.types import ConversionState, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference
-from api.gateway import Transfer, sign
+from api.gateway import Transfer, address
 from api.once import Once
 from api.reports import Operation
 from api.starting import Starting
@@ -142,7 +142,7 @@ def create_template(
         format=format,
         digest=sha256,
     )
-    return RedirectResponse(sign(transfer), 307)
+    return RedirectResponse(address(transfer), 307)
 
 
 @router.get("")

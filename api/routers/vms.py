@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.operations import Request
+from adapters.database import operations as accepted
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Power, VmState
-from api import finding
+from api import consoles, finding
+from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
@@ -85,6 +87,21 @@ class PowerWish(BaseModel):
     power: Power
 
 
+class ConsoleWish(BaseModel):
+    """Which of a VM's lines somebody wants to open."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: ConsoleKind
+
+
+class ConsoleAddress(BaseModel):
+    """Where a line to a VM may be opened, once."""
+
+    url: str = Field(description="A WebSocket of binary messages, such as noVNC opens.")
+    valid_s: int
+
+
 class Persistence(BaseModel):
     """The volume that becomes a VM's boot disk."""
 
@@ -122,7 +139,7 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     with cloud.database.read() as db:
         datacenter = datacenter_of(db, finding.vm(db, caller, vm_id).appliance_id)
 
-    def plan(db: Session) -> Request:
+    def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "deploy", vm)
         return starter.request("deploy_vm", vm.id, vm.name, datacenter, volume_locks(db, [vm]))
@@ -134,7 +151,7 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
 def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     """Take a VM off its host: its disks go, its volumes stay."""
 
-    def plan(db: Session) -> Request:
+    def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "undeploy", vm)
         datacenter = datacenter_of(db, vm.appliance_id)
@@ -151,7 +168,7 @@ def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting
         if wish.power is Power.PAUSED:
             require_ability(vm_id, Capability.PAUSE)
 
-    def plan(db: Session) -> Request:
+    def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, f"power {wish.power}", vm)
         return starter.request(
@@ -171,12 +188,26 @@ def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting
 def reset(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     """Start a VM that is on anew, at once: its guest is not asked, and nothing brings it back."""
 
-    def plan(db: Session) -> Request:
+    def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "reset", vm)
         return starter.request("reset_vm", vm.id, vm.name, datacenter_of(db, vm.appliance_id))
 
     return starter.start(plan, lambda: require_ability(vm_id, Capability.RESET))
+
+
+@router.post("/{vm_id}/console")
+def open_console(
+    vm_id: UUID, wish: ConsoleWish, request: Request, caller: Caller
+) -> ConsoleAddress:
+    """Say where the serial port or the screen of a VM that is not off can be opened."""
+    with cloud.database.read() as db:
+        vm = finding.vm(db, caller, vm_id).id
+    path = consoles.address(Console(token_id=caller.token_id, vm=vm, kind=wish.kind))
+    base = urlsplit(cloud.settings.public_url or str(request.base_url))
+    scheme = "wss" if base.scheme == "https" else "ws"
+    url = f"{scheme}://{base.netloc}{base.path.rstrip('/')}{path}"
+    return ConsoleAddress(url=url, valid_s=consoles.VALID_S)
 
 
 @router.post("/{vm_id}/persist", status_code=202, responses=_ACCEPTED)
@@ -199,7 +230,7 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -
     pool = choose_pool(datacenter, wish.tier, record.size_mib)
     record = record.model_copy(update={"pool_id": pool})
 
-    def plan(db: Session) -> Request:
+    def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "persist", vm)
         _boot_disk(db, vm)

@@ -4,19 +4,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import libvirt
 import pytest
 from sqlalchemy import update
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import ClientConnection, connect
 
 from adapters.database import models
 from adapters.errors import Refused
 from adapters.types import Format, OperationState, VmState
+from api import tokens
+from api.app import create_app
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.process import wait_for
 from deployments.lab.tgtd import Tgtd
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.steps import STEPS
+from tests.api.test_consoles import drain, served
 from tests.guest import Guest
 from tests.lab import real_world
 from tests.lab.real_world import RealWorld
@@ -94,6 +100,32 @@ def test_what_cannot_be_attached_leaves_a_running_guest_as_it_was(world, monkeyp
     assert guest.wait_for("UNPLUGGED") == "UNPLUGGED /dev/vdb"
     assert_nothing_leads_to(world, volume, guest.vm)
     assert cloud.inventory.state(guest.vm) is VmState.ON
+
+
+def test_a_guest_answers_at_its_console_and_shows_its_screen(world):
+    guest = booted(world)
+    headers = {"Authorization": f"Bearer {tokens.first_token(cloud.database)}"}
+    with served(create_app(), "on") as gateway, httpx.Client(headers=headers) as client:
+
+        def opened(kind: str) -> ClientConnection:
+            path = f"{gateway}/v1/vms/{guest.vm}/console"
+            told = client.post(path, json={"kind": kind}).raise_for_status().json()
+            return connect(told["url"], proxy=None, subprotocols=["binary"])
+
+        with opened("display") as screen:
+            greeting = screen.recv(timeout=30)
+            assert greeting == b"RFB 003.008\n"
+            screen.send(greeting)
+            assert screen.recv(timeout=30)  # the kinds of authentication that it takes
+        with opened("serial") as terminal:
+            terminal.send(b"echo sum $((20 + 22))\n")
+            heard = b""
+            while b"\nsum 42\r" not in heard:
+                heard += terminal.recv(timeout=30)
+        with opened("serial") as again:  # it was freed
+            world.run("change_power", guest.vm, power="off", former="ON")
+            with pytest.raises(ConnectionClosedOK):
+                drain(again)
 
 
 def test_a_guest_that_is_reset_starts_anew(world):

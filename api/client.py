@@ -79,6 +79,15 @@ class Target(Told):
     name: str
 
 
+class Slowest(Told):
+    """Where an operation waits."""
+
+    host: str
+    lane: str
+    step: str
+    started_at: datetime
+
+
 class Operation(Told):
     """One thing that was asked for, and how it goes."""
 
@@ -91,6 +100,8 @@ class Operation(Told):
     started_at: datetime | None
     ended_at: datetime | None
     progress: int
+    counts: dict[StepState, int]
+    slowest: Slowest | None
     steps: list[Step]
     error: dict[str, Any] | None
     flow_run_url: str | None

@@ -13,6 +13,7 @@ from adapters.types import OperationState, StepState
 from api.client import Client, Operation, Step
 
 _BAR = 30
+_LANES = 40  # more are not read by anybody
 _MARKS = {
     StepState.PENDING: Text("·", "dim"),
     StepState.DONE: Text("✓", "green"),
@@ -53,7 +54,10 @@ class Lanes:
     def __rich__(self) -> Table:
         """A row for the operation's own steps, and one for each lane."""
         table = Table(box=None, show_header=False, padding=(0, 1))
-        for lane in dict.fromkeys(step.lane for step in self.operation.steps):
+        lanes = dict.fromkeys(step.lane for step in self.operation.steps)
+        if sum(self.operation.counts.values()) > len(self.operation.steps) or len(lanes) > _LANES:
+            return self._summed_up(table)
+        for lane in lanes:
             steps = [step for step in self.operation.steps if step.lane == lane]
             latest = next((each for each in steps if each.state in _MOVING), steps[-1])
             done = sum(step.state is StepState.DONE for step in steps)
@@ -64,6 +68,16 @@ class Lanes:
                 f"{done} done",
                 _seconds(steps[0].started_at, max(s.ended_at or _now() for s in steps)),
             )
+        return table
+
+    def _summed_up(self, table: Table) -> Table:
+        """How many steps are in which state, and what is waited for the longest."""
+        for state, many in sorted(self.operation.counts.items()):
+            mark = self._spinner if state in _MOVING else _MARKS.get(state, Text("…"))
+            table.add_row(mark, Text(str(many), "bold"), f"steps {state}")
+        if slow := self.operation.slowest:
+            waited = f"{slow.step} of {slow.lane} for {_seconds(slow.started_at, None)}"
+            table.add_row("", Text(slow.host, "bold"), f"is the slowest host: {waited}")
         return table
 
 

@@ -1,12 +1,13 @@
 """What the API says of an operation."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -15,6 +16,8 @@ from api.errors import recorded
 from flows.cloud import cloud
 from flows.upkeep import publish_report
 
+STEPS_TOLD = 500
+_MOVING = {StepState.RUNNING, StepState.UNDOING}
 _EXAMPLE: dict[str, Any] = {
     "id": "5b1f7c1e-7d0f-4bb0-b5b5-7c0d3d5a2a11",
     "kind": "deploy_appliance",
@@ -29,11 +32,15 @@ _EXAMPLE: dict[str, Any] = {
     "started_at": "2026-11-22T12:00:00.210000Z",
     "ended_at": None,
     "progress": 50,
+    "counts": {"done": 1, "running": 1},
+    "slowest": None,
     "steps": [
         {
             "key": "make-disk[7c9e6679-7425-40de-944b-e07fc1f90ae7]",
             "name": "make-disk",
             "lane": "db",
+            "host": "",
+            "position": 4,
             "state": "running",
             "attempts": 1,
             "started_at": "2026-11-22T12:00:00.480000Z",
@@ -65,11 +72,22 @@ class Step(BaseModel):
     key: str
     name: str
     lane: str
+    host: str
+    position: int
     state: StepState
     attempts: int
     started_at: datetime
     ended_at: datetime | None
     error: str | None
+
+
+class Slowest(BaseModel):
+    """Where an operation waits: the step at a host that has been in flight for the longest."""
+
+    host: str
+    lane: str
+    step: str
+    started_at: datetime
 
 
 class Operation(BaseModel):
@@ -86,7 +104,12 @@ class Operation(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     progress: int
-    steps: list[Step]
+    counts: dict[StepState, int] = Field(description="How many steps are in which state.")
+    slowest: Slowest | None
+    steps: list[Step] = Field(
+        description=f"All steps, or, beyond {STEPS_TOLD}, those in flight and those that failed: "
+        "`/v1/operations/{id}/steps` has the others."
+    )
     error: dict[str, Any] | None
     flow_run_url: str | None
     left_behind: bool
@@ -127,19 +150,30 @@ def reports(db: Session, rows: Iterable[models.Operation]) -> list[Operation]:
     rows = list(rows)
     lines: dict[UUID, list[Step]] = {row.id: [] for row in rows}
     found: dict[UUID, list[Finding]] = {}
-    query = (
-        select(models.Step)
-        .where(models.Step.operation_id.in_(lines))
-        .order_by(models.Step.position)
-    )
-    for line in db.scalars(query):
-        lines[line.operation_id].append(Step.model_validate(line))
-        if line.name == publish_report.name and line.result is not None:
+    mine = models.Step.operation_id.in_(lines)
+    for operation, step in steps_of(db, mine):
+        lines[operation].append(step)
+    reported = select(models.Step).where(mine, models.Step.name == publish_report.name)
+    for line in db.scalars(reported):
+        if line.result is not None:
             found[line.operation_id] = [Finding.model_validate(each) for each in line.result]
-    return [_report(row, lines[row.id], found.get(row.id)) for row in rows]
+    return [_report(db, row, lines[row.id], found.get(row.id)) for row in rows]
 
 
-def _report(row: models.Operation, steps: list[Step], found: list[Finding] | None) -> Operation:
+def steps_of(
+    db: Session, which: ColumnElement[bool], limit: int | None = None
+) -> Iterator[tuple[UUID, Step]]:
+    """Steps with their operations, in the order of their intents; not what they answered."""
+    columns = [getattr(models.Step, name) for name in Step.model_fields]
+    query = select(models.Step.operation_id, *columns).where(which)
+    for row in db.execute(query.order_by(models.Step.position).limit(limit)).mappings():
+        yield row["operation_id"], Step.model_validate(dict(row))
+
+
+def _report(
+    db: Session, row: models.Operation, steps: list[Step], found: list[Finding] | None
+) -> Operation:
+    moving = [step for step in steps if step.state in _MOVING]
     return Operation(
         id=row.id,
         kind=row.kind,
@@ -150,13 +184,30 @@ def _report(row: models.Operation, steps: list[Step], found: list[Finding] | Non
         started_at=row.started_at,
         ended_at=row.ended_at,
         progress=_progress(row.state, steps),
-        steps=steps,
+        counts=Counter(step.state for step in steps),
+        slowest=_slowest(db, moving),
+        steps=steps if len(steps) <= STEPS_TOLD else [*moving, *_failed(steps)][:STEPS_TOLD],
         error=recorded(row.error),
         flow_run_url=_flow_run_url(row.flow_run_id),
         left_behind=row.left_behind,
         provisional=row.provisional,
         report=found,
     )
+
+
+def _failed(steps: list[Step]) -> list[Step]:
+    return [step for step in steps if step.state is StepState.FAILED]
+
+
+def _slowest(db: Session, moving: list[Step]) -> Slowest | None:
+    """The step at a host that has been in flight for the longest."""
+    at_hosts = [step for step in moving if step.host]
+    if not at_hosts:
+        return None
+    step = min(at_hosts, key=lambda each: each.started_at)
+    host = db.get(models.Host, UUID(step.host))
+    name = host.name if host else step.host
+    return Slowest(host=name, lane=step.lane, step=step.name, started_at=step.started_at)
 
 
 def _progress(state: OperationState, steps: list[Step]) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -15,11 +16,11 @@ from starlette.background import BackgroundTask
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.session import Joined
-from adapters.types import OperationState
+from adapters.types import OperationState, StepState
 from api import finding
 from api.dependencies import Caller, Once, Pages, Send, sender
 from api.once import Answer
-from api.reports import Operation, Question, Receipt, report, reports
+from api.reports import Operation, Question, Receipt, Step, report, reports, steps_of
 from api.watching import Glance, Watch, glance
 from flows.cloud import cloud
 from flows.wishes import ask
@@ -74,6 +75,33 @@ async def read_operation(
     if wait and not _rests(found):
         await watch.until(operation_id, lambda now: now.resting, wait)
         found = await asyncio.to_thread(_read, caller, operation_id)
+    return found
+
+
+@router.get("/{operation_id}/steps")
+def read_steps(
+    operation_id: UUID,
+    caller: Caller,
+    response: Response,
+    lane: str | None = None,
+    state: StepState | None = None,
+    after: Annotated[int, Query(ge=0, description="A step's position.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500,
+) -> list[Step]:
+    """Read an operation's steps in their order, some at a time, of one lane or in one state."""
+    which = (models.Step.operation_id == operation_id) & (models.Step.position > after)
+    if lane is not None:
+        which &= models.Step.lane == lane
+    if state is not None:
+        which &= models.Step.state == state
+    with cloud.database.read() as db:
+        finding.operation(db, caller, operation_id)
+        found = [step for _, step in steps_of(db, which, limit)]
+    if len(found) == limit:
+        asked = {"lane": lane, "state": state, "after": found[-1].position, "limit": limit}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        where = f"/v1/operations/{operation_id}/steps?{query}"
+        response.headers["Link"] = f'<{where}>; rel="next"'
     return found
 
 

@@ -150,3 +150,37 @@ def test_the_flow_run_is_shown_in_prefects_ui(api: Api) -> None:
     cloud.operations.sent(UUID(operation["id"]), 1, run)
     shown = api.get(f"/v1/operations/{operation['id']}").json()
     assert shown["flow_run_url"] == f"http://127.0.0.1:7411/runs/flow-run/{run}"
+
+
+def test_an_operation_of_many_steps_is_summed_up_and_its_steps_are_paged(api: Api) -> None:
+    """Three VMs have some twenty steps: enough, where few are told at once."""
+    text = """{appliance: shop, virtual_datacenter: demo,
+        vms: [{name: web, template: tiny, replicas: 3, networks: [default]}]}"""
+    appliance = api.appliance(text)["id"]
+    ended = api.done(api.post(f"/v1/appliances/{appliance}/deploy"))
+    path = f"/v1/operations/{ended['id']}/steps"
+    assert ended["counts"] == {"done": len(ended["steps"])}
+    assert ended["slowest"] is None
+    told, where = [], f"{path}?limit=7"
+    while where:
+        answer = api.get(where)
+        told += answer.json()
+        where = answer.links.get("next", {}).get("url")
+    assert told == ended["steps"]
+    lane = api.get(path, params={"lane": "web-2"}).json()
+    assert {step["lane"] for step in lane} == {"web-2"}
+    assert {UUID(step["host"]) for step in lane}
+    assert api.get(path, params={"state": "failed"}).json() == []
+    refused(api.get(path, params={"limit": 0}), 422, "invalid-request")
+
+
+def test_beyond_some_hundreds_only_what_moves_or_failed_is_told(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.reports.STEPS_TOLD", 2)
+    vm = api.appliance(
+        "{appliance: a, virtual_datacenter: demo, vms: [{name: v, template: tiny}]}"
+    )
+    ended = api.done(api.post(f"/v1/appliances/{vm}/deploy"))
+    assert ended["steps"] == []
+    assert sum(ended["counts"].values()) > 5

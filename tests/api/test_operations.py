@@ -180,7 +180,7 @@ def test_beyond_some_hundreds_only_what_moves_or_failed_is_told(
     monkeypatch.setattr("api.reports.STEPS_TOLD", 2)
     vm = api.appliance(
         "{appliance: a, virtual_datacenter: demo, vms: [{name: v, template: tiny}]}"
-    )
+    )["id"]
     ended = api.done(api.post(f"/v1/appliances/{vm}/deploy"))
     assert ended["steps"] == []
     assert sum(ended["counts"].values()) > 5

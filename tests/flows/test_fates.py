@@ -399,7 +399,7 @@ def test_a_reset_by_a_newer_version_is_not_pressed_again(breaker, monkeypatch):
 def test_a_host_that_is_away_is_waited_for_before_a_reset_is_begun(breaker):
     broken = breaker("reset_vm")
     cloud.world.set_fate("hypervisors.power", "fails")
-    broken.resumed()
+    require_all_there("reset_vm", broken.resumed())
     assert resets() == 1
 
 

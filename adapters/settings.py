@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         60.0, ge=0, description="Longest a backend call may land late; receipts wait for it."
     )
     sessions_per_host: int = Field(2, gt=0, description="Operations at once on one host.")
+    approval_timeout_s: float = Field(
+        7 * 86400.0, gt=0, description="How long an operation waits for approval."
+    )
     power_off_timeout_s: float = Field(
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )

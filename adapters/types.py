@@ -121,6 +121,21 @@ class OperationState(StrEnum):
     ABANDONED = "abandoned"
 
 
+class Decision(StrEnum):
+    """What became of an operation that waited for approval."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed-out"
+
+
+class Scope(StrEnum):
+    """What a token may do beyond the ordinary."""
+
+    ADMIN = "admin"  # make tokens, change enterprises
+    APPROVE = "approve"  # decide about operations that wait, and what need not wait
+
+
 class StepState(StrEnum):
     """The life of one line of the journal."""
 

@@ -11,7 +11,9 @@ from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
 from api.routers import (
+    api_tokens,
     appliances,
+    enterprises,
     health,
     infrastructure,
     operations,
@@ -35,6 +37,8 @@ def create_app() -> FastAPI:
     shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
     v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
     for each in (
+        enterprises,
+        api_tokens,
         infrastructure,
         virtual_datacenters,
         templates,

@@ -49,6 +49,7 @@ class Blueprint(BaseModel):
 
     appliance: Name
     virtual_datacenter: Reference
+    approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
     vms: list[WantedVm] = Field(min_length=1, max_length=_MAX_VMS)
 
 

@@ -48,6 +48,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 
 
@@ -241,6 +242,50 @@ def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> No
 
 
 @app.command()
+def approve(operation: UUID, *, reason: Reason = None, no_wait: NoWait = False) -> None:
+    """Let an operation that waits for approval begin."""
+    with _client() as client:
+        started = client.start(f"/v1/operations/{operation}/approve", {"reason": reason})
+        _finish(client, started, wait=not no_wait)
+
+
+@app.command()
+def reject(operation: UUID, *, reason: Reason = None) -> None:
+    """End an operation that waits for approval: nothing is done."""
+    from api.progress import outcome
+
+    with _client() as client:
+        ended = client.start(f"/v1/operations/{operation}/reject", {"reason": reason})
+        console.print(outcome(ended))
+
+
+@app.command()
+def enterprise(
+    name: str,
+    *,
+    approval: Annotated[bool, typer.Option(help="Whether deployments wait for approval.")],
+) -> None:
+    """Let an enterprise's deployments wait until somebody approves, or begin at once."""
+    with _client() as client:
+        found = _find(client, "enterprises", name)
+        _show([client.patch(f"/v1/enterprises/{found}", {"approval": approval})], "id", "approval")
+
+
+@app.command()
+def token(
+    name: str,
+    *,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may: admin, approve. May be repeated.")
+    ] = None,
+) -> None:
+    """Make a token for the API, with no more scopes than one's own; it is shown this once."""
+    with _client() as client:
+        made = client.post("/v1/api-tokens", {"name": name, "scopes": scope or []})
+        console.print(made["token"], soft_wrap=True)
+
+
+@app.command()
 def vms() -> None:
     """List the VMs."""
     with _client() as client:
@@ -299,6 +344,9 @@ def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool
     """Wait for the end of an operation, and say what became of it."""
     from api.progress import outcome, watch
 
+    if operation.waits_until:
+        until = f"{operation.waits_until:%Y-%m-%d %H:%M} UTC"
+        console.print(f"it waits for approval until {until}: cloudloom approve {operation.id}")
     if not wait:
         console.print(f"operation {operation.id} is {operation.state}")
         return

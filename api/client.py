@@ -96,6 +96,7 @@ class Operation(Told):
     state: OperationState
     target: Target
     requested_by: str
+    waits_until: datetime | None = None
     accepted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -162,6 +163,10 @@ class Client:
         """Make what a YAML document describes."""
         headers = {"Content-Type": "application/yaml"}
         return self._ask("POST", path, content=text.encode(), headers=headers).json()
+
+    def patch(self, path: str, body: Any) -> Any:
+        """Change something at once."""
+        return self._ask("PATCH", path, json=body).json()
 
     def delete(self, path: str) -> None:
         """Remove something that is gone at once."""

@@ -47,6 +47,7 @@ class Composer:
             id=self.appliance,
             virtual_datacenter_id=self._vdc,
             name=self._blueprint.appliance,
+            approval=self._blueprint.approval,
             created_at=utc_now(),
         )
         try:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.types import Finding, OperationState, StepState
+from adapters.types import Decision, Finding, OperationState, StepState
 from api.errors import recorded
 from flows.cloud import cloud
 from flows.upkeep import publish_report
@@ -28,6 +28,14 @@ _EXAMPLE: dict[str, Any] = {
         "name": "shop",
     },
     "requested_by": "first",
+    "waits_until": None,
+    "approval": {
+        "decision": "approved",
+        "by": "release-manager",
+        "token": "4f2a9a52-6a0f-4a0b-8d53-9a3c8c7d1f10",
+        "reason": "as planned for tonight",
+        "decided_at": "2026-11-22T11:59:59.900000Z",
+    },
     "accepted_at": "2026-11-22T12:00:00.000000Z",
     "started_at": "2026-11-22T12:00:00.210000Z",
     "ended_at": None,
@@ -90,6 +98,16 @@ class Slowest(BaseModel):
     started_at: datetime
 
 
+class Approval(BaseModel):
+    """What was decided of an operation that waited for approval: by whom, and why."""
+
+    decision: Decision
+    by: str | None
+    token: UUID | None
+    reason: str | None
+    decided_at: datetime
+
+
 class Operation(BaseModel):
     """One thing that was asked for, and how it goes."""
 
@@ -100,6 +118,8 @@ class Operation(BaseModel):
     state: OperationState
     target: Target
     requested_by: str
+    waits_until: datetime | None
+    approval: Approval | None
     accepted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -180,6 +200,8 @@ def _report(
         state=row.state,
         target=Target(kind=row.target_kind, id=row.target_id, name=row.target_name),
         requested_by=row.requested_by,
+        waits_until=row.due_at if row.state is OperationState.WAITING else None,
+        approval=Approval.model_validate(row.approval) if row.approval else None,
         accepted_at=row.accepted_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

@@ -42,6 +42,7 @@ class Starter:
         name: str,
         datacenter: UUID,
         locks: Iterable[tuple[str, UUID]] = (),
+        waits_s: float | None = None,
         **arguments: Any,
     ) -> Request:
         """What is asked for; the target itself is always locked."""
@@ -58,7 +59,15 @@ class Starter:
             datacenter_id=datacenter,
             requested_by=self._caller.name,
             locks=tuple(dict.fromkeys([(flow.target, target), *locks])),
+            waits_s=waits_s,
         )
+
+    def waits_s(self, db: Session, appliance: UUID) -> float | None:
+        """How long a deployment waits for approval; None where nobody asks for any."""
+        row = db.get_one(models.Appliance, appliance)
+        enterprise = db.get_one(models.Enterprise, self._caller.enterprise_id)
+        asked = row.approval or enterprise.approval
+        return cloud.settings.approval_timeout_s if asked else None
 
     def require_free(self, db: Session, kind: str, *objects: UUID) -> None:
         """Raise `Locked` when another operation has one of these objects."""

@@ -1,6 +1,7 @@
 """Bearer tokens: `cl_<id>_<secret>`, of which only the secret's SHA-256 is kept."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha256
 from hmac import compare_digest
@@ -12,7 +13,7 @@ from sqlalchemy import func, or_, select
 from adapters.database import models
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.database.session import Database, utc_now
-from adapters.types import Value
+from adapters.types import Scope, Value
 
 _SHAPE = re.compile(r"cl_([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
 _NOBODY = UUID(int=0)
@@ -24,6 +25,7 @@ class Caller(Value):
     token_id: UUID
     enterprise_id: UUID
     name: str
+    scopes: frozenset[Scope]
 
 
 def mint(
@@ -31,9 +33,11 @@ def mint(
     name: str,
     enterprise: UUID = FIRST_ENTERPRISE,
     expires_at: datetime | None = None,
+    scopes: Iterable[Scope] = (),
+    token: UUID | None = None,
 ) -> str:
     """Make a token; what this answers is all that will ever show its secret."""
-    token, secret = uuid4(), token_urlsafe(32)
+    token, secret = token or uuid4(), token_urlsafe(32)
     with database.write() as db:
         db.add(
             models.ApiToken(
@@ -41,6 +45,7 @@ def mint(
                 enterprise_id=enterprise,
                 name=name,
                 digest=_digest(secret),
+                scopes=sorted(scopes),
                 created_at=utc_now(),
                 expires_at=expires_at,
                 revoked_at=None,
@@ -50,11 +55,11 @@ def mint(
 
 
 def first_token(database: Database) -> str | None:
-    """Mint the installation's first token; None when it has had one."""
+    """Mint the installation's first token, which may do everything; None when it has had one."""
     with database.read() as db:
         if db.scalar(select(func.count()).select_from(models.ApiToken)):
             return None
-    return mint(database, "first")
+    return mint(database, "first", scopes=Scope)
 
 
 def revoke(database: Database, token: UUID) -> None:
@@ -92,7 +97,8 @@ def _valid(database: Database, token: UUID) -> models.ApiToken | None:
 
 
 def _caller(row: models.ApiToken) -> Caller:
-    return Caller(token_id=row.id, enterprise_id=row.enterprise_id, name=row.name)
+    scopes = frozenset(map(Scope, row.scopes))
+    return Caller(token_id=row.id, enterprise_id=row.enterprise_id, name=row.name, scopes=scopes)
 
 
 def _digest(secret: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
@@ -64,6 +65,11 @@ class Cloud:
     def operations(self) -> Operations:
         """Operations and their leases."""
         return Operations(self.database, self.settings.lease_s)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Who decided what about operations that waited."""
+        return Approvals(self.operations)
 
     @cached_property
     def journal(self) -> Journal:

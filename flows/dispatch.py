@@ -29,9 +29,13 @@ def send(operation: Operation) -> None:
     """Create the flow run of the next attempt, and wake a worker.
 
     Prefect away is no error: the operation stays due, and the look every second sends it. One
-    that has a runner, or may have none, is left alone: its runner hears of a wish by itself.
+    that has a runner, or may have none, is left alone: its runner hears of a wish by itself. One
+    that nobody has approved in time ends here.
     """
     if operation.due_at is None or operation.due_at > datetime.now(UTC):
+        return
+    if operation.state is OperationState.WAITING:
+        cloud.approvals.time_out(operation.id)
         return
     try:
         attempt = max(operation.epoch, operation.attempt) + 1

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from adapters.database.operations import LeaseLost, Operation
-from adapters.types import Finding
+from adapters.types import Finding, OperationState
 from flows import dispatch
 from flows.cloud import cloud
 from flows.operation import FLOWS, operation
@@ -42,8 +42,10 @@ def settle_operation(operation: UUID) -> Finding:
 
 @step("send-operation")
 def send_operation(operation: UUID) -> Finding:
-    dispatch.send(cloud.operations.read(operation))
-    return _finding(operation, "sent")
+    """Make its next attempt a flow run; what nobody has approved in time ends."""
+    was = cloud.operations.read(operation)
+    dispatch.send(was)
+    return _finding(operation, "timed out" if was.state is OperationState.WAITING else "sent")
 
 
 def _finding(operation: UUID, state: str) -> Finding:

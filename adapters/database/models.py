@@ -1,7 +1,4 @@
-"""The tables. Rows never leave this package except as values (`adapters.types`, `records`).
-
-Sizes are MiB unless the column says otherwise.
-"""
+"""The tables; sizes in MiB. Rows leave this package as values only (`types`, `records`)."""
 
 from datetime import datetime
 from typing import Any
@@ -31,11 +28,12 @@ class Installation(Base):
 
 
 class Enterprise(Base):
-    """A tenant."""
+    """A tenant; with `approval`, its deployments wait until somebody approves."""
 
     __tablename__ = "enterprises"
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    approval: Mapped[bool] = mapped_column(default=False)
 
 
 class ApiToken(Base):
@@ -46,6 +44,7 @@ class ApiToken(Base):
     enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
     name: Mapped[str]
     digest: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]] = mapped_column(default=list)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
@@ -215,6 +214,7 @@ class Appliance(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
     name: Mapped[str]
+    approval: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
 
 
@@ -301,9 +301,7 @@ class Claim(Base):
     """`holder` (such as `disk:<id>`) needs the shared thing for as long as it lives."""
 
     __tablename__ = "claims"
-    thing: Mapped[str] = mapped_column(
-        String(500), ForeignKey("shared_things.name"), primary_key=True
-    )
+    thing: Mapped[str] = mapped_column(String(500), ForeignKey(SharedThing.name), primary_key=True)
     holder: Mapped[str] = mapped_column(primary_key=True)
 
 
@@ -330,7 +328,8 @@ class Operation(Base):
     """One thing asked for; with its lease (`runner` to `due_at`).
 
     `due_at` is when somebody has to look after it: at once while accepted, when the lease
-    expires while one runs, later for a provisional receipt, never when stuck or settled.
+    expires while one runs, when approval comes too late while it waits for one (`approval` is
+    what was decided then), later for a provisional receipt, never when stuck or settled.
     """
 
     __tablename__ = "operations"
@@ -347,6 +346,7 @@ class Operation(Base):
     enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     requested_by: Mapped[str]
+    approval: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     wish: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     accepted_at: Mapped[datetime]

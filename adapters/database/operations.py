@@ -103,6 +103,7 @@ class Request(Value):
     datacenter_id: UUID
     requested_by: str
     locks: tuple[tuple[str, UUID], ...] = ()
+    waits_s: float | None = None  # how long for approval; None: it may begin at once
 
 
 def as_value(row: models.Operation) -> Operation:
@@ -112,13 +113,13 @@ def as_value(row: models.Operation) -> Operation:
 
 def accept(db: Session, request: Request) -> Operation:
     """Write down what was asked for, and lock what it is about. Raises `Locked`."""
-    fields = request.model_dump(exclude={"locks"})
+    fields, waits = request.model_dump(exclude={"locks", "waits_s"}), request.waits_s is not None
     row = models.Operation(
         **fields,
         objects=[str(each) for _, each in request.locks],
-        state=OperationState.ACCEPTED,
+        state=OperationState.WAITING if waits else OperationState.ACCEPTED,
         accepted_at=utc_now(),
-        due_at=utc_now(),
+        due_at=utc_now(request.waits_s or 0.0),
         provisional=False,
         left_behind=False,
         epoch=0,
@@ -228,6 +229,7 @@ class Operations:
                 db,
                 update(models.Operation)
                 .where(models.Operation.id == operation, models.Operation.due_at <= utc_now())
+                .where(models.Operation.state != OperationState.WAITING)
                 .values(
                     epoch=models.Operation.epoch + 1,
                     runner_host=runner.host,
@@ -353,7 +355,7 @@ class Operations:
 
     @staticmethod
     def _live(db: Session, operation: UUID) -> models.Operation:
-        row = db.get(models.Operation, operation, with_for_update=True)
+        row = db.get(models.Operation, operation, with_for_update=True, populate_existing=True)
         if row is None:
             raise NotFound(f"no operation {operation}")
         if row.state in ENDED:

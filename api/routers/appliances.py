@@ -5,17 +5,17 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.errors import Conflict
-from adapters.types import ApplianceState, VmState
+from adapters.types import ApplianceState, Scope, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
-from api.dependencies import Caller, Once, Pages
+from api.dependencies import Caller, Once, Pages, require_scope
 from api.once import Answer
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
@@ -44,8 +44,17 @@ class Appliance(BaseModel):
     name: str
     virtual_datacenter_id: UUID
     state: ApplianceState
+    approval: bool
     created_at: datetime
     vms: list[Vm]
+
+
+class ApplianceChange(BaseModel):
+    """What is to be different."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    approval: bool = Field(description="Deployments wait until somebody approves.")
 
 
 async def _content(request: Request) -> bytes:
@@ -92,6 +101,17 @@ def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
         return _appliance(db, finding.appliance(db, caller, appliance_id))
 
 
+@router.patch("/{appliance_id}")
+def change_appliance(appliance_id: UUID, change: ApplianceChange, caller: Caller) -> Appliance:
+    """Ask for approval of its deployments; or no more, which needs the scope `approve`."""
+    with cloud.database.write() as db:
+        row = finding.appliance(db, caller, appliance_id)
+        if row.approval and not change.approval:
+            require_scope(caller, Scope.APPROVE)
+        row.approval = change.approval
+        return _appliance(db, row)
+
+
 @router.delete("/{appliance_id}", status_code=204)
 def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting) -> None:
     """Delete an appliance that is not deployed; its volumes stay, detached."""
@@ -108,7 +128,10 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting) -> N
 
 @router.post("/{appliance_id}/deploy", status_code=202, responses=_ACCEPTED)
 def deploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
-    """Deploy all VMs that are not deployed yet, or none."""
+    """Deploy all VMs that are not deployed yet, or none.
+
+    Where the appliance or its enterprise asks for approval, the operation is `waiting` for it.
+    """
     with cloud.database.read() as db:
         row = finding.appliance(db, caller, appliance_id)
         datacenter = datacenter_of(db, row.id)
@@ -121,7 +144,10 @@ def deploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
         if not new:
             raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
         locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
-        return starter.request("deploy_appliance", row.id, row.name, datacenter, locks, vms=new)
+        waits_s = starter.waits_s(db, row.id)
+        return starter.request(
+            "deploy_appliance", row.id, row.name, datacenter, locks, waits_s, vms=new
+        )
 
     return starter.start(plan, lambda: require_room(wanted, datacenter))
 
@@ -172,6 +198,7 @@ def _appliance(db: Session, row: models.Appliance) -> Appliance:
         name=row.name,
         virtual_datacenter_id=row.virtual_datacenter_id,
         state=appliance_state(vm.state for vm in vms),
+        approval=row.approval,
         created_at=row.created_at,
         vms=vms,
     )

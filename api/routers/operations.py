@@ -8,17 +8,18 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.approvals import Approvals
 from adapters.database.session import Joined
 from adapters.types import OperationState, StepState
 from api import finding
-from api.dependencies import Caller, Once, Pages, Send, sender
+from api.dependencies import Approver, Caller, Once, Pages, Send, sender
 from api.once import Answer
 from api.reports import Operation, Question, Receipt, Step, report, reports, steps_of
 from api.watching import Glance, Watch, glance
@@ -43,6 +44,16 @@ class Abandonment(BaseModel):
     """Why an operation is given up."""
 
     reason: str = Field(min_length=3, max_length=1000, examples=["the host burnt down"])
+
+
+class Verdict(BaseModel):
+    """Why an operation that waits is approved, or rejected."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(
+        None, min_length=1, max_length=1000, examples=["as planned for tonight"]
+    )
 
 
 @router.get("")
@@ -145,7 +156,7 @@ async def read_events(
 
 @router.post("/{operation_id}/cancel", status_code=202, responses=_ACCEPTED)
 def cancel(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
-    """Stop an operation and undo it; refused once something has been destroyed."""
+    """Stop an operation and undo it, one that waits at once; refused once it has destroyed."""
     return _wish("cancel", operation_id, caller, once, send)
 
 
@@ -173,6 +184,24 @@ def abandon(
         once,
         send,
     )
+
+
+@router.post("/{operation_id}/approve", status_code=202, responses=_ACCEPTED)
+def approve(
+    operation_id: UUID, caller: Approver, once: Once, send: Sending, why: Verdict | None = None
+) -> Response:
+    """Let an operation that waits begin; needs the scope `approve`."""
+    said = operation_id, caller.name, caller.token_id, why.reason if why else None
+    return _change(lambda all_: Approvals(all_).approve(*said), operation_id, caller, once, send)
+
+
+@router.post("/{operation_id}/reject", status_code=202, responses=_ACCEPTED)
+def reject(
+    operation_id: UUID, caller: Approver, once: Once, send: Sending, why: Verdict | None = None
+) -> Response:
+    """End an operation that waits: nothing is done; needs the scope `approve`."""
+    said = operation_id, caller.name, caller.token_id, why.reason if why else None
+    return _change(lambda all_: Approvals(all_).reject(*said), operation_id, caller, once, send)
 
 
 def _wish(wish: str, operation: UUID, caller: Caller, once: Once, send: Send) -> Response:

@@ -142,7 +142,8 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "deploy", vm)
-        return starter.request("deploy_vm", vm.id, vm.name, datacenter, volume_locks(db, [vm]))
+        locks, waits_s = volume_locks(db, [vm]), starter.waits_s(db, vm.appliance_id)
+        return starter.request("deploy_vm", vm.id, vm.name, datacenter, locks, waits_s)
 
     return starter.start(plan, lambda: require_room([vm_id], datacenter))
 

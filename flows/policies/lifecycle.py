@@ -15,6 +15,16 @@ A volume comes and goes while the VM is on where its host can do that; a paused 
 release it.
 
 A VM under an operation is LOCKED, and allows nothing.
+
+| operation's state | becomes |
+|---|---|
+| waiting | accepted (approved); cancelled (rejected, timed out, cancelled): it never began |
+| accepted | running; unwinding (cancelled before it began) |
+| running | succeeded; failed (partly deployed, the rest is kept); unwinding; stuck |
+| unwinding | failed; cancelled; stuck |
+| stuck | running (resume), unwinding (unwind, cancel), abandoned |
+
+No flow run exists while it waits; it has its locks, and its `due_at` is when it is timed out.
 """
 
 from collections.abc import Iterable

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from adapters.database import models
+from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal, Line
@@ -30,7 +31,7 @@ from adapters.database.records import VolumeRecord
 from adapters.database.runners import Runner, machine, this_runner
 from adapters.database.schema import FIRST_ENTERPRISE, differences, migrate
 from adapters.database.secrets import Secrets, keyring
-from adapters.database.session import Database, utc_now
+from adapters.database.session import Database, Joined, utc_now
 from adapters.errors import AdapterError, Conflict, InUse, NotAllowed, OutOfSpace, Transient
 from adapters.settings import Settings
 from adapters.types import Family, OperationState, StepState, TemplateState, VmState
@@ -1082,3 +1083,74 @@ def test_the_other_name_of_the_same_database_means_the_same(mariadb: MariaDb, tm
     with database.read() as db:
         assert db.get_one(models.ApiToken, token.id).created_at == there
     database.engine.dispose()
+
+
+# --- approvals --------------------------------------------------------------------------------
+
+
+def decided(database, operation, verdicts):
+    """All decide at once; answers what each was told, a state or a code."""
+    approvals, barrier = Approvals(Operations(database, lease_s=15)), threading.Barrier(4)
+
+    def decide(verdict):
+        barrier.wait()
+        try:
+            if verdict == "time_out":
+                return approvals.time_out(operation).state
+            if verdict == "withdraw":
+                return approvals.withdraw(operation, "cancel")
+            return getattr(approvals, verdict)(operation, "first", uuid4(), None).state
+        except Conflict as refusal:
+            return refusal.code
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(decide, verdicts))
+
+
+@pytest.mark.parametrize(
+    "verdicts", ["approve approve approve approve", "approve reject approve reject"]
+)
+def test_of_decisions_that_race_exactly_one_is_taken(verdicts, database, operations, requested):
+    for _ in range(5):
+        vm = uuid4()
+        asked = requested(vm).model_copy(update={"waits_s": 60.0})
+        operation = operations.accept(asked)
+        answers = decided(database, operation.id, verdicts.split())
+        now = operations.read(operation.id)
+        assert sorted(answers) == sorted([now.state, *["not-waiting"] * 3])
+        assert operations.locked_by(operation.id) == (
+            (vm,) if now.state is OperationState.ACCEPTED else ()
+        )
+
+
+def test_approving_and_timing_out_exclude_each_other(database, operations, requested):
+    for wait_s in (0.0, 0.002, 0.004, 0.006, 60.0):
+        asked = requested(uuid4()).model_copy(update={"waits_s": wait_s})
+        operation = operations.accept(asked)
+        race = ["approve", "time_out", "approve", "time_out"]
+        answers = decided(database, operation.id, race)
+        Approvals(operations).time_out(operation.id)
+        now = operations.read(operation.id)
+        if now.state is OperationState.ACCEPTED:
+            assert sum(answers[n] == OperationState.ACCEPTED for n in (0, 2)) == 1
+            assert OperationState.CANCELLED not in answers
+        else:
+            assert now.error["code"] == "approval-timeout"
+            assert {answers[0], answers[2]} <= {"approval-timeout", "not-waiting"}
+            assert now.due_at is None
+            assert operations.locked_by(operation.id) == ()
+
+
+def test_what_was_read_before_it_was_decided_is_read_again(database, operations, requested):
+    """The API reads the row before it decides, in the same transaction."""
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("a writer of SQLite's is alone")
+    asked = requested(uuid4()).model_copy(update={"waits_s": 60.0})
+    operation = operations.accept(asked)
+    with database.write() as db:
+        assert db.get_one(models.Operation, operation.id).state is OperationState.WAITING
+        Approvals(operations).reject(operation.id, "other", uuid4(), None)
+        late = Approvals(Operations(Joined(db), lease_s=15))
+        with pytest.raises(Conflict) as refusal:
+            late.approve(operation.id, "first", uuid4(), None)
+        assert refusal.value.code == "not-waiting"

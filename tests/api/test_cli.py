@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -39,7 +40,8 @@ class Workers:
         self._threads: list[threading.Thread] = []
 
     def send(self, operation: Operation) -> None:
-        if not self.resting:
+        due = operation.due_at and operation.due_at <= datetime.now(UTC)
+        if due and not self.resting:
             work = threading.Thread(target=FLOWS[operation.kind], args=(operation.id,))
             self._threads.append(work)
             work.start()
@@ -132,6 +134,31 @@ def test_without_waiting_the_operation_is_named(
     held = run("undeploy", "shop")
     assert held.exit_code == 1
     assert "(locked)" in held.output
+
+
+def test_a_deployment_that_waits_is_approved_or_rejected(
+    workers: Workers, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("enterprise", "default", "--approval").exit_code == 0
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT)
+    waiting = run("deploy", blueprint, "--no-wait").output
+    assert re.search(r"it waits for approval until .* UTC: cloudloom approve", waiting)
+    assert "is waiting" in waiting
+    first = re.search(r"operation ([0-9a-f-]{36})", waiting)
+    assert first
+    rejected = run("reject", first[1], "--reason", "not today")
+    assert "rejected by first: not today (approval-rejected)" in rejected.output
+    second = re.search(r"operation ([0-9a-f-]{36})", run("deploy", "shop", "--no-wait").output)
+    assert second
+    monkeypatch.setenv("CLOUDLOOM_TOKEN", run("token", "plain").output.strip())
+    assert "(scope-missing)" in run("approve", second[1]).output
+    monkeypatch.setenv("CLOUDLOOM_TOKEN", api.token)
+    able = run("token", "manager", "--scope", "approve").output.strip()
+    monkeypatch.setenv("CLOUDLOOM_TOKEN", able)
+    approved = run("approve", second[1], "--reason", "today")
+    assert "deploy-appliance shop succeeded" in approved.output
+    assert run("approve", second[1]).exit_code == 1
 
 
 def test_what_does_not_answer_or_admit_is_said_in_a_sentence(

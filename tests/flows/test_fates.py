@@ -147,8 +147,8 @@ def test_a_second_look_leaves_what_a_later_operation_has_made(breaker):
 def request_like(operation: Operation, **changes):
     from adapters.database.operations import Request
 
-    fields = {name: getattr(operation, name) for name in Request.model_fields if name != "locks"}
-    return Request(**{**fields, **changes})
+    kept = Request.model_fields.keys() & type(operation).model_fields.keys()
+    return Request(**{**{name: getattr(operation, name) for name in kept}, **changes})
 
 
 def test_a_guest_that_keeps_a_volume_is_not_robbed_of_it_by_an_undo(breaker):

@@ -569,7 +569,19 @@ def children_of(worker: serve.Service) -> set[int]:
 def test_prefect_tells_a_worker_of_its_pools_runs_only(engine):
     world, _ = engine
     pool = dispatch.client().read_work_pool("main").id
-    ours, others = [], []
+    ours, others, asked, runs = [], [], [], []
+
+    def sent_and_cancelled() -> bool:
+        """Whether both events of one were heard; what came before the ears were open was not."""
+        heard = {run for event, run in ours if event == "prefect.flow-run.Scheduled"}
+        heard &= {run for event, run in ours if event == "prefect.flow-run.Cancelled"}
+        if heard & set(runs):
+            return True
+        asked.append(asked_for(world, f"told-{len(asked)}"))
+        dispatch.send(asked[-1])
+        runs.append(cloud.operations.read(asked[-1].id).flow_run_id)
+        cancel_in_prefect(runs[-1])
+        return False
 
     async def listen() -> None:
         hearing = [
@@ -577,18 +589,15 @@ def test_prefect_tells_a_worker_of_its_pools_runs_only(engine):
             asyncio.create_task(prefect_events._hear(uuid4(), lambda *x: others.append(x))),
         ]
         with paused(Role.STORAGE):
-            operation = asked_for(world, "told")
-            await asyncio.to_thread(dispatch.send, operation)
-            run = cloud.operations.read(operation.id).flow_run_id
-            await asyncio.to_thread(cancel_in_prefect, run)
-            wanted = {("prefect.flow-run.Scheduled", run), ("prefect.flow-run.Cancelled", run)}
-            await asyncio.to_thread(wait_for, lambda: wanted <= set(ours), 60, f"{wanted}")
+            await asyncio.to_thread(wait_for, sent_and_cancelled, 60, "both events", every_s=3)
         for each in hearing:
             each.cancel()
         await asyncio.gather(*hearing, return_exceptions=True)
 
     asyncio.run(listen())
     assert not others
+    for each in asked:
+        assert ended(each).state is OperationState.CANCELLED
 
 
 def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):

@@ -157,6 +157,21 @@ class Finding(Value):
     detail: str = ""
 
 
+class OnFailure(StrEnum):
+    """What becomes of an appliance when one of its VMs does not come up."""
+
+    UNDO = "undo"  # all VMs are undone
+    KEEP = "keep"  # only the failed ones are, and those that depend on them
+
+
+class Failure(Value):
+    """A VM that did not come up, and why."""
+
+    name: str
+    code: str
+    detail: str
+
+
 class Owner(Value):
     """Whose a backend object is: our installation, and the object it stands for."""
 

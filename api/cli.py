@@ -164,6 +164,9 @@ def deploy(
     what: Annotated[str, typer.Argument(help="A blueprint's file, or an appliance's name.")],
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Show each VM and step.")] = False,
+    on_failure: Annotated[
+        str, typer.Option(help="When a VM fails: undo all, or keep those that came up.")
+    ] = "undo",
     no_wait: NoWait = False,
 ) -> None:
     """Describe an appliance, and deploy it. Ctrl-C leaves the operation running."""
@@ -173,7 +176,8 @@ def deploy(
             appliance = client.post_yaml("/v1/appliances", text)["id"]
         else:
             appliance = _find(client, "appliances", what)
-        started = client.start(f"/v1/appliances/{appliance}/deploy")
+        how = {"on_failure": on_failure}
+        started = client.start(f"/v1/appliances/{appliance}/deploy", how)
         _finish(client, started, wait=watch or not no_wait, quiet=not watch)
 
 

@@ -1,10 +1,12 @@
-"""Deploy an appliance: all of its VMs, or none."""
+"""Deploy an appliance: all of its VMs, or none; with `on_failure: keep`, those that come up."""
 
 from functools import partial
 from uuid import UUID
 
 from adapters.database.operations import Operation
+from adapters.types import OnFailure
 from flows.deploy_vm import bring_up, prepare
+from flows.give_up import bring_up_or_give_up, end_with_what_is_up
 from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.layers import layers_of
@@ -19,4 +21,7 @@ def deploy_appliance(request: Operation) -> None:
     reserve_hosts(request.target_id, wanted)
     vms = survey_vms(request.target_id, wanted)
     prepare(vms, request.id)
-    lanes(*[[Lane(vm.name, vm.host, partial(bring_up, vm)) for vm in x] for x in layers_of(vms)])
+    keep = request.arguments.get("on_failure") == OnFailure.KEEP
+    up = bring_up_or_give_up if keep else bring_up
+    lanes(*[[Lane(vm.name, vm.host, partial(up, vm)) for vm in x] for x in layers_of(vms)])
+    end_with_what_is_up(vms)

@@ -22,13 +22,17 @@ _QUESTIONS_AT_ONCE = 8
 
 def look_back(operation: Operation, lines: Sequence[Line]) -> list[Receipt]:
     """Ask about every effect, some at a time; one that cannot be asked is not as expected."""
-    asked = [line for line in lines if _expected(operation, line)]
+    asked = [line for line in lines if expected(operation, line)]
     with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
         looks = [pool.submit(copy_context().run, _ask, operation, line) for line in asked]
         return [look.result() for look in looks]
 
 
-def _expected(operation: Operation, line: Line) -> str:
+def expected(operation: Operation, line: Line) -> str:
+    """What the look is to answer; empty where there is nothing to ask.
+
+    Of an operation that failed, what is still done was meant to stay: the rest was undone.
+    """
     step = STEPS[line.name]
     if step.question is None:
         return ""
@@ -36,14 +40,14 @@ def _expected(operation: Operation, line: Line) -> str:
         return PRESENT  # it was there before us, and still is
     if step.effect in {Effect.STAYS, Effect.ONCE}:
         return PRESENT if line.state is StepState.DONE else ""
-    if operation.state is OperationState.SUCCEEDED and step.effect is Effect.MAKES:
-        return PRESENT
-    return ABSENT
+    kept = operation.state is OperationState.FAILED and line.state is StepState.DONE
+    made = kept or operation.state is OperationState.SUCCEEDED
+    return PRESENT if made and step.effect is Effect.MAKES else ABSENT
 
 
 def _ask(operation: Operation, line: Line) -> Receipt:
     question = STEPS[line.name].question
-    expected = _expected(operation, line)
+    wanted = expected(operation, line)
     try:
         answer = PRESENT if question and question(**line.arguments) else ABSENT
     except (Conflict, NotFound) as other:  # what stands there, if anything, is not ours
@@ -54,8 +58,8 @@ def _ask(operation: Operation, line: Line) -> Receipt:
         operation_id=operation.id,
         key=line.key,
         query=f"{line.name}: is it there? {line.arguments}",
-        expected=expected,
+        expected=wanted,
         answer=answer,
-        as_expected=answer.split(" ")[0] == expected,
+        as_expected=answer.split(" ")[0] == wanted,
         looked_at=datetime.now(UTC),
     )

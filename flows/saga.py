@@ -36,10 +36,10 @@ from adapters.database.locks import Locked
 from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
 from adapters.errors import AdapterError, Conflict, Refused, Transient, problem_of
-from adapters.types import OperationState, StepState
+from adapters.types import Failure, OperationState, StepState
 from flows.cloud import cloud
 from flows.engine import shown
-from flows.receipts import look_back
+from flows.receipts import ABSENT, expected, look_back
 from flows.steps import STEPS, Effect, Step, performer
 
 R = TypeVar("R")
@@ -97,6 +97,9 @@ class Saga:
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._turned = False
+        self.lost: dict[str, Failure] = {}  # lanes that failed, and were undone alone
+        self.partly: AdapterError | None = None  # why it ends failed, although the rest is kept
+        self.refusal: Exception | None = None  # of a lane's undo: where it is stuck in the end
         self._called: set[str] = set()
         self._layer = 0
         self._known = {line.key: line for line in cloud.journal.lines(operation.id)}
@@ -143,6 +146,15 @@ class Saga:
             else:
                 self._go_back(error)
         else:
+            self._end_forward()
+
+    def _end_forward(self) -> None:
+        if self.refusal:
+            cloud.operations.stick(self.lease, problem_of(self.refusal))
+        elif self.partly:
+            failed = OperationState.FAILED
+            cloud.operations.end(self.lease, failed, problem_of(self.partly))
+        else:
             cloud.operations.end(self.lease, OperationState.SUCCEEDED)
 
     def _end_temporaries(self) -> None:
@@ -167,7 +179,7 @@ class Saga:
     def _settle(self) -> None:
         operation, lines = self.operation, self._lines()
         if operation.provisional:
-            lines = self._not_superseded(lines)
+            lines = [x for x in self._not_superseded(lines) if expected(operation, x) == ABSENT]
         receipts = look_back(operation, lines)
         undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
         behind = {each.key for each in receipts if not each.as_expected}
@@ -207,6 +219,10 @@ class Saga:
         if line and line.state in done:
             return step.recorded(line.result)
         return shown(key, lambda: self._forward(step, key, arguments))
+
+    def intent(self, key: str) -> Line | None:
+        """The line of a step that a former runner has begun."""
+        return self._known.get(key)
 
     def _intend(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Line:
         """Look, then write down what was found and that the first attempt begins."""
@@ -297,6 +313,16 @@ class Saga:
                 self._writer.stumble(line.key, str(error))
                 return error
         return None
+
+    def undo_lane(self, but: str) -> None:
+        """Undo alone what this lane has done, all but the step of that name, which asks for it.
+
+        Raises what an undo was refused with, or `Stopped`.
+        """
+        back = {StepState.UNDONE, StepState.SKIPPED}
+        mine = [x for x in self._lines() if x.lane == lane_name.get() and x.name != but]
+        if refusal := self._undo_lane([x for x in reversed(mine) if x.state not in back]):
+            raise refusal
 
     def _undo(self, line: Line) -> None:
         backward = STEPS[line.name].backward

@@ -26,7 +26,7 @@ class Effect(StrEnum):
     MAKES = "makes"  # undone on the way back
     REMOVES = "removes"  # destructive: no undo, and no way back for its operation
     TEMPORARY = "temporary"  # undone on the way back, and at the end of the way forward too
-    STAYS = "stays"  # once done it belongs to the library; undo clears a half-done one
+    STAYS = "stays"  # once done it stays, as in the library; undo clears a half-done one
     ONCE = "once"  # neither undone nor repeated: what was begun is never begun again
 
     @property

@@ -274,14 +274,16 @@ class Operations:
             row.state = OperationState.UNWINDING
             row.error = row.error or error
 
-    def end(self, lease: Lease, state: OperationState) -> None:
+    def end(
+        self, lease: Lease, state: OperationState, error: dict[str, Any] | None = None
+    ) -> None:
         """The outcome is known: tell everybody. Locks stay until `settle`."""
         with self.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
             row.state = state
             row.ended_at = utc_now()
-            if state is OperationState.SUCCEEDED:  # whatever it was stuck at
-                row.error = None
+            if error or state is OperationState.SUCCEEDED:  # whatever it was stuck at
+                row.error = error
 
     def stick(self, lease: Lease, error: dict[str, Any], *, going_back: bool = False) -> None:
         """An undo or a destructive step was refused: an operator has to look.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.errors import Conflict
-from adapters.types import ApplianceState, Scope, VmState
+from adapters.types import ApplianceState, OnFailure, Scope, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
 from api.dependencies import Caller, Once, Pages, require_scope
@@ -47,6 +47,19 @@ class Appliance(BaseModel):
     approval: bool
     created_at: datetime
     vms: list[Vm]
+
+
+class Deployment(BaseModel):
+    """How an appliance is deployed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    on_failure: OnFailure = Field(
+        OnFailure.UNDO,
+        description="When a VM fails: `undo` all; or `keep` those that came up, and undo it alone,"
+        " with those that depend on it.",
+        examples=["keep"],
+    )
 
 
 class ApplianceChange(BaseModel):
@@ -127,8 +140,10 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting) -> N
 
 
 @router.post("/{appliance_id}/deploy", status_code=202, responses=_ACCEPTED)
-def deploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
-    """Deploy all VMs that are not deployed yet, or none.
+def deploy(
+    appliance_id: UUID, caller: Caller, starter: Starting, how: Deployment | None = None
+) -> Response:
+    """Deploy all VMs that are not deployed yet, or none; or, if so asked, those that come up.
 
     Where the appliance or its enterprise asks for approval, the operation is `waiting` for it.
     """
@@ -146,7 +161,14 @@ def deploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
         locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
         waits_s = starter.waits_s(db, row.id)
         return starter.request(
-            "deploy_appliance", row.id, row.name, datacenter, locks, waits_s, vms=new
+            "deploy_appliance",
+            row.id,
+            row.name,
+            datacenter,
+            locks,
+            waits_s,
+            vms=new,
+            on_failure=(how or Deployment()).on_failure,
         )
 
     return starter.start(plan, lambda: require_room(wanted, datacenter))

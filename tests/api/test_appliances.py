@@ -2,6 +2,11 @@
 
 import re
 
+import pytest
+
+from adapters.errors import OutOfSpace
+from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.types import Vm as WantedVm
 from tests.api.conftest import Api, refused
 
 APP = """
@@ -97,6 +102,38 @@ def test_the_whole_life(api: Api) -> None:
     assert {each["state"] for each in volumes} == {"DETACHED"}
     for each in volumes:
         api.done(api.delete(f"/v1/volumes/{each['id']}"))
+
+
+def test_what_came_up_is_kept_and_only_the_others_are_deployed_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance = api.appliance(APP)
+    path = f"/v1/appliances/{appliance['id']}"
+    _, first, _ = appliance["vms"]
+    define = MemoryHypervisor.ensure_vm
+
+    def refuse(self: MemoryHypervisor, vm: WantedVm) -> None:
+        if str(vm.id) == first["id"]:
+            raise OutOfSpace("no memory left")
+        define(self, vm)
+
+    monkeypatch.setattr(MemoryHypervisor, "ensure_vm", refuse)
+    odd = api.post(f"{path}/deploy", json={"on_failure": "perhaps"})
+    refused(odd, 422, "invalid-request")
+    ended = api.run(api.post(f"{path}/deploy", json={"on_failure": "keep"}))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "partly-deployed")
+    lost = {"name": "web-1", "code": "out-of-space", "detail": "no memory left"}
+    assert ended["error"]["vms"] == [lost]
+    assert not ended["left_behind"]
+    shown = api.get(path).json()
+    assert shown["state"] == "NEEDS_SYNC"
+    assert [vm["state"] for vm in shown["vms"]] == ["ON", "NOT_ALLOCATED", "ON"]
+    assert shown["vms"][1]["host"] is None
+    monkeypatch.undo()
+    again = api.done(api.post(f"{path}/deploy"))
+    assert {step["lane"] for step in again["steps"]} == {"", "web-1"}
+    assert api.get(path).json()["state"] == "DEPLOYED"
+    api.done(api.post(f"{path}/undeploy"))
 
 
 def test_lists_come_in_pages(api: Api) -> None:

@@ -122,6 +122,18 @@ def test_a_failed_operation_fails_the_command(workers: Workers, api: Api, tmp_pa
     assert "(refused)" in failed.output
 
 
+def test_what_comes_up_is_kept_when_so_asked(workers: Workers, api: Api, tmp_path: Path) -> None:
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT.replace(", depends_on: [db]", ""))
+    failed = run("deploy", blueprint, "--on-failure", "keep")
+    assert failed.exit_code == 1
+    assert "1 of 2 VMs are up" in failed.output
+    assert "(partly-deployed)" in failed.output
+    assert len(re.findall(r" ON ", run("vms").output)) == 1
+    assert "(invalid-request)" in run("deploy", "shop", "--on-failure", "hope").output
+
+
 def test_without_waiting_the_operation_is_named(
     workers: Workers, api: Api, tmp_path: Path
 ) -> None:

@@ -58,13 +58,12 @@ def _waits_in_vain(vm: VmRecord) -> Failure | None:
 
 
 def _failure_of(vm: VmRecord) -> Failure | None:
-    """Bring the VM up, or say why not; one that somebody has stopped has not failed."""
+    """Bring the VM up, or say why not; for one that was stopped, `give_up_vm` does not begin."""
     try:
         bring_up(vm)
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, only this VM is lost
-        this_saga().check()
         problem = problem_of(error)
         return Failure(name=vm.name, code=problem["code"], detail=problem["detail"])
     return None

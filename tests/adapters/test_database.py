@@ -1148,7 +1148,8 @@ def test_what_was_read_before_it_was_decided_is_read_again(database, operations,
     asked = requested(uuid4()).model_copy(update={"waits_s": 60.0})
     operation = operations.accept(asked)
     with database.write() as db:
-        assert db.get_one(models.Operation, operation.id).state is OperationState.WAITING
+        read = db.get_one(models.Operation, operation.id)
+        assert read.state is OperationState.WAITING
         Approvals(operations).reject(operation.id, "other", uuid4(), None)
         late = Approvals(Operations(Joined(db), lease_s=15))
         with pytest.raises(Conflict) as refusal:

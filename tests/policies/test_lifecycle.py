@@ -15,7 +15,8 @@ from flows.policies.lifecycle import appliance_state, require, state_of
 def table() -> dict[str, set[VmState]]:
     """The docstring's rows: deeds, and the states that allow them."""
     allowed: dict[str, set[VmState]] = {}
-    for line in (lifecycle.__doc__ or "").splitlines():
+    of_vms, _, _ = (lifecycle.__doc__ or "").partition("\n\n| operation's state |")
+    for line in of_vms.splitlines():
         if line.startswith("| ") and not line.startswith("| operation"):
             deeds, states = (cell.strip() for cell in line.strip("|").split("|"))
             for deed in deeds.split(", "):

@@ -47,13 +47,15 @@ def lanes(*layers: Sequence[Lane]) -> None:
 def place(thing: str, limit: int) -> Iterator[None]:
     """Wait for one of the few places at a host or repository, and have it while inside."""
     saga = this_saga()
-    while (number := cloud.places.take(thing, limit, saga.lease)) is None:
+    take = partial(cloud.places.take, thing, limit, saga.lease)
+    while (number := saga.persevere(take, forever=True)) is None:
         saga.check()
         Event().wait(_PAUSE_S)
     try:
         yield
     finally:
-        cloud.places.leave(thing, number, saga.lease)
+        leave = partial(cloud.places.leave, thing, number, saga.lease)
+        saga.persevere(leave, forever=True)
 
 
 def _run_batch(host: UUID, waiting: deque[Lane]) -> None:

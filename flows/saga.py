@@ -229,7 +229,7 @@ class Saga:
         self.check()
         found = False
         if question := step.question:
-            found = self._persevere(partial(question, **arguments))
+            found = self.persevere(partial(question, **arguments))
         line = Line(
             key=key,
             name=step.name,
@@ -272,7 +272,7 @@ class Saga:
             result = (
                 _only(attempt, key)
                 if once
-                else self._persevere(attempt, key, forever=self._no_way_back)
+                else self.persevere(attempt, key, forever=self._no_way_back)
             )
         except LeaseLost:
             raise
@@ -334,7 +334,7 @@ class Saga:
             self._writer.attempt(line, StepState.UNDOING)
             backward(**line.arguments)
 
-        shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
+        shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:
@@ -343,7 +343,7 @@ class Saga:
 
     # --- perseverance and the lease -----------------------------------------------------------
 
-    def _persevere(self, fn: Callable[[], R], key: str = "", *, forever: bool = False) -> R:
+    def persevere(self, fn: Callable[[], R], key: str = "", *, forever: bool = False) -> R:
         """Try again while it is Transient: some times, or until the lease is lost."""
         settings = cloud.settings
         retrying = Retrying(

@@ -16,10 +16,8 @@ from sqlalchemy import (
     DateTime,
     Engine,
     Insert,
-    Table,
     create_engine,
     event,
-    insert,
 )
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Dialect
@@ -117,14 +115,23 @@ def engine(url: str) -> Engine:
     return made
 
 
-def insert_missing(table: Table) -> Insert:
-    """An INSERT that leaves rows alone which are there already."""
-    return (
-        insert(table)
-        .prefix_with("OR IGNORE", dialect="sqlite")
-        .prefix_with("IGNORE", dialect="mysql")
-        .prefix_with("IGNORE", dialect="mariadb")
-    )
+class insert_missing(Insert):  # noqa: N801 - reads as the statement it is
+    """An INSERT that leaves rows alone which are there already, and hides no other error."""
+
+    inherit_cache = True
+
+
+@compiles(insert_missing, "sqlite")
+def _sqlite_insert(element: insert_missing, compiler: Any, **options: Any) -> str:
+    return f"{compiler.visit_insert(element, **options)} ON CONFLICT DO NOTHING"
+
+
+@compiles(insert_missing, "mysql")
+@compiles(insert_missing, "mariadb")
+def _mysql_insert(element: insert_missing, compiler: Any, **options: Any) -> str:
+    key = compiler.preparer.format_column(next(iter(element.table.primary_key)))
+    inserted = compiler.visit_insert(element, **options)
+    return f"{inserted} ON DUPLICATE KEY UPDATE {key} = {key}"
 
 
 class Database:

@@ -9,8 +9,10 @@ from sqlalchemy import update
 
 from adapters.database import models
 from adapters.database.operations import LeaseLost
+from adapters.database.places import Places
 from adapters.database.runners import this_runner
 from adapters.database.session import utc_now
+from adapters.errors import Transient
 from adapters.types import OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -97,3 +99,20 @@ def test_a_lane_that_fails_stops_those_that_wait_for_a_place(world, monkeypatch)
     assert (ended.state, ended.left_behind) == (OperationState.FAILED, False)
     assert len(begun) < 10
     assert not cloud.world.all("vm")
+
+
+@pytest.mark.parametrize("method", ["take", "leave"])
+def test_a_database_that_stumbles_over_a_place_fails_no_deployment(method, world, monkeypatch):
+    whole, stumbled = getattr(Places, method), []
+
+    def stumbling(places, *arguments):
+        if len(stumbled) < 5:
+            stumbled.append(arguments)
+            raise Transient("a deadlock")
+        return whole(places, *arguments)
+
+    monkeypatch.setattr(Places, method, stumbling)
+    appliance = world.appliance("db", "web")
+    asked = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]
+    world.run("deploy_appliance", appliance, vms=asked)
+    assert len(stumbled) == 5

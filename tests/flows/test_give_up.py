@@ -131,6 +131,17 @@ def test_what_is_prepared_for_all_fails_for_all(world, monkeypatch):
     assert photograph() == before
 
 
+def test_giving_up_that_lies_shows_in_the_receipt(world, monkeypatch):
+    broken = accepted(world, monkeypatch)
+    broken.at(Place("give-up-vm", "db", 0), lambda *_: None)
+    ended = broken.run()
+    told = {
+        key.split("[")[0]: said for key, said in receipts_of(ended).items() if said[0] != said[1]
+    }
+    assert told == {"give-up-vm": ("present", "absent"), "switch-vm": ("absent", "present")}
+    assert ended.left_behind
+
+
 # --- killed -----------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 Things are rows (kind, id, properties). Every port method of a memory adapter passes through
 `call`, where a test or a demonstration can have set a fate for it:
 
-* `delay_s`: take that long;
+* `delay_s`: take that long, or until the fates are forgotten;
 * `fails`: raise `Transient` before anything happens;
 * `refuses`: raise `Refused` before anything happens;
 * `commits-then-fails`: do it, then raise `Transient`;
@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 from adapters.errors import AdapterError, Refused, Transient
 
 R = TypeVar("R")
+
+LOOK_S = 0.2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS things (kind TEXT, id TEXT, properties TEXT, PRIMARY KEY (kind, id));
@@ -115,7 +117,7 @@ class World:
     def call(self, method: str, thing: object, effect: Callable[[], R], lie: R) -> R:
         """Run `effect` as the fates have it; `lie` is what a liar answers."""
         with self._transaction() as db:
-            fate, delay_s = self._next_fate(db, method, str(thing))
+            fate, delay_s, met = self._next_fate(db, method, str(thing))
             if not (fate or delay_s):
                 try:
                     return effect()
@@ -123,8 +125,7 @@ class World:
                     refusal = error
         if not (fate or delay_s):
             raise refusal
-        if delay_s:
-            time.sleep(delay_s)
+        self._sleep(delay_s, met)
         if fate == "fails":
             raise Transient(f"{method}: told to fail")
         if fate == "refuses":
@@ -136,14 +137,23 @@ class World:
             raise Transient(f"{method}: told to fail after its effect")
         return answer
 
+    def _sleep(self, delay_s: float, fate: int) -> None:
+        for _ in range(int(delay_s / LOOK_S)):
+            time.sleep(LOOK_S)
+            with self._transaction() as db:
+                if not db.execute("SELECT 1 FROM fates WHERE rowid = ?", (fate,)).fetchone():
+                    return
+        time.sleep(delay_s % LOOK_S)
+
     @staticmethod
-    def _next_fate(db: sqlite3.Connection, method: str, thing: str) -> tuple[str, float]:
+    def _next_fate(db: sqlite3.Connection, method: str, thing: str) -> tuple[str, float, int]:
+        """Its word, its delay, and its number."""
         db.execute("INSERT INTO calls (method, thing) VALUES (?, ?)", (method, thing))
         row = db.execute(
             "SELECT rowid, fate, delay_s FROM fates WHERE method = ? AND times > 0 LIMIT 1",
             (method,),
         ).fetchone()
         if row is None:
-            return "", 0.0
+            return "", 0.0, 0
         db.execute("UPDATE fates SET times = times - 1 WHERE rowid = ?", (row[0],))
-        return row[1], row[2]
+        return row[1], row[2], row[0]

@@ -496,21 +496,21 @@ def test_a_worker_takes_from_its_queues_only(engine, beside):
 
 def test_two_workers_of_one_home_share_the_work_and_repeat_nothing(engine, beside):
     world, _ = engine
-    cloud.world.set_fate("storage.ensure_volume", delay_s=1)
-    operations = [asked_for(world, f"shared {n}") for n in range(5)]
-    for each in operations:
+    cloud.world.set_fate("storage.ensure_volume", times=cloud.settings.slots, delay_s=60)
+    operations = [asked_for(world, f"shared {n}") for n in range(cloud.settings.slots + 3)]
+    long, short = operations[: cloud.settings.slots], operations[cloud.settings.slots :]
+    with held_still(beside):
+        for each in long:
+            dispatch.send(each)
+        for each in long:
+            wait_for(lambda each=each: cloud.journal.lines(each.id)[1:], 30, "the step in flight")
+    for each in short:
         dispatch.send(each)
-    theirs, runners = set(), set()
-
-    def all_ended() -> bool:
-        theirs.update(children_of(beside))
-        runners.update(pid for each in operations if (pid := _runner_pid(each)))
-        return all(cloud.operations.read(each.id).ended for each in operations)
-
-    wait_for(all_ended, 60, "the operations' ends")
-    assert runners & theirs
-    assert runners - theirs
-    done = [cloud.operations.read(each.id) for each in operations]
+    for each in short:  # the first worker has no slot for them
+        ended(each)
+    assert not any(cloud.operations.read(each.id).ended for each in long)
+    cloud.world.forget_fates()
+    done = [ended(each) for each in operations]
     assert {(each.state, each.epoch) for each in done} == {(OperationState.SUCCEEDED, 1)}
     calls = cloud.world.calls("storage.ensure_volume")
     assert {calls.count(each.arguments["volume"]["id"]) for each in done} == {1}
@@ -533,7 +533,6 @@ def test_what_does_not_end_in_time_is_handed_to_another_worker(engine, beside):
         dispatch.send(operation)
         wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
         first = cloud.operations.read(operation.id).flow_run_id
-        cloud.world.forget_fates()
         beside.end()
         handed = cloud.operations.read(operation.id)
         assert (handed.attempt, handed.epoch) == (2, 1)

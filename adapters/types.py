@@ -275,6 +275,20 @@ class Base(Value):
     format: Format
     digest: str  # SHA-256 of the file, hex
 
+    @classmethod
+    def copied_to(cls, directory: str, digest: str, form: Format, installation: UUID) -> "Base":
+        """A host's own copy of an image, whose name tells whose it is, and of what."""
+        path = f"{directory}/base-{digest}.{installation}.{form.extension}"
+        return cls(path=path, format=form, digest=digest)
+
+    @classmethod
+    def of_copy(cls, path: str, installation: UUID) -> "Base | None":
+        """The copy that a file is by its name, if it is the installation's."""
+        directory, _, name = path.rpartition("/")
+        digest = name.removeprefix("base-").partition(".")[0]
+        every = (cls.copied_to(directory, digest, form, installation) for form in Format)
+        return next((copy for copy in every if copy.path == path), None)
+
     @property
     def is_copy(self) -> bool:
         """Whether it is a host's own copy, not the library's file."""

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from adapters.images.repository import MARKER
+from adapters.images.repository import MARKER, MARKS
 from adapters.types import OperationState
 from api.client import Client, Operation, Refusal
 from api.progress import operation_table, step_table, watch
@@ -303,7 +303,8 @@ class Demo:
         (disk,) = template["disks"]
         library = {disk["path"], *(each["path"] for each in disk["conversions"])}
         files = (each for each in self.repository.rglob("*") if each.is_file())
-        found = {str(each.relative_to(self.repository)) for each in files} - {MARKER}
+        told = (each.relative_to(self.repository) for each in files)
+        found = {str(each) for each in told if each.parts[0] not in {MARKER, MARKS}}
         self._check(found == library, "exactly the library remains:")
         for path in sorted(found):
             self.console.print(f"    {path}")

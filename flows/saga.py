@@ -76,6 +76,12 @@ def running() -> UUID:
     return this_saga().operation.id
 
 
+def mark() -> str:
+    """The running operation as a name that sorts by when it was accepted, and ends with its id."""
+    row = this_saga().operation
+    return f"{row.accepted_at:%Y%m%dT%H%M%S.%f}.{row.id}"
+
+
 def epoch() -> int:
     """Which runner of the operation this is, from 1: names what only this attempt may use."""
     return this_saga().lease.epoch

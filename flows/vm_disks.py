@@ -1,6 +1,5 @@
 """A VM's disks on its host: overlays of a base that each of them claims while it lives."""
 
-from pathlib import Path
 from uuid import UUID
 
 from adapters.database.library import Image
@@ -9,7 +8,7 @@ from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
 from flows.convert_image import bootable
-from flows.saga import running
+from flows.saga import mark, running
 from flows.steps import step
 
 
@@ -36,10 +35,11 @@ def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter
         raise Refused(f"{image.path} is not the file that was published", code="image-changed")
     if cloud.library.is_condemned(image):
         raise Refused(f"{image.path} is damaged", code="image-damaged")
-    path = repository.path(image.path)
-    if not cloud.node(host).sees(str(repository.root), repository.marker):
-        path = Path(datastore) / f"base-{image.digest}.{image.format.extension}"
-    return Base(path=str(path), format=image.format, digest=image.digest)
+    repository.leave_mark(cloud.inventory.installation, mark())
+    if cloud.node(host).sees(str(repository.root), repository.marker):
+        path = str(repository.path(image.path))
+        return Base(path=path, format=image.format, digest=image.digest)
+    return Base.copied_to(datastore, image.digest, image.format, cloud.inventory.installation)
 
 
 @step("hold-base")

@@ -361,7 +361,7 @@ def photograph() -> dict[str, Any]:
         str(each.relative_to(home))
         for folder in folders
         for each in folder.rglob("*")
-        if each.is_file()
+        if each.is_file() and ".cloudloom-marks" not in each.parts  # how far it was: a story, too
     )
     world = cloud.world.everything()
     for properties in world.values():

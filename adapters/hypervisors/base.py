@@ -5,7 +5,8 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
 1. Ensure: making what already is, ours and equal, is success. There with other properties or
    another installation's: `Conflict`, and it is not touched.
 2. Absent: deleting, disconnecting or switching off what is not there is success.
-3. Names come from the caller: a VM is `vm-<uuid>` under its own uuid, a disk `disk-<uuid>`.
+3. Names come from the caller: a VM is `vm-<uuid>` under its own uuid, a disk `disk-<uuid>`;
+   a disk's name tells the installation, too, where nothing else can.
 4. `has_*` and `power` ask the hypervisor, never a table of ours.
 5. Failures are `Transient` or `Refused`, never the vendor's own exceptions.
 6. Every object carries the installation's id where the hypervisor can hold it.
@@ -101,6 +102,12 @@ class Hypervisor(Protocol):
 
     def delete_disk(self, disk: Disk) -> None:
         """Remove it. Raises `InUse` while a running VM has it."""
+
+    def disks(self, datastore: str) -> dict[UUID, bool]:
+        """The installation's disks there, and whether a VM is defined with it (is on or off)."""
+
+    def discard_disk(self, datastore: str, disk: UUID) -> None:
+        """Remove one of `disks` by its id alone. Raises `InUse` while a VM is defined with it."""
 
     def disk_path(self, disk: Disk) -> str:
         """Where the disk's bytes are, as the host sees it (qcow2)."""

@@ -3,12 +3,15 @@
 Documents are built as trees, never from pieces of text: a name cannot escape its element.
 """
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
 from adapters.types import Connection, Disk, Nic, Owner, Vm
 
+_UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+_DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
 NAMESPACE = "urn:cloudloom:owner:1"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
@@ -26,7 +29,13 @@ def vm_name(vm: UUID) -> str:
 
 def disk_name(disk: Disk) -> str:
     """The disk's file, and its volume's name in the datastore's pool."""
-    return f"disk-{disk.id}.qcow2"
+    return f"disk-{disk.id}.{disk.installation}.qcow2"
+
+
+def disk_called(name: str) -> tuple[UUID, UUID] | None:
+    """Of a file that is called as our disks are: the disk, and its installation."""
+    found = _DISK.fullmatch(name)
+    return (UUID(found[1]), UUID(found[2])) if found else None
 
 
 def disk_path(disk: Disk) -> str:

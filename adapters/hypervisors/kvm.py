@@ -88,6 +88,18 @@ class KvmHypervisor:
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
         self._disks.delete(disk)
 
+    def disks(self, datastore: str) -> dict[UUID, bool]:
+        used = self._used_files()
+        found = self._disks.of(self._installation, datastore)
+        return {disk: path in used for disk, path in found.items()}
+
+    def discard_disk(self, datastore: str, disk: UUID) -> None:
+        path = self._disks.of(self._installation, datastore).get(disk)
+        if path in self._used_files():
+            raise InUse(f"a VM is defined with disk {disk}")
+        if path:
+            self._disks.discard(path)
+
     def disk_path(self, disk: Disk) -> str:
         return domain_xml.disk_path(disk)
 
@@ -203,6 +215,16 @@ class KvmHypervisor:
                 if owner is not None and owner.get("installation") == str(self._installation):
                     found[UUID(domain.UUIDString())] = _power(domain)
         return found
+
+    def _used_files(self) -> set[str | None]:
+        """The files that VMs are defined with, whosever they are."""
+        with speaking_libvirt():
+            texts = [
+                each.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+                for each in self._session().listAllDomains()
+            ]
+        sources = [ET.fromstring(text).iterfind("devices/disk/source") for text in texts]  # noqa: S314 - libvirt's own words
+        return {source.get("file") for found in sources for source in found} - {None}
 
     def _console(self, vm: UUID) -> Path:
         return self._consoles / f"{domain_xml.vm_name(vm)}.log"

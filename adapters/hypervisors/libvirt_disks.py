@@ -6,7 +6,7 @@ nothing is kept. It remembers what it saw, so before "not there" is believed it 
 
 import time
 import xml.etree.ElementTree as ET
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import libvirt
 
@@ -70,6 +70,20 @@ class LibvirtDisks:
                 volume = self._find(disk, name)
                 if volume is not None and (there or name == _probe_name(disk)):
                     volume.delete()
+
+    def of(self, installation: UUID, directory: str) -> dict[UUID, str]:
+        """An installation's disks in a datastore, each with its file. Raises `NotFound`."""
+        with speaking_libvirt():
+            pool = self._pool(directory)
+            _look_again(pool)
+            volumes = [(each.name(), each.path()) for each in pool.listAllVolumes()]
+        named = ((domain_xml.disk_called(name), path) for name, path in volumes)
+        return {x[0]: path for x, path in named if x and x[1] == installation}
+
+    def discard(self, path: str) -> None:
+        """Remove a disk by its file."""
+        with speaking_libvirt():
+            self._session().storageVolLookupByPath(path).delete()
 
     def _is(self, disk: Disk, found: ET.Element) -> bool:
         def kind(path: str) -> str | None:

@@ -92,7 +92,25 @@ class MemoryHypervisor:
         self.world.call("hypervisors.delete_disk", disk.id, effect, None)
 
     def disk_path(self, disk: Disk) -> str:
-        return f"{disk.datastore}/disk-{disk.id}.qcow2"
+        return f"{disk.datastore}/disk-{disk.id}.{disk.installation}.qcow2"
+
+    def disks(self, datastore: str) -> dict[UUID, bool]:
+        def effect() -> dict[UUID, bool]:
+            self._capacity(datastore)
+            return self._disks_in(datastore)
+
+        return self.world.call("hypervisors.disks", datastore, effect, {})
+
+    def discard_disk(self, datastore: str, disk: UUID) -> None:
+        def effect() -> None:
+            found = self._disks_in(datastore)
+            if found.get(disk):
+                raise InUse(f"a VM is defined with disk {disk}")
+            if disk in found:
+                Path(datastore, f"disk-{disk}.{self.installation}.qcow2").unlink(missing_ok=True)
+                self.world.remove("disk", disk)
+
+        self.world.call("hypervisors.discard_disk", disk, effect, None)
 
     def ensure_vm(self, vm: Vm) -> None:
         def effect() -> None:
@@ -252,6 +270,14 @@ class MemoryHypervisor:
         if not total_mib:
             raise NotFound(f"no datastore {directory}")
         return total_mib
+
+    def _disks_in(self, datastore: str) -> dict[UUID, bool]:
+        used = {disk for vm in self.world.all("vm").values() for disk in vm["disks"]}
+        return {
+            UUID(key): key in used
+            for key, found in self.world.all("disk").items()
+            if self._is_ours(found) and found["datastore"] == datastore
+        }
 
     def _capacity(self, directory: str) -> Capacity:
         total_mib = self._total_mib(directory)

@@ -92,6 +92,24 @@ class ImageRepository(Protocol):
     def delete(self, relative: str) -> None:
         """Remove a file, and its directory when that is empty."""
 
+    def entries(self) -> dict[str, int]:
+        """What was put there by anybody, with its time of change in nanoseconds since 1970.
+
+        A template's folder, a conversion's file, and a file or folder of somebody's work.
+        """
+
+    def discard(self, entry: str) -> None:
+        """Remove one of `entries`, whole."""
+
+    def leave_mark(self, installation: UUID, mark: str) -> None:
+        """Write down that an installation was as far as this; marks sort by age."""
+
+    def marks(self) -> dict[UUID, list[str]]:
+        """The marks of every installation that has left some, the oldest first."""
+
+    def forget_marks(self, installation: UUID, before: str) -> None:
+        """Remove an installation's older marks."""
+
     def find_scratch(self, prefix: str) -> Path | None:
         """The first scratch file whose name starts so, if there is one."""
 

@@ -169,6 +169,27 @@ class MemoryRepository:
     def delete(self, relative: str) -> None:
         self.world.call("repository.delete", relative, lambda: self._real.delete(relative), None)
 
+    def entries(self) -> dict[str, int]:
+        return self.world.call("repository.entries", self.root, self._real.entries, {})
+
+    def discard(self, entry: str) -> None:
+        self.world.call("repository.discard", entry, lambda: self._real.discard(entry), None)
+
+    def leave_mark(self, installation: UUID, mark: str) -> None:
+        def effect() -> None:
+            self._real.leave_mark(installation, mark)
+
+        self.world.call("repository.leave_mark", mark, effect, None)
+
+    def marks(self) -> dict[UUID, list[str]]:
+        return self.world.call("repository.marks", self.root, self._real.marks, {})
+
+    def forget_marks(self, installation: UUID, before: str) -> None:
+        def effect() -> None:
+            self._real.forget_marks(installation, before)
+
+        self.world.call("repository.forget_marks", before, effect, None)
+
     def find_scratch(self, prefix: str) -> Path | None:
         return self.world.call(
             "repository.find_scratch", prefix, lambda: self._real.find_scratch(prefix), None

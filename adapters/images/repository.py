@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from queue import Empty, SimpleQueue
 from uuid import UUID, uuid4
 
@@ -18,6 +18,8 @@ from adapters.types import Capacity, Identity
 
 MARKER = ".cloudloom-repository"
 INCOMING = "incoming"
+MARKS = ".cloudloom-marks"
+_ENTRIES = ("templates/*", "conversions/*/*", f"{INCOMING}/*")
 _PATIENCE_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")  # of something under `incoming/`
 _MIB = 2**20
@@ -173,6 +175,39 @@ class DirectoryRepository:
             folder = target.parent
             if folder != self.root and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def entries(self) -> dict[str, int]:
+        with self._mounted():
+            found = [each for pattern in _ENTRIES for each in self.root.glob(pattern)]
+            return {str(x.relative_to(self.root)): x.lstat().st_mtime_ns for x in found}
+
+    def discard(self, entry: str) -> None:
+        with self._mounted():
+            place = self.path(entry)
+            if not any(PurePath(entry).match(pattern) for pattern in _ENTRIES):
+                raise Refused(f"{entry!r} is no entry of the repository")
+            if place.is_file():
+                for name in extents_of(place):
+                    place.with_name(name).unlink(missing_ok=True)
+            _remove(place)
+
+    def leave_mark(self, installation: UUID, mark: str) -> None:
+        with self._mounted():
+            place = self.path(f"{MARKS}/{installation}/{mark}")
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
+                _sync(place.parent)
+
+    def marks(self) -> dict[UUID, list[str]]:
+        with self._mounted():
+            folders = sorted((self.root / MARKS).glob("*"))
+            return {UUID(x.name): sorted(each.name for each in x.iterdir()) for x in folders}
+
+    def forget_marks(self, installation: UUID, before: str) -> None:
+        for mark in self.marks().get(installation, []):
+            if mark < before:
+                self.path(f"{MARKS}/{installation}/{mark}").unlink(missing_ok=True)
 
     def find_scratch(self, prefix: str) -> Path | None:
         with self._mounted():

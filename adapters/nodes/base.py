@@ -4,7 +4,7 @@ Laws, held for every adapter by `tests/contracts/test_node.py`:
 
 1. Ensure, absent, and errors as for storage. Paths are absolute, as the host sees them.
 2. A copy is there whole, with the digest it was asked for, or not at all.
-3. `delete_copy` removes only copies that `ensure_copy` made (`base-<digest>.<format>`).
+3. `delete_copy` removes only copies that `ensure_copy` made (see `Base.copied_to`).
 """
 
 from typing import Protocol
@@ -29,6 +29,9 @@ class Node(Protocol):
 
     def has_copy(self, copy: Base) -> bool:
         """Whether that copy is there (by size and name; the digest was checked when made)."""
+
+    def copies(self, directory: str, installation: UUID) -> list[Base]:
+        """The installation's copies in a datastore. Raises `NotFound` without it."""
 
     def delete_copy(self, copy: Base) -> None:
         """Remove the copy."""

@@ -75,6 +75,11 @@ class LocalNode:
         with speaking_files(copy.path):
             return Path(copy.path).is_file()
 
+    def copies(self, directory: str, installation: UUID) -> list[Base]:
+        with speaking_files(directory):
+            paths = sorted(str(path) for path in Path(directory).iterdir())
+        return [copy for path in paths if (copy := Base.of_copy(path, installation))]
+
     def delete_copy(self, copy: Base) -> None:
         path = _path(copy)
         with speaking_files(path):

@@ -67,12 +67,26 @@ class MemoryNode:
 
         return self.world.call("nodes.has_copy", copy.path, effect, lie=False)
 
+    def copies(self, directory: str, installation: UUID) -> list[Base]:
+        def effect() -> list[Base]:
+            if (self.world.find("datastore", directory) or {}).get("total_mib", 1) == 0:
+                raise NotFound(f"no datastore {directory}")
+            here = self._key_in(directory)
+            paths = (key for key in self.world.all("copy") if key.startswith(here))
+            every = [Base.of_copy(each.partition(":")[2], installation) for each in sorted(paths)]
+            return [copy for copy in every if copy]
+
+        return self.world.call("nodes.copies", directory, effect, [])
+
     def delete_copy(self, copy: Base) -> None:
         def effect() -> None:
             _require_copy(copy)
             self.world.remove("copy", self._key(copy))
 
         self.world.call("nodes.delete_copy", copy.path, effect, None)
+
+    def _key_in(self, directory: str) -> str:
+        return f"{self.host}:{directory}/"
 
     def _key(self, copy: Base) -> str:
         return f"{self.host}:{copy.path}"

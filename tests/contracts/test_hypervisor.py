@@ -373,6 +373,26 @@ def test_lists_the_vms_of_its_installation_only(counterpart):
     assert counterpart.others.vms() == {theirs.id: Power.OFF}
 
 
+def test_lists_the_disks_of_its_installation_and_removes_one_that_no_vm_has(counterpart, vm):
+    ours, (disk,) = counterpart.ours, vm.disks
+    theirs = changed(disk, id=uuid4(), installation=OTHERS)
+    counterpart.others.ensure_disk(theirs)
+    ours.ensure_disk(disk)
+    assert ours.disks(disk.datastore) == {disk.id: False}
+    assert counterpart.others.disks(disk.datastore) == {theirs.id: False}
+    ours.ensure_vm(vm)
+    assert ours.disks(disk.datastore) == {disk.id: True}
+    with pytest.raises(InUse):
+        ours.discard_disk(disk.datastore, disk.id)
+    ours.delete_vm(vm.id)
+    ours.discard_disk(disk.datastore, theirs.id)
+    ours.discard_disk(disk.datastore, disk.id)
+    ours.discard_disk(disk.datastore, disk.id)
+    assert not ours.has_disk(disk)
+    assert (ours.disks(disk.datastore), counterpart.others.has_disk(theirs)) == ({}, True)
+    counterpart.others.delete_disk(theirs)
+
+
 def test_a_vm_without_its_disk_is_not_defined(ours, vm):
     with pytest.raises(NotFound):
         ours.ensure_vm(vm)

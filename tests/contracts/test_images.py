@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -322,6 +323,36 @@ def files(repository):
 
 def test_a_repository_keeps_its_marker(repository):
     assert initialise(repository.root) == repository.marker
+
+
+def test_entries_are_what_somebody_has_put_there_and_go_whole(repository):
+    put(repository, "templates/one/disk-0.qcow2")
+    put(repository, "conversions/ab/two.qcow2")
+    (repository.scratch("upload-three", 1)).write_bytes(b"some")
+    repository.leave_mark(uuid4(), "1")
+    entries = repository.entries()
+    assert set(entries) == {"templates/one", "conversions/ab/two.qcow2", "incoming/upload-three"}
+    assert abs(min(entries.values()) / 1e9 - time.time()) < 60
+    for entry in entries:
+        repository.discard(entry)
+        repository.discard(entry)
+    assert repository.entries() == {}
+
+
+@pytest.mark.parametrize("entry", ["templates", ".cloudloom-repository", "templates/a/b", "../x"])
+def test_nothing_but_an_entry_is_discarded(repository, entry):
+    with pytest.raises(Refused):
+        repository.discard(entry)
+    repository.verify()
+
+
+def test_marks_tell_how_far_each_installation_was(repository):
+    ours, theirs = uuid4(), uuid4()
+    for installation, mark in ((ours, "2"), (ours, "1"), (ours, "2"), (theirs, "3")):
+        repository.leave_mark(installation, mark)
+    assert repository.marks() == {ours: ["1", "2"], theirs: ["3"]}
+    repository.forget_marks(ours, before="2")
+    assert repository.marks() == {ours: ["2"], theirs: ["3"]}
 
 
 def test_a_mounted_repository_is_verified_and_left_as_it_was(repository):

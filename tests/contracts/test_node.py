@@ -147,6 +147,22 @@ def test_only_copies_are_made_and_deleted(node, source, copy):
     assert Path(source).read_bytes() == CONTENT
 
 
+def test_lists_the_copies_of_an_installation_only(counterpart, node, source):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    ours, theirs = uuid4(), uuid4()
+    mine, another = (
+        Base.copied_to(counterpart.datastore, digest, Format.VPC, each) for each in (ours, theirs)
+    )
+    for copy in (mine, another):
+        node.ensure_copy(source, copy)
+    assert mine.is_copy
+    assert node.copies(counterpart.datastore, ours) == [mine]
+    assert node.copies(counterpart.datastore, theirs) == [another]
+    node.delete_copy(mine)
+    assert node.copies(counterpart.datastore, ours) == []
+    assert node.has_copy(another)
+
+
 def test_lanes_may_want_the_same_copy_at_once(counterpart, node, source, copy):
     lanes = [threading.Thread(target=node.ensure_copy, args=(source, copy)) for _ in range(8)]
     for lane in lanes:

@@ -1,4 +1,4 @@
-"""What is over is forgotten, and nothing else: here, and in Prefect through the real engine."""
+"""What is over is forgotten, and nothing else."""
 
 from uuid import UUID, uuid4
 

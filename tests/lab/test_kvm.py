@@ -86,7 +86,9 @@ def test_an_overlay_is_at_least_as_large_as_its_base(kvm_host, tmp_path, asked_m
     kvm.ensure_disk(disk)
     assert kvm.has_disk(disk)
     assert virtual_mib(kvm, disk) == made_mib
-    assert [path.name for path in tmp_path.glob("*/*.qcow2")] == [f"disk-{disk.id}.qcow2"]
+    assert [path.name for path in tmp_path.glob("*/*.qcow2")] == [
+        f"disk-{disk.id}.{disk.installation}.qcow2"
+    ]
     Path(disk.base.path).unlink()  # it must not take the base to remove an overlay
     kvm_on(kvm_host, tmp_path).delete_disk(disk)
     assert not list(tmp_path.glob("*/*.qcow2"))

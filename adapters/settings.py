@@ -96,6 +96,16 @@ class Settings(BaseSettings):
     prefect_events_days: float = Field(
         7.0, gt=0, description="How long the embedded Prefect server keeps events."
     )
+    sweep_removes: bool = Field(
+        False,  # noqa: FBT003 - a default
+        description="Whether what no row explains is removed, and not only reported.",
+    )
+    sweep_max_percent: float = Field(
+        20.0, ge=0, le=100, description="Nothing is removed when more than this share would go."
+    )
+    scratch_hours: float = Field(
+        24.0, ge=0, description="How long half-done work in a repository is left to its maker."
+    )
     verify_mib: int = Field(
         65_536, gt=0, description="How much of a library is read again a day, to verify it."
     )

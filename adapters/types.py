@@ -172,6 +172,30 @@ class Failure(Value):
     detail: str
 
 
+class Kind(StrEnum):
+    """Kinds of things on backends."""
+
+    VM = "vm"
+    DISK = "disk"
+    COPY = "copy"
+    VOLUME = "volume"
+    EXPORT = "export"
+    FILE = "file"
+
+
+class Thing(Value):
+    """A thing on a backend: on a host, in a pool, or in a datacenter's repository."""
+
+    kind: Kind
+    place: UUID
+    name: str  # its id; a copy's digest; a file's path
+
+    @property
+    def id(self) -> str:
+        """All of it, as one word."""
+        return f"{self.kind}:{self.place}:{self.name}"
+
+
 class Owner(Value):
     """Whose a backend object is: our installation, and the object it stands for."""
 

@@ -224,9 +224,24 @@ def open_console(vm: str) -> None:
 
 
 @app.command()
+def maintain(
+    what: Annotated[str, typer.Argument(help="sweep-orphans, verify-library, trim-history, ...")],
+    *,
+    datacenter: Annotated[str, typer.Option(help="Where.")] = "main",
+    no_wait: NoWait = False,
+) -> None:
+    """Run a maintenance operation now, which runs by itself at times; shows its report."""
+    with _client() as client:
+        found = _find(client, "datacenters", datacenter)
+        asked = {"kind": what.replace("-", "_")}
+        started = client.start(f"/v1/datacenters/{found}/maintenance", asked)
+        _finish(client, started, wait=not no_wait)
+        _show_report(client.operation(started.id))
+
+
+@app.command()
 def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> None:
     """List the latest operations; or show one, with its steps and its receipt."""
-    from adapters.types import Finding
     from api.client import Operation
     from api.progress import operation_table, outcome, step_table
 
@@ -238,8 +253,7 @@ def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> No
         found = client.operation(operation)
         console.print(outcome(found))
         console.print(step_table(found))
-        if found.report:
-            _show([each.model_dump() for each in found.report], *Finding.model_fields)
+        _show_report(found)
         if found.flow_run_url:
             console.print(f"Prefect: {found.flow_run_url}", soft_wrap=True)
         _show_receipt(client.get(f"/v1/operations/{operation}/receipt"))
@@ -382,6 +396,12 @@ def _show(rows: list[dict[str, Any]], *fields: str) -> None:
     for row in rows:
         table.add_row(*("" if row[field] is None else str(row[field]) for field in fields))
     console.print(table)
+
+
+def _show_report(operation: "Operation") -> None:
+    if operation.report:
+        rows = [finding.model_dump() for finding in operation.report]
+        _show(rows, *rows[0])
 
 
 def _show_receipt(receipt: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.reset_vm import reset_vm
+from flows.sweep_orphans import sweep_orphans
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -37,6 +38,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     unwind_operation,
     reconcile_operations,
     check_datacenters,
+    sweep_orphans,
     trim_history,
     verify_library,
 )

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
+from adapters.database.explanations import Explanations
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
@@ -85,6 +86,11 @@ class Cloud:
     def places(self) -> Places:
         """The few places at each host and repository."""
         return Places(self.operations)
+
+    @cached_property
+    def explanations(self) -> Explanations:
+        """What should be on the backends."""
+        return Explanations(self.database)
 
     @cached_property
     def history(self) -> History:

@@ -39,6 +39,8 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "backend_timeout_s": 0,
         "lease_s": 15,
         "conversion_days": 0.01,
+        "sweep_removes": True,
+        "sweep_max_percent": 50,
     }
     return Settings(**{**fields, **changes})
 

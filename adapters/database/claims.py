@@ -86,6 +86,13 @@ class Claims:
         with self._database.read() as db:
             return _is_claimed(db, thing)
 
+    def within(self, thing: str) -> tuple[str, ...]:
+        """Who needs the thing, or something in it: a file in a folder."""
+        row = models.Claim
+        inside = row.thing.startswith(f"{thing}/", autoescape=True)
+        with self._database.read() as db:
+            return tuple(db.scalars(select(row.holder).where((row.thing == thing) | inside)))
+
     def holders(self, thing: str) -> tuple[str, ...]:
         """Who needs the thing."""
         with self._database.read() as db:

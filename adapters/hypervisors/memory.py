@@ -95,11 +95,9 @@ class MemoryHypervisor:
         return f"{disk.datastore}/disk-{disk.id}.{disk.installation}.qcow2"
 
     def disks(self, datastore: str) -> dict[UUID, bool]:
-        def effect() -> dict[UUID, bool]:
-            self._capacity(datastore)
-            return self._disks_in(datastore)
-
-        return self.world.call("hypervisors.disks", datastore, effect, {})
+        return self.world.call(
+            "hypervisors.disks", datastore, lambda: self._disks_in(datastore), {}
+        )
 
     def discard_disk(self, datastore: str, disk: UUID) -> None:
         def effect() -> None:
@@ -272,12 +270,11 @@ class MemoryHypervisor:
         return total_mib
 
     def _disks_in(self, datastore: str) -> dict[UUID, bool]:
+        self._capacity(datastore)
         used = {disk for vm in self.world.all("vm").values() for disk in vm["disks"]}
-        return {
-            UUID(key): key in used
-            for key, found in self.world.all("disk").items()
-            if self._is_ours(found) and found["datastore"] == datastore
-        }
+        every = self.world.all("disk").items()
+        ours = (key for key, x in every if self._is_ours(x) and x["datastore"] == datastore)
+        return {UUID(key): key in used for key in ours}
 
     def _capacity(self, directory: str) -> Capacity:
         total_mib = self._total_mib(directory)

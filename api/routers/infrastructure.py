@@ -3,16 +3,20 @@
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database import operations as accepted
 from adapters.types import Family
 from api import finding
 from api.dependencies import Name, Once, Pages, Reference
 from api.once import Answer
+from api.reports import Operation
+from api.starting import Starting
 from flows import enrolment
+from flows.catalog import FLOWS
 from flows.cloud import cloud
 
 router = APIRouter(tags=["infrastructure"])
@@ -35,6 +39,22 @@ class Datacenter(BaseModel):
     id: UUID
     name: str
     repository: str
+
+
+class Maintenance(BaseModel):
+    """A maintenance operation, by its kind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = Field(examples=["sweep_orphans"])
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        known = sorted(flow.kind for flow in FLOWS.values() if flow.every)
+        if kind not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return kind
 
 
 class NewHost(BaseModel):
@@ -153,6 +173,21 @@ def read_datacenter(datacenter_id: UUID) -> Datacenter:
     """Read a datacenter."""
     with cloud.database.read() as db:
         return Datacenter.model_validate(finding.shared(db, models.Datacenter, datacenter_id))
+
+
+@router.post(
+    "/datacenters/{datacenter_id}/maintenance",
+    status_code=202,
+    responses={202: {"model": Operation}},
+)
+def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Response:
+    """Run a maintenance operation now, which runs by itself at times."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.shared(db, models.Datacenter, datacenter_id)
+        return starter.request(asked.kind, row.id, row.name, row.id)
+
+    return starter.start(plan)
 
 
 @router.post("/hosts", status_code=201, responses={201: {"model": Host}})

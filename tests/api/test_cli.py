@@ -134,6 +134,14 @@ def test_what_comes_up_is_kept_when_so_asked(workers: Workers, api: Api, tmp_pat
     assert "(invalid-request)" in run("deploy", "shop", "--on-failure", "hope").output
 
 
+def test_maintenance_is_run_now_and_its_report_shown(workers: Workers) -> None:
+    ended = run("maintain", "check-datacenters")
+    assert ended.exit_code == 0, ended.output
+    assert "check-datacenters main succeeded" in ended.output
+    assert "repository" in ended.output
+    assert run("maintain", "deploy-vm").exit_code == 1
+
+
 def test_without_waiting_the_operation_is_named(
     workers: Workers, api: Api, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """What is there already is enrolled, after it has shown itself."""
 
 from pathlib import Path
+from uuid import UUID
 
+from flows.catalog import FLOWS
 from tests.api.conftest import Api, refused
 
 
@@ -57,3 +59,17 @@ def test_a_virtual_datacenter_has_a_network(api: Api) -> None:
     refused(api.post("/v1/virtual-datacenters", json=body), 409, "name-taken")
     text = "{appliance: a, virtual_datacenter: lab, vms: [{name: v, template: tiny}]}"
     assert len(api.appliance(text)["vms"][0]["nics"]) == 1
+
+
+def test_maintenance_is_run_when_asked_and_reports(api: Api) -> None:
+    (datacenter,) = api.get("/v1/datacenters").json()
+    url = f"/v1/datacenters/{datacenter['id']}/maintenance"
+    asked = api.post(url, json={"kind": "sweep_orphans"})
+    assert asked.status_code == 202
+    FLOWS["sweep_orphans"](UUID(asked.json()["id"]))
+    ended = api.get(asked.headers["location"]).json()
+    assert ended["state"] == "succeeded"
+    assert ended["report"][0]["what"] == "sweep"
+    refused(api.post(url, json={"kind": "delete_iscsi_volume"}), 422, "invalid-request")
+    nowhere = f"/v1/datacenters/{UUID(int=1)}/maintenance"
+    refused(api.post(nowhere, json={"kind": "trim_history"}), 404, "not-found")

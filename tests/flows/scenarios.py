@@ -280,6 +280,18 @@ def unneeded_conversion(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def orphaned(world: World) -> Asked:
+    """A volume whose row is gone, and a disk that an undeploy believed to have removed."""
+    volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
+    world.run("create_iscsi_volume", UUID(volume["id"]), volume=volume)
+    cloud.inventory.forget_volume(UUID(volume["id"]))
+    world.run("deploy_vm", vm)
+    cloud.world.set_fate("hypervisors.delete_disk", "lies")
+    assert world.run("undeploy_vm", vm).left_behind
+    world.run("deploy_vm", _vm_of(world.appliance("web")))
+    return world.datacenter, {}
+
+
 def broken_images(world: World) -> Asked:
     """A template and a conversion that have changed on their own, the latter needed by nobody."""
     world.run("convert_image", world.image("foreign", Format.VMDK), format="qcow2")
@@ -317,6 +329,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
+    "sweep_orphans": Scenario("sweep_orphans", orphaned),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
 }

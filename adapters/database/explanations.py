@@ -1,0 +1,124 @@
+"""What the database says should be on the backends, and what of it operations are at work on."""
+
+import json
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.locks import Locked, lock
+from adapters.database.operations import ENDED
+from adapters.database.session import Database
+from adapters.types import Kind, Thing, VmState
+
+_NOT_MADE = (VmState.NOT_ALLOCATED, VmState.ALLOCATED)
+
+
+class Explanations:
+    """Rows as the things that they stand for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def things(self, datacenter: UUID) -> set[Thing]:
+        """Everything that a datacenter's rows explain; a thing is its kind, place and name."""
+        with self._database.read() as db:
+            return {*_on_hosts(db, datacenter), *_in_pools(db), *_in_library(db, datacenter)}
+
+    def under_way(self, but: UUID) -> str:
+        """All that operations say which are not settled: whatever is named there is theirs."""
+        unsettled = (
+            or_(
+                models.Operation.state.not_in(ENDED),
+                models.Operation.due_at.is_not(None),
+                models.Operation.runner_host.is_not(None),
+            ),
+            models.Operation.id != but,
+        )
+        operations = select(
+            models.Operation.target_id, models.Operation.arguments, models.Operation.objects
+        )
+        steps = select(models.Step.key, models.Step.arguments, models.Step.result).join(
+            models.Operation
+        )
+        locks = select(models.Lock.object_id).where(models.Lock.operation_id != but)
+        with self._database.read() as db:
+            told = [
+                *db.execute(operations.where(*unsettled)),
+                *db.execute(steps.where(*unsettled)),
+                *db.execute(locks),
+            ]
+        return json.dumps([list(each) for each in told], default=str)
+
+    def never_heard_of(self, ids: Collection[str]) -> list[str]:
+        """Those that no operation which we remember was about."""
+        with self._database.read() as db:
+            return [each for each in ids if not _is_remembered(db, each)]
+
+    def hold(self, operation: UUID, thing: UUID) -> bool:
+        """Lock a thing, or the VM whose disk it is, for an operation; False: another has it."""
+        with self._database.write() as db:
+            disk = db.get(models.VmDisk, thing)
+            try:
+                lock(db, operation, [("orphan", disk.vm_id if disk else thing)])
+            except Locked:
+                return False
+            return True
+
+
+def _is_remembered(db: Session, thing: str) -> bool:
+    lines = select(models.Step.key).where(models.Step.key.endswith(f"[{thing}]", autoescape=True))
+    if db.scalars(lines.limit(1)).first() is not None:
+        return True
+    about = select(models.Operation.id).where(models.Operation.target_id == UUID(thing))
+    return db.scalars(about.limit(1)).first() is not None
+
+
+def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
+    deployed = (
+        select(models.VirtualMachine)
+        .join(models.Host, models.Host.id == models.VirtualMachine.host_id)
+        .where(models.Host.datacenter_id == datacenter)
+        .where(models.VirtualMachine.state.not_in(_NOT_MADE))
+    )
+    vms = {row.id: row for row in db.scalars(deployed)}
+    disks = select(models.VmDisk).where(models.VmDisk.volume_id.is_(None))
+    copies = select(models.Claim.thing).where(models.Claim.thing.startswith("copy:")).distinct()
+    return [
+        *(Thing(kind=Kind.VM, place=row.host_id, name=str(vm)) for vm, row in vms.items()),
+        *(
+            Thing(kind=Kind.DISK, place=vms[disk.vm_id].host_id, name=str(disk.id))
+            for disk in db.scalars(disks)
+            if disk.vm_id in vms
+        ),
+        *(
+            Thing(kind=Kind.COPY, place=UUID(claim.split(":")[1]), name=claim.split(":")[2])
+            for claim in db.scalars(copies)
+        ),
+    ]
+
+
+def _in_pools(db: Session) -> list[Thing]:
+    carved = {
+        row.id: row.pool_id
+        for row in db.scalars(select(models.VolumeRow).where(models.VolumeRow.carved))
+    }
+    return [
+        *(Thing(kind=Kind.VOLUME, place=pool, name=str(each)) for each, pool in carved.items()),
+        *(
+            Thing(kind=Kind.EXPORT, place=carved[row.volume_id], name=str(row.id))
+            for row in db.scalars(select(models.ExportRow))
+            if row.volume_id in carved
+        ),
+    ]
+
+
+def _in_library(db: Session, datacenter: UUID) -> list[Thing]:
+    templates = select(models.Template.id).where(models.Template.datacenter_id == datacenter)
+    conversions = select(models.Conversion.path).where(
+        models.Conversion.datacenter_id == datacenter
+    )
+    paths = (*(f"templates/{each}" for each in db.scalars(templates)), *db.scalars(conversions))
+    return [Thing(kind=Kind.FILE, place=datacenter, name=path) for path in paths]

@@ -1,0 +1,110 @@
+"""Backends compared with the database: what no row explains, and rows whose object is gone."""
+
+import re
+from collections.abc import Callable, Iterable
+from uuid import UUID
+
+from adapters.errors import AdapterError
+from adapters.types import Finding, Kind, Thing, Value
+from flows import backends
+from flows.cloud import cloud
+from flows.saga import running
+
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Sweep(Value):
+    """What was found: of ours without a row, idle or still used; rows alone; silent backends."""
+
+    orphans: list[Thing]
+    used: list[Thing]
+    missing: list[Thing]
+    away: list[Finding]
+    seen: int
+
+
+def compare(datacenter: UUID) -> Sweep:
+    """Ask the backends first, and the database then.
+
+    What is made in between has its row, or is named by an operation that is not settled. Of
+    files, those that are gone are `verify_library`'s.
+    """
+    seen, answered, away = everything(datacenter)
+    rows = cloud.explanations.things(datacenter)
+    stray = of_nobody((x for x in seen if x not in rows), datacenter)
+    gone = (x for x in rows - seen.keys() if x.place in answered and x.kind is not Kind.FILE)
+    return Sweep(
+        orphans=[x for x in stray if not seen[x]],
+        used=[x for x in stray if seen[x] and not backends.is_scratch(x)],
+        missing=of_nobody(gone, datacenter),
+        away=away,
+        seen=len(seen),
+    )
+
+
+def everything(datacenter: UUID) -> tuple[backends.Seen, set[UUID], list[Finding]]:
+    """Everything of ours that is there, the places that have answered, and those that have not."""
+    seen: backends.Seen = {}
+    answered: set[UUID] = set()
+    away: list[Finding] = []
+
+    def ask(what: str, place: UUID, name: str, look: Callable[[], backends.Seen]) -> None:
+        try:
+            seen.update(look())
+            answered.add(place)
+        except AdapterError as error:  # to be told; the others are asked all the same
+            away.append(Finding(what=what, name=name, state="away", detail=str(error)))
+
+    for host in cloud.inventory.loads(datacenter):
+        ask("host", host.id, host.name, lambda host=host: backends.on_host(host))  # type: ignore[misc]
+    for pool in cloud.inventory.pools(datacenter):
+        name = cloud.inventory.pool(pool).name
+        ask("pool", pool, name, lambda pool=pool: backends.in_pool(pool))  # type: ignore[misc]
+    name = cloud.inventory.datacenter_name(datacenter)
+    ask("repository", datacenter, name, lambda: backends.in_repository(datacenter))
+    return seen, answered, away
+
+
+def of_nobody(things: Iterable[Thing], datacenter: UUID) -> list[Thing]:
+    """Those that are no unsettled operation's and, in a shared repository, surely ours."""
+    under_way = cloud.explanations.under_way(running())
+    idle = [x for x in things if not any(word in under_way for word in _words(x))]
+    if any(x.kind is Kind.FILE for x in idle) and _is_shared(datacenter):
+        heard_of = {*ids(idle)} - {*cloud.explanations.never_heard_of(ids(idle))}
+        idle = [x for x in idle if x.kind is not Kind.FILE or heard_of & {*ids([x])}]
+    return sorted(idle, key=str)
+
+
+def _words(thing: Thing) -> list[str]:
+    return _ID.findall(thing.name) or _DIGEST.findall(thing.name)
+
+
+def _is_shared(datacenter: UUID) -> bool:
+    """Whether another installation has left marks in the datacenter's repository."""
+    try:
+        return bool(cloud.repository(datacenter).marks().keys() - {cloud.inventory.installation})
+    except AdapterError:  # then nothing of it has been seen, and nobody can say
+        return True
+
+
+def ids(things: Iterable[Thing]) -> list[str]:
+    """What operations have named, if they are ours: neither copies nor half-done work count."""
+    named = (x for x in things if x.kind is not Kind.COPY and not backends.is_scratch(x))
+    return [_ID.findall(x.name)[-1] for x in named if _ID.search(x.name)]
+
+
+def told(found: Sweep, removed: list[Thing], refusal: str) -> list[Finding]:
+    """The report: first of all, what was done about it."""
+    verdict = f"{len(removed)} removed" if not refusal else "left"
+    return [
+        Finding(what="sweep", name=f"{found.seen} things", state=verdict, detail=refusal),
+        *found.away,
+        *(_finding(x, "removed" if x in removed else "orphan") for x in found.orphans),
+        *(_finding(x, "orphan, in use") for x in found.used),
+        *(_finding(x, "missing") for x in found.missing),
+    ]
+
+
+def _finding(thing: Thing, state: str) -> Finding:
+    return Finding(what=thing.kind, name=thing.name, state=state, detail=f"at {thing.place}")

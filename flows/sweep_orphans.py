@@ -24,7 +24,7 @@ def sweep_orphans(request: Operation) -> None:
     refusal = weigh_removal(datacenter, found)
     removable = [] if refusal else hold_orphans(datacenter, found.orphans)
     for thing in removable:
-        remove_orphan(datacenter, thing)
+        remove_orphan(thing, datacenter)
     publish_report(request.kind, datacenter, told(found, removable, refusal))
 
 
@@ -66,7 +66,7 @@ def hold_orphans(datacenter: UUID, orphans: list[Thing]) -> list[Thing]:
 
 
 @step("remove-orphan", Effect.REMOVES)
-def remove_orphan(datacenter: UUID, thing: Thing) -> None:
+def remove_orphan(thing: Thing, datacenter: UUID) -> None:
     """Remove it, unless something has come to use it meanwhile."""
     try:
         backends.remove(thing)
@@ -75,6 +75,6 @@ def remove_orphan(datacenter: UUID, thing: Thing) -> None:
 
 
 @remove_orphan.look
-def _(datacenter: UUID, thing: Thing) -> bool:
+def _(thing: Thing, datacenter: UUID) -> bool:
     """Whether it is there, and nothing uses it."""
     return backends.is_idle(thing)

@@ -81,13 +81,13 @@ def no_fate_outlives_its_test(engine) -> Iterator[None]:
     cloud.world.forget_fates()
 
 
-def asked_for(world: worlds.World, name: str) -> Operation:
+def asked_for(world: worlds.World, name: str, size_mib: int = 8) -> Operation:
     volume = {
         "id": str(uuid4()),
         "name": name,
         "virtual_datacenter_id": str(world.vdc),
         "pool_id": str(world.pool),
-        "size_mib": 8,
+        "size_mib": size_mib,
     }
     return world.accept("create_iscsi_volume", uuid4(), volume=volume)
 

@@ -45,7 +45,7 @@ def test_prefects_database_stays_bounded(engine, operations):
     """However many there were: once they are over for long enough, Prefect knows of none."""
     world, _ = engine
     at_first = prefects_rows()
-    asked = [asked_for(world, f"volume-{n}") for n in range(operations)]
+    asked = [asked_for(world, f"volume-{n}", 1) for n in range(operations)]
     for operation in asked:
         dispatch.send(operation)
     assert {ended_in(each, 3000).state for each in asked} == {OperationState.SUCCEEDED}

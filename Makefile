@@ -10,7 +10,7 @@ help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s: -l 2
 
 demo:  ## Turn an image into a running appliance on a private host, and take it away (ARGS=--keep)
-	@$(SETUP) all
+	@$(SETUP)
 	.venv/bin/cloudloom demo $(ARGS)
 
 test:  ## The whole suite, but for what is slow (ARGS: pytest's arguments)

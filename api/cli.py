@@ -106,12 +106,15 @@ def worker(
 def demo(
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
+    pretended: Annotated[
+        bool, typer.Option("--pretended", help="Pretend host and storage: nothing real is used.")
+    ] = False,
 ) -> None:
     """Turn an image into a running appliance on a private host, and take it away again."""
     if find_spec("deployments") is None:
         complaints.print("the demo needs Cloudloom's checkout: `make demo` there")
         raise typer.Exit(1)
-    raise typer.Exit(import_module("deployments.demo").main(keep=keep))
+    raise typer.Exit(import_module("deployments.demo").main(keep=keep, pretended=pretended))
 
 
 # --- verbs -------------------------------------------------------------------------------------

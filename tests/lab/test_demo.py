@@ -26,9 +26,9 @@ def folder() -> Iterator[Path]:
             sweep(Path(made), f"TMPDIR={made}")
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "api.cli", "demo"],
+        [sys.executable, "-m", "api.cli", "demo", *options],
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,4 +76,13 @@ def test_interrupted_in_the_middle_of_a_deployment_it_leaves_nothing(folder: Pat
         demo.send_signal(signal.SIGINT)
         told, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130, told
+    assert left_of(folder) == []
+
+
+def test_without_anything_real_it_tells_the_same_story_of_a_pretended_host(folder: Path) -> None:
+    with start(folder, "--pretended") as demo:
+        told, _ = demo.communicate(timeout=300)
+    assert demo.returncode == 0, told
+    for sentence in ("the pretended host runs db and web", "no vm is left", "no volume is left"):
+        assert sentence in told
     assert left_of(folder) == []

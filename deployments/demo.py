@@ -182,7 +182,7 @@ class Demo:
         (disk,) = found["disks"]
         self._check(
             (disk["subformat"], found["state"]) == (self.stage.subformat, "AVAILABLE"),
-            f"the library has {found['name']}: {disk['subformat']} {disk['format']}, "
+            f"the library has {found['name']}: {disk['subformat'] or 'plain'} {disk['format']}, "
             f"{disk['virtual_size_mib']} MiB",
         )
         states = {each["format"]: each["state"] for each in disk["conversions"]}

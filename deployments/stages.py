@@ -242,10 +242,10 @@ class PretendedStage:
         yield len(self.world.all("disk")) == self._disks - 1, "its disk on the host is gone"
 
     def booted_from(self, vm: UUID, volume: UUID) -> Claims:
-        found = self.world.find("vm", vm) or {"power": "lost", "disks": []}
+        found = self.world.find("vm", vm) or {"power": "lost", "disks": {}}
         yield found["power"] == "on", "web is on again"
         boot = self.world.find("connection", f"{vm}.{volume}") or {"position": None}
-        yield (boot["position"], found["disks"]) == (0, []), "and that it booted from it"
+        yield (boot["position"], found["disks"]) == (0, {}), "and that it booted from it"
 
     def left(self) -> Claims:
         for kind in ("vm", "disk", "connection", "export", "volume"):

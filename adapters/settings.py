@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         60.0, ge=0, description="Longest a backend call may land late; receipts wait for it."
     )
     sessions_per_host: int = Field(2, gt=0, description="Operations at once on one host.")
+    sessions_per_repository: int = Field(
+        2, gt=0, description="Images read or converted at once in one repository."
+    )
     approval_timeout_s: float = Field(
         7 * 86400.0, gt=0, description="How long an operation waits for approval."
     )

@@ -117,6 +117,22 @@ def demo(
     raise typer.Exit(import_module("deployments.demo").main(keep=keep, pretended=pretended))
 
 
+@app.command()
+def doctor() -> None:
+    """Say what is missing on this machine, and how to get it; 1 where Cloudloom cannot run."""
+    from adapters.settings import settings
+    from api.doctor import State, examine
+
+    signs = {State.WELL: "[green]✓[/green]", State.LIMITED: "[yellow]![/yellow]"}
+    found = list(examine(settings()))
+    for each in found:
+        sign = signs.get(each.state, "[red]✗[/red]")
+        console.print(f"{sign} {each.what}: {escape(each.detail)}", soft_wrap=True)
+        if each.remedy:
+            console.print(f"    {escape(each.remedy)}", soft_wrap=True)
+    raise typer.Exit(int(any(each.state is State.ILL for each in found)))
+
+
 # --- verbs -------------------------------------------------------------------------------------
 
 

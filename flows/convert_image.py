@@ -8,6 +8,7 @@ from adapters.errors import Conflict, Refused
 from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
+from flows.places import at_repository
 from flows.policies.conversion import needed_format
 from flows.saga import epoch
 from flows.steps import Effect, step
@@ -38,8 +39,9 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
 
 def convert(conversion: Conversion, operation_id: UUID) -> None:
     """Convert one image, unless that has been done."""
-    open_scratch(f"{operation_id}-{conversion.id}", conversion.datacenter_id)
-    convert_disk(conversion, operation_id)
+    with at_repository(conversion.datacenter_id):
+        open_scratch(f"{operation_id}-{conversion.id}", conversion.datacenter_id)
+        convert_disk(conversion, operation_id)
 
 
 @step("open-scratch", Effect.TEMPORARY)

@@ -10,6 +10,7 @@ from adapters.images.base import ImageRepository
 from adapters.types import Format, Identity, ImageInfo, Role, TemplateState
 from flows.cloud import cloud
 from flows.operation import operation
+from flows.places import at_repository
 from flows.steps import Effect, step
 
 
@@ -20,7 +21,8 @@ def import_image(request: Operation) -> None:
     declared, digest = Format(request.arguments["format"]), request.arguments["digest"]
     take_upload(template.id, template.datacenter_id, request.arguments["upload"])
     enter_template(template)
-    info = inspect_upload(template.id, template.datacenter_id, declared, digest)
+    with at_repository(template.datacenter_id):
+        info = inspect_upload(template.id, template.datacenter_id, declared, digest)
     path = f"templates/{template.id}/{declared.disk_file}"
     identity = publish_image(template.id, template.datacenter_id, path)
     image = Image(

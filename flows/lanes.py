@@ -5,20 +5,18 @@ us. Their steps are in the journal all the same.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
 from uuid import UUID
 
 from flows.cloud import cloud
 from flows.engine import TASKS_A_RUN, hidden, shown
+from flows.places import at_host
 from flows.saga import in_parallel, lane_host, lane_name, this_saga
 
 _STEPS_A_LANE = 8  # about as many as bringing up a VM takes
 _HOSTS_AT_ONCE = 64
-_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,6 @@ def lanes(*layers: Sequence[Lane]) -> None:
         this_saga().next_layer()
 
 
-@contextmanager
-def place(thing: str, limit: int) -> Iterator[None]:
-    """Wait for one of the few places at a host or repository, and have it while inside."""
-    saga = this_saga()
-    take = partial(cloud.places.take, thing, limit, saga.lease)
-    while (number := saga.persevere(take, forever=True)) is None:
-        saga.check()
-        Event().wait(_PAUSE_S)
-    try:
-        yield
-    finally:
-        leave = partial(cloud.places.leave, thing, number, saga.lease)
-        saga.persevere(leave, forever=True)
-
-
 def _run_batch(host: UUID, waiting: deque[Lane]) -> None:
     def run() -> None:
         with hidden():
@@ -68,13 +51,13 @@ def _run_batch(host: UUID, waiting: deque[Lane]) -> None:
 
 def _run_host(host: UUID, waiting: deque[Lane]) -> None:
     limit = cloud.settings.sessions_per_host
-    serve = partial(_serve, host, waiting, limit)
+    serve = partial(_serve, host, waiting)
     in_parallel([serve] * min(limit, len(waiting)), limit)
 
 
-def _serve(host: UUID, waiting: deque[Lane], limit: int) -> None:
+def _serve(host: UUID, waiting: deque[Lane]) -> None:
     try:
-        with place(f"host:{host}", limit):
+        with at_host(host):
             lane_host.set(str(host))
             while lane := _next(waiting):
                 lane_name.set(lane.name)

@@ -1,3 +1,14 @@
 """What every test may ask for."""
 
+import pytest
+
+from flows.catalog import CATALOG
+
 pytest_plugins = ["tests.labs"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _versions_are_those_of_whole_steps() -> None:
+    """Ask each flow for its version, which it keeps, before a test bends one of its steps."""
+    for flow in CATALOG:
+        assert flow.version

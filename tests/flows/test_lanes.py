@@ -81,6 +81,22 @@ def test_no_more_vms_at_once_than_a_host_has_places(vms, world, monkeypatch):
     assert {line.host for line in lines if line.lane} == {str(host) for host in world.hosts}
 
 
+def test_no_more_conversions_at_once_than_a_repository_has_places(world):
+    repository = f"repository:{world.datacenter}"
+    leases = [leased(world) for _ in range(cloud.settings.sessions_per_repository)]
+    taken = [cloud.places.take(repository, len(leases), lease) for lease in leases]
+    assert None not in taken
+    operation = world.accept("convert_image", world.template, format="vmdk")
+    thread = threading.Thread(target=FLOWS["convert_image"], args=(operation.id,))
+    thread.start()
+    thread.join(1)
+    assert thread.is_alive()
+    assert cloud.journal.lines(operation.id) == []
+    cloud.places.leave(repository, taken[0], leases[0])
+    thread.join(30)
+    assert cloud.operations.read(operation.id).state == OperationState.SUCCEEDED
+
+
 def test_a_lane_that_fails_stops_those_that_wait_for_a_place(world, monkeypatch):
     appliance = world.appliance(*[f"vm-{n}" for n in range(10)])
     asked = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]

@@ -1,0 +1,36 @@
+"""Places: few do something at one host or repository at once, whichever workers they have."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from threading import Event
+from uuid import UUID
+
+from flows.cloud import cloud
+from flows.saga import this_saga
+
+_PAUSE_S = 0.2
+
+
+def at_host(host: UUID) -> AbstractContextManager[None]:
+    """Wait for a place at the host, and have it while inside."""
+    return _place(f"host:{host}", cloud.settings.sessions_per_host)
+
+
+def at_repository(datacenter: UUID) -> AbstractContextManager[None]:
+    """Wait for a place at the datacenter's repository, and have it while inside."""
+    return _place(f"repository:{datacenter}", cloud.settings.sessions_per_repository)
+
+
+@contextmanager
+def _place(thing: str, limit: int) -> Iterator[None]:
+    saga = this_saga()
+    take = partial(cloud.places.take, thing, limit, saga.lease)
+    while (number := saga.persevere(take, forever=True)) is None:
+        saga.check()
+        Event().wait(_PAUSE_S)
+    try:
+        yield
+    finally:
+        leave = partial(cloud.places.leave, thing, number, saga.lease)
+        saga.persevere(leave, forever=True)

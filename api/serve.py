@@ -21,7 +21,7 @@ from adapters.database.session import Database
 from adapters.settings import Settings
 from flows import prefect_env, waking
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 
 

@@ -50,7 +50,7 @@ class Cloudloom:
         """Start all of it, and wait until it takes work."""
         prefect_database.place(self.home)
         self._process.spawn(sys.executable, "-m", "api.cli", "serve", env=self.env)
-        wait_for(self._answers, 150, f"cloudloom ({self._process.log})", every_s=0.1)
+        wait_for(self._answers, 320, f"cloudloom ({self._process.log})", every_s=0.1)
 
     def stop(self) -> None:
         """End it, with its worker and Prefect; may be repeated."""

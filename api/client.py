@@ -121,13 +121,17 @@ class Operation(Told):
 
 
 class Client:
-    """The API as one caller sees it. Whatever it refuses is raised as `Refusal`."""
+    """The API as one caller sees it. Whatever it refuses is raised as `Refusal`.
 
-    def __init__(self, url: str, token: str) -> None:
+    What is asked for once more with the same `key` is answered as before, and done once.
+    """
+
+    def __init__(self, url: str, token: str, *, key: str | None = None) -> None:
         self.url = url
-        self._http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_SILENCE_S
-        )
+        headers = {"Authorization": f"Bearer {token}"}
+        if key:
+            headers["Idempotency-Key"] = key
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=_SILENCE_S)
 
     def __enter__(self) -> Self:
         """Nothing is asked yet."""
@@ -216,6 +220,8 @@ class Client:
         query = {name: value for name, value in wishes.items() if value is not None}
         # Without the image: what is not the gateway does not read it.
         told = self._ask("POST", "/v1/templates", params={**query, "sha256": digest})
+        if told.status_code == httpx.codes.ACCEPTED:  # it had arrived, and its answer had not
+            return Operation.model_validate(told.json())
         where = urljoin(str(told.url), told.headers["Location"])
         with speaking_http(self.url), ExitStack() as stack:
             opened = [stack.enter_context(_Heard(file, sent)) for file in files]

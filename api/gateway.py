@@ -28,6 +28,7 @@ from api.reports import Operation
 from api.starting import Starter
 from api.tickets import Ticket, opened, sign, use_up
 from flows.cloud import cloud
+from flows.import_image import take_upload
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
@@ -150,12 +151,14 @@ def _require_small(size_bytes: int) -> None:
 
 def _start(transfer: Transfer, starter: Starter, digest: str) -> Response:
     template = transfer.template
+    taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
     return starter.start(
         lambda _db: starter.request(
             "import_image",
             template.id,
             template.name,
             template.datacenter_id,
+            intents=[taken],
             template=template,
             format=transfer.format,
             digest=digest,

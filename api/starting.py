@@ -12,7 +12,7 @@ from starlette.background import BackgroundTask
 
 from adapters.database import models
 from adapters.database.locks import Locked
-from adapters.database.operations import Operation, Request, accept
+from adapters.database.operations import Intent, Operation, Request, accept
 from adapters.errors import Conflict
 from api import tokens
 from api.dependencies import Caller, Once, Send, sender
@@ -43,6 +43,7 @@ class Starter:
         datacenter: UUID,
         locks: Iterable[tuple[str, UUID]] = (),
         waits_s: float | None = None,
+        intents: Iterable[Intent] = (),
         **arguments: Any,
     ) -> Request:
         """What is asked for; the target itself is always locked."""
@@ -59,6 +60,7 @@ class Starter:
             datacenter_id=datacenter,
             requested_by=self._caller.name,
             locks=tuple(dict.fromkeys([(flow.target, target), *locks])),
+            intents=tuple(intents),
             waits_s=waits_s,
         )
 

@@ -87,7 +87,7 @@ def _flow_for(operation: Operation) -> str:
     lines = cloud.journal.lines(operation.id)
     if any(STEPS[x.name].effect.binds for x in lines if x.name in STEPS):
         return operation.kind
-    changed = bool(lines) and operation.version != FLOWS[operation.kind].version
+    changed = any(x.attempts for x in lines) and operation.version != FLOWS[operation.kind].version
     back = operation.wish or operation.state is OperationState.UNWINDING or changed
     return "unwind_operation" if back else operation.kind
 

@@ -112,6 +112,7 @@ class Saga:
         self._position = count(
             1 + max((line.position for line in self._known.values()), default=0)
         )
+        self._begun = any(line.attempts for line in self._known.values())
         self._no_way_back = _binds(self._known.values())
 
     # --- the way of the whole operation -------------------------------------------------------
@@ -124,7 +125,7 @@ class Saga:
                 self._go_forward(body, version)
             elif was.wish or was.state is OperationState.UNWINDING:
                 self._go_back(Stopped(f"asked to {was.wish or 'unwind'}"))
-            elif self._known and was.version != version:
+            elif self._begun and was.version != version:
                 self._go_back(Conflict("its flow has changed since", code="version-changed"))
             else:
                 self._go_forward(body, version)
@@ -133,7 +134,7 @@ class Saga:
             self._settle()
 
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
-        if self._known and self.operation.version != version:
+        if self._begun and self.operation.version != version:
             cloud.journal.start_over(self.lease, _anew(self._known.values()))
             self._known = {line.key: line for line in cloud.journal.lines(self.operation.id)}
         cloud.operations.begin(self.lease, version)

@@ -16,6 +16,8 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hi
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
+from adapters.database.operations import Intent
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -82,6 +84,12 @@ class Step(Generic[P, R]):
         """Tell the calls of one step in an operation apart: by the first argument, or its id."""
         what = next(iter(self.signature.bind(*args, **kwargs).arguments.values()), None)
         return self.name if what is None else f"{self.name}[{getattr(what, 'id', what)}]"
+
+    def intent(self, *args: P.args, **kwargs: P.kwargs) -> Intent:
+        """The call as an operation is accepted with it, to be undone even if it never begins."""
+        bound = self.signature.bind(*args, **kwargs)
+        arguments = to_jsonable_python(dict(bound.arguments))
+        return Intent(key=self.key(*args, **kwargs), name=self.name, arguments=arguments)
 
     def recorded(self, result: Any) -> R:
         """The typed value of a result as the journal keeps it."""

@@ -28,7 +28,7 @@ from adapters.database.locks import lock
 from adapters.database.runners import Runner, machine
 from adapters.database.session import Database, utc_now
 from adapters.errors import AdapterError, Conflict, NotFound
-from adapters.types import OperationState, Value
+from adapters.types import OperationState, StepState, Value
 
 _OPERATIONS = cast(Table, models.Operation.__table__)
 
@@ -89,6 +89,14 @@ class Lease(Value):
     former: Runner | None
 
 
+class Intent(Value):
+    """A step that has to be undone although it has not begun: what it takes is there already."""
+
+    key: str
+    name: str
+    arguments: dict[str, Any]
+
+
 class Request(Value):
     """What is asked for: which flow, of what, with which arguments; and what it locks."""
 
@@ -103,6 +111,7 @@ class Request(Value):
     datacenter_id: UUID
     requested_by: str
     locks: tuple[tuple[str, UUID], ...] = ()
+    intents: tuple[Intent, ...] = ()
     waits_s: float | None = None  # how long for approval; None: it may begin at once
 
 
@@ -113,7 +122,8 @@ def as_value(row: models.Operation) -> Operation:
 
 def accept(db: Session, request: Request) -> Operation:
     """Write down what was asked for, and lock what it is about. Raises `Locked`."""
-    fields, waits = request.model_dump(exclude={"locks", "waits_s"}), request.waits_s is not None
+    fields = request.model_dump(exclude={"locks", "intents", "waits_s"})
+    waits = request.waits_s is not None
     row = models.Operation(
         **fields,
         objects=[str(each) for _, each in request.locks],
@@ -128,8 +138,29 @@ def accept(db: Session, request: Request) -> Operation:
     db.add(row)
     db.flush()
     lock(db, request.id, request.locks)
+    for position, intent in enumerate(request.intents, start=1):
+        db.add(_not_begun(request.id, position, intent))
+    db.flush()
     db.refresh(row)
     return as_value(row)
+
+
+def _not_begun(operation: UUID, position: int, intent: Intent) -> models.Step:
+    return models.Step(
+        **intent.model_dump(),
+        operation_id=operation,
+        position=position,
+        lane="",
+        host="",
+        layer=0,
+        found=False,
+        state=StepState.PENDING,
+        result=None,
+        error=None,
+        attempts=0,
+        epoch=0,
+        started_at=utc_now(),
+    )
 
 
 def _rows(db: Session, change: Update) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from api import tokens
 from flows.cloud import cloud
+from flows.unwind_operation import unwind_operation
 from tests.api.conftest import Api, refused
 
 IMAGE = json.dumps({"format": "vmdk", "virtual_size_bytes": 2**24, "content": "linux"}).encode()
@@ -182,4 +183,13 @@ def test_a_body_is_never_whole_in_memory(api: Api) -> None:
 
     stream(api, asked(api, sha256="0" * 64), messages())
     assert on_disk == [piece * 2**20 for piece in range(8)]
+    assert incoming(api) == []
+
+
+def test_an_import_that_is_cancelled_before_it_begins_leaves_no_upload(api: Api) -> None:
+    accepted = api.client.put(asked(api), content=IMAGE).json()
+    assert [path.name[:7] for path in incoming(api)] == ["upload-"]
+    api.post(f"/v1/operations/{accepted['id']}/cancel")
+    ended = unwind_operation(UUID(accepted["id"]))
+    assert (ended.state, ended.left_behind) == ("cancelled", False)
     assert incoming(api) == []

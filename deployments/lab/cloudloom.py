@@ -37,6 +37,13 @@ class Cloudloom:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """The process that starts the others, and starts them again."""
+        if (pid := self._process.pid) is None:
+            raise RuntimeError(f"cloudloom has ended:\n{self.complaints()}")
+        return pid
+
+    @property
     def token(self) -> str:
         """The token that it made at its first start."""
         return (self.home / "token").read_text().strip()

@@ -4,9 +4,11 @@ import fcntl
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pymysql
@@ -54,6 +56,15 @@ class MariaDb:
         with self._connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
         return f"mysql+pymysql://root@127.0.0.1:{self._port}/{name}"
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Let it answer nobody while inside; connections stay open, and wait."""
+        self._process.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send(signal.SIGCONT)
 
     def stop(self) -> None:
         """End the server and remove its data; may be repeated."""

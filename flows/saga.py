@@ -47,6 +47,8 @@ R = TypeVar("R")
 # What a temporary thing that was made is on the way forward: there, or being ended already.
 _PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPED}
 
+_BACK = {StepState.UNDONE, StepState.SKIPPED}
+
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 log = logging.getLogger(__name__)
@@ -166,7 +168,7 @@ class Saga:
 
     def _end_temporaries(self) -> None:
         names = {name for name, each in STEPS.items() if each.effect is Effect.TEMPORARY}
-        passing = {line.key for line in self._lines(names)}
+        passing = {line.key for line in self._lines(names) if line.state not in _BACK}
         if passing and (refusal := self._unwind(passing)):
             raise refusal
 
@@ -298,8 +300,13 @@ class Saga:
     # --- back ---------------------------------------------------------------------------------
 
     def _unwind(self, only: set[str] | None = None) -> Exception | None:
-        """Undo what the journal holds, later layers first, lanes in parallel; or say why not."""
-        lines = [x for x in self._lines() if only is None or x.key in only]
+        """Undo what is not undone yet, or these; later layers first, lanes in parallel.
+
+        Answers what an undo was refused with.
+        """
+        lines = [
+            x for x in self._lines() if (x.state not in _BACK if only is None else x.key in only)
+        ]
         lines.sort(key=lambda line: (-line.layer, line.lane, -line.position))
         for _, in_layer in groupby(lines, key=lambda line: line.layer):
             by_lane = [list(lane) for _, lane in groupby(in_layer, key=lambda line: line.lane)]
@@ -326,9 +333,8 @@ class Saga:
 
         Raises what an undo was refused with, or `Stopped`.
         """
-        back = {StepState.UNDONE, StepState.SKIPPED}
         mine = [x for x in self._lines() if x.lane == lane_name.get() and x.name != but]
-        if refusal := self._undo_lane([x for x in reversed(mine) if x.state not in back]):
+        if refusal := self._undo_lane([x for x in reversed(mine) if x.state not in _BACK]):
             raise refusal
 
     def _undo(self, line: Line) -> None:

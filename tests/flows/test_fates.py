@@ -69,6 +69,20 @@ def test_an_undo_that_lies_shows_in_the_receipt_and_is_undone_again(breaker):
     assert not cloud.world.all("volume")
 
 
+def test_whoever_follows_a_killed_unwinder_undoes_only_the_rest(breaker):
+    broken = breaker("create_iscsi_volume")
+    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    with broken.monkeypatch.context() as dying:
+        dying.setattr(STEPS["enter-volume"], "backward", lambda **_: broken.kill())
+        broken.run_until_killed()
+    calls = cloud.world.calls("storage.discard_volume")
+    ended = broken.run()
+    assert (ended.state, ended.left_behind) == (OperationState.FAILED, False)
+    assert cloud.world.calls("storage.discard_volume") == calls
+    attempts = {line.name: line.attempts for line in cloud.journal.lines(ended.id)}
+    assert attempts == {"enter-volume": 3, "carve-volume": 2, "record-carved": 2}
+
+
 # A step whose effect is temporary; the call that leaves it half done; the call that ends it.
 TEMPORARY = {
     "open-scratch": ("convert_image", "images.convert", "repository.clear"),

@@ -59,7 +59,9 @@ class Lab:
         assert len(connection.listSecrets()) == len(disks)
         connection.close()
         tgt = Tgt(self.tgtd.control, "127.0.0.1", self.tgtd.port)
-        volumes = (self.folder / "pool").iterdir()
+        files = list((self.folder / "pool").iterdir())
+        volumes = [each for each in files if each.suffix == ".img"]
+        assert set(files) == {*volumes, *(each.with_suffix(".json") for each in volumes)}
         return {
             "vms": vms,
             "disks": {str(each) for each in (self.folder / "datastore").iterdir()},

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
 from adapters.database import models
+from adapters.database.intents import Intent
 from adapters.database.locks import Locked
-from adapters.database.operations import Intent, Operation, Request, accept
+from adapters.database.operations import Operation, Request, accept
 from adapters.errors import Conflict
 from api import tokens
 from api.dependencies import Caller, Once, Send, sender

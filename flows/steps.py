@@ -16,7 +16,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_type_hi
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
-from adapters.database.operations import Intent
+from adapters.database.intents import Intent
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -24,11 +24,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.intents import Intent, intend
 from adapters.database.locks import lock
 from adapters.database.runners import Runner, machine
 from adapters.database.session import Database, utc_now
 from adapters.errors import AdapterError, Conflict, NotFound
-from adapters.types import OperationState, StepState, Value
+from adapters.types import OperationState, Value
 
 _OPERATIONS = cast(Table, models.Operation.__table__)
 
@@ -89,14 +90,6 @@ class Lease(Value):
     former: Runner | None
 
 
-class Intent(Value):
-    """A step that has to be undone although it has not begun: what it takes is there already."""
-
-    key: str
-    name: str
-    arguments: dict[str, Any]
-
-
 class Request(Value):
     """What is asked for: which flow, of what, with which arguments; and what it locks."""
 
@@ -138,29 +131,9 @@ def accept(db: Session, request: Request) -> Operation:
     db.add(row)
     db.flush()
     lock(db, request.id, request.locks)
-    for position, intent in enumerate(request.intents, start=1):
-        db.add(_not_begun(request.id, position, intent))
-    db.flush()
+    intend(db, request.id, request.intents)
     db.refresh(row)
     return as_value(row)
-
-
-def _not_begun(operation: UUID, position: int, intent: Intent) -> models.Step:
-    return models.Step(
-        **intent.model_dump(),
-        operation_id=operation,
-        position=position,
-        lane="",
-        host="",
-        layer=0,
-        found=False,
-        state=StepState.PENDING,
-        result=None,
-        error=None,
-        attempts=0,
-        epoch=0,
-        started_at=utc_now(),
-    )
 
 
 def _rows(db: Session, change: Update) -> int:

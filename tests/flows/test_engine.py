@@ -18,14 +18,18 @@ from prefect.states import AwaitingRetry, Cancelling, Pending
 
 from adapters.database import models
 from adapters.database.operations import Operation
+from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.types import OperationState, Role
-from api import serve
+from api import serve, tokens
+from api.app import create_app
+from api.client import Client
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
 from flows import dispatch, prefect_env, prefect_events, prefect_runs
 from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
+from tests.api.test_consoles import served
 
 pytestmark = pytest.mark.engine
 
@@ -138,6 +142,32 @@ def test_an_operation_runs_as_a_flow_run_of_its_name(engine):
     assert run.name == f"create-iscsi-volume {done.target_name}"
     assert {f"operation:{done.id}", f"enterprise:{done.enterprise_id}"} <= set(run.tags)
     assert run.parameters == {"operation": str(done.id)}
+
+
+def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_back(engine):
+    world, services = engine
+    prefect = services["prefect"]
+    cloud.world.set_fate("storage.ensure_volume", delay_s=3)
+    begun = asked_for(world, "begun before")
+    dispatch.send(begun)
+    wait_for(lambda: cloud.journal.lines(begun.id)[1:], 30, "the step in flight")
+    prefect.process.kill()
+    prefect.process.wait()
+    try:
+        token = tokens.mint(cloud.database, "customer", FIRST_ENTERPRISE)
+        with served(create_app(), "on") as url, Client(url, token) as ask:
+            wanted = {"size_mib": 8, "virtual_datacenter": "demo"}
+            asked = [ask.start("/v1/volumes", {"name": f"v{n}", **wanted}) for n in range(3)]
+            ask.start(f"/v1/operations/{asked[0].id}/cancel")
+            told = [ask.operation(each.id, wait_s=1) for each in asked]
+            assert {(each.state, each.flow_run_url) for each in told} == {("accepted", None)}
+            assert ask.wait(begun.id).state is OperationState.SUCCEEDED
+    finally:
+        prefect.start()
+        prefect.wait_ready(Event())
+    ends = [ended(cloud.operations.read(each.id)) for each in asked]
+    assert [each.state for each in ends] == ["cancelled", "succeeded", "succeeded"]
+    assert [each.epoch for each in ends] == [1, 1, 1]
 
 
 def test_a_failed_operation_is_a_failed_run(engine):

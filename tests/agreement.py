@@ -8,7 +8,9 @@ from sqlalchemy import func, select, text
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.images.repository import MARKS
 from adapters.types import ConversionState, OperationState, TemplateState, VmState
+from api.client import Client
 from deployments.lab.cloudloom import Cloudloom
 from flows.attach_volume import export_for
 from flows.cloud import cloud
@@ -115,6 +117,17 @@ def assert_agreement(backends: Callable[[], Inventory]) -> None:
     assert not rows(models.Conversion, models.Conversion.state == ConversionState.ENQUEUED)
 
 
+def assert_sweep_finds_nothing(ask: Client) -> None:
+    """The installation itself, through its adapters, comes to the same."""
+    (datacenter,) = ask.all("/v1/datacenters")
+    wanted = {"kind": "sweep_orphans"}
+    swept = ask.wait(ask.start(f"/v1/datacenters/{datacenter['id']}/maintenance", wanted).id)
+    assert swept.state is OperationState.SUCCEEDED, swept.error
+    odd = [found for found in swept.report or [] if found.what != "sweep"]
+    assert swept.report, swept
+    assert not odd, odd
+
+
 def _difference(found: Any, written: Any) -> str:
     """What is only found, and what is only written down."""
     if found == written:
@@ -134,7 +147,8 @@ def repository_files() -> set[str]:
     for datacenter in rows(models.Datacenter):
         root = cloud.repository(datacenter.id).root
         every = (path for path in root.rglob("*") if path.is_file() or path.is_symlink())
-        found |= {str(path.relative_to(root)) for path in every if path.parent != root}
+        ours = (path for path in every if path.parent != root and MARKS not in path.parts)
+        found |= {str(path.relative_to(root)) for path in ours}
     return {each for each in found if not each.startswith("incoming/upload-") or each in known}
 
 

@@ -122,6 +122,8 @@ def test_whatever_dies_everything_ends_and_every_inventory_agrees(served):
         agreement.assert_settled(outcome.operations)
         agreement.assert_agreement(in_the_world)
         agreement.assert_nothing_repeated()
+        with Client(served.url, served.token) as ask:
+            agreement.assert_sweep_finds_nothing(ask)
         assert_no_call_without_an_attempt()
 
 

@@ -163,6 +163,8 @@ def test_whatever_dies_everything_ends_and_every_inventory_agrees(lab, appliance
         agreement.assert_settled(outcome.operations)
         agreement.assert_agreement(lab.inventory)
         agreement.assert_nothing_repeated()
+        with Client(lab.served.url, lab.served.token) as ask:
+            agreement.assert_sweep_finds_nothing(ask)
         assert_no_start_without_an_attempt(lab)
         assert_processes(lab)
 

@@ -16,6 +16,7 @@ from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
 from flows.fill_volume import fill_volume
 from flows.operation import operation
+from flows.places import at_host
 from flows.steps import step
 from flows.survey import survey_connection, survey_vm
 from flows.undeploy_vm import leave_base, remove_disk
@@ -29,7 +30,8 @@ def persist_vm(request: Operation) -> None:
     volume = VolumeRecord.model_validate(request.arguments["volume"])
     enter_volume(volume)
     carve(volume)
-    fill_volume(as_volume(volume), volume.pool_id, vm.disk(boot), vm.host)
+    with at_host(vm.host):
+        fill_volume(as_volume(volume), volume.pool_id, vm.disk(boot), vm.host)
     assign_volume(volume.id, vm.id, boot.position)
     export = export_for(volume.id, vm)
     target = export_volume(export, volume.pool_id, vm.id)

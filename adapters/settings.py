@@ -27,6 +27,19 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="How clients reach the API; empty: host and port.")
     prefect_port: int = Field(7411, description="Port of the embedded Prefect server.")
     prefect_url: str = Field("", description="An external Prefect server's API; empty: embedded.")
+    prefect_database_url: SecretStr | None = Field(
+        None,
+        description="Prefect's PostgreSQL; unset: SQLite in `home`. `postgresql+asyncpg://...`.",
+    )
+    prefect_redis_url: SecretStr | None = Field(
+        None, description="Redis between Prefect servers of one PostgreSQL. `redis://...`."
+    )
+    prefect_auth: SecretStr | None = Field(
+        None, description="`user:password` that Prefect asks for; unset: `home/prefect/auth`."
+    )
+    prefect_key: SecretStr | None = Field(
+        None, description="Fernet key of Prefect's own secrets; unset: `home/prefect/key`."
+    )
     datacenter: str = Field("main", description="The datacenter whose work a worker takes.")
     queues: str = Field(
         "", description="Queues that a worker takes from, comma-separated; empty: all."
@@ -63,6 +76,9 @@ class Settings(BaseSettings):
     )
     image_tool: str = Field(
         "qemu-img", description="`qemu-img`, or `memory` for simulated images (tests, simulation)."
+    )
+    simulation: Path | None = Field(
+        None, description="File of the simulated hosts and storage; unset: in `home`."
     )
     domain_type: str = Field("qemu", description="libvirt's domain type: `qemu` or `kvm`.")
     max_virtual_mib: int = Field(
@@ -115,6 +131,18 @@ class Settings(BaseSettings):
     conversion_days: float = Field(
         0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."
     )
+
+    def variables(self) -> dict[str, str]:
+        """What is set here, as the environment of another process of ours."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        kept["home"] = self.home.absolute()
+        return {
+            f"CLOUDLOOM_{name.upper()}": str(
+                value.get_secret_value() if isinstance(value, SecretStr) else value
+            )
+            for name, value in kept.items()
+            if value is not None
+        }
 
     @property
     def roles(self) -> list[Role]:

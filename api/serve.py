@@ -90,8 +90,7 @@ class Service:
 
 def services(settings: Settings) -> list[Service]:
     """The processes of an embedded Cloudloom; each of them waits for those that it needs."""
-    env = {**os.environ, **prefect_env.environment(settings)}
-    env["CLOUDLOOM_HOME"] = str(settings.home.absolute())
+    env = {**os.environ, **settings.variables(), **prefect_env.environment(settings)}
     logs = settings.home.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     bells = waking.bells(settings, settings.datacenter)

@@ -6,9 +6,10 @@ from datetime import datetime
 from hashlib import sha256
 from hmac import compare_digest
 from secrets import token_urlsafe
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 
 from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from adapters.database import models
 from adapters.database.schema import FIRST_ENTERPRISE
@@ -17,6 +18,7 @@ from adapters.types import Scope, Value
 
 _SHAPE = re.compile(r"cl_([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
 _NOBODY = UUID(int=0)
+_FIRST = uuid5(NAMESPACE_DNS, "token.cloudloom")
 
 
 class Caller(Value):
@@ -55,11 +57,17 @@ def mint(
 
 
 def first_token(database: Database) -> str | None:
-    """Mint the installation's first token, which may do everything; None when it has had one."""
+    """Mint the installation's first token, which may do everything; None when it has had one.
+
+    Its id is always the same: of two homes that begin at once, one is told it.
+    """
     with database.read() as db:
         if db.scalar(select(func.count()).select_from(models.ApiToken)):
             return None
-    return mint(database, "first", scopes=Scope)
+    try:
+        return mint(database, "first", scopes=Scope, token=_FIRST)
+    except IntegrityError:
+        return None
 
 
 def revoke(database: Database, token: UUID) -> None:

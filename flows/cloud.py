@@ -120,7 +120,7 @@ class Cloud:
     @cached_property
     def world(self) -> World:
         """The memory adapters' world."""
-        return World(self.settings.home / "world.sqlite")
+        return World(self.settings.simulation or self.settings.home / "world.sqlite")
 
     @cached_property
     def images(self) -> ImageTool:

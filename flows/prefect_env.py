@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 
 from adapters.settings import Settings
 
@@ -16,7 +17,11 @@ def environment(settings: Settings) -> dict[str, str]:
     """Variables for every process that talks to Prefect, or is its server."""
     home = settings.home.absolute() / "prefect"
     home.mkdir(parents=True, exist_ok=True)
-    auth = _kept(home / "auth", f"cloudloom:{secrets.token_urlsafe(24)}")
+    auth = _set(settings.prefect_auth) or _kept(
+        home / "auth", f"cloudloom:{secrets.token_urlsafe(24)}"
+    )
+    key = _set(settings.prefect_key) or _kept(home / "key", Fernet.generate_key().decode())
+    database = _set(settings.prefect_database_url) or f"sqlite+aiosqlite:///{home / 'prefect.db'}"
     events_s = settings.prefect_events_days * 86_400
     api = settings.prefect_url or f"http://127.0.0.1:{settings.prefect_port}/api"
     return {
@@ -25,8 +30,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": api,
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_SERVER_API_AUTH_STRING": auth,
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        "PREFECT_SERVER_ENCRYPTION_KEY": _kept(home / "key", Fernet.generate_key().decode()),
+        "PREFECT_API_DATABASE_CONNECTION_URL": database,
+        "PREFECT_SERVER_ENCRYPTION_KEY": key,
         "PREFECT_SERVER_UI_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -37,7 +42,27 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        **_shared(_set(settings.prefect_redis_url)),
     }
+
+
+def _shared(redis: str | None) -> dict[str, str]:
+    """What Prefect servers of one database tell each other, they tell by way of Redis."""
+    if redis is None:
+        return {}
+    return {
+        "PREFECT_REDIS_MESSAGING_URL": redis,
+        "PREFECT_SERVER_DOCKET_URL": redis,
+        "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+        "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
+    }
+
+
+def _set(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def _kept(path: Path, fresh: str) -> str:

@@ -6,12 +6,16 @@ On Debian as root a lab that does not start is a failure; elsewhere its tests ar
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
 from deployments.lab import appliance
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.mariadb import MariaDb
+from deployments.lab.postgresql import Postgresql
+from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
 
 
@@ -64,3 +68,38 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]:
+    """A server of databases for Prefect; take a `fresh()` one from it."""
+    server = Postgresql(tmp_path_factory.mktemp("postgresql"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis of the module's own: Prefect's names in it are always the same."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared(mariadb: MariaDb, postgresql: Postgresql, redis: Redis) -> dict[str, Any]:
+    """The settings that homes have in common which are one installation."""
+    return {
+        "database_url": mariadb.fresh(),
+        "prefect_database_url": postgresql.fresh(),
+        "prefect_redis_url": redis.url,
+        "prefect_auth": "cloudloom:in common",
+        "prefect_key": Fernet.generate_key().decode(),
+        "secret_keys": Fernet.generate_key().decode(),
+    }

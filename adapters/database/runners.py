@@ -31,9 +31,10 @@ class Runner(Value):
 
 @cache
 def machine() -> str:
-    """This machine, since this boot."""
+    """Where a pid says which process: this machine since this boot, or a container of it."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}"
+    pids = Path("/proc/self/ns/pid").stat().st_ino
+    return f"{socket.gethostname()}/{boot}/{pids}"
 
 
 def this_runner() -> Runner:

@@ -1,12 +1,17 @@
 """Nobody is let in without a token that is good; and what is refused looks the same."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Semaphore
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from adapters.database import models
+from adapters.database.schema import migrate
+from adapters.database.session import Database
 from api import tokens
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -57,6 +62,20 @@ def test_the_first_token_is_told_once_and_kept_as_a_digest(api: Api) -> None:
         (row,) = db.scalars(select(models.ApiToken))
         assert secret not in str(vars(row))
         assert len(row.digest) == 64
+
+
+def test_of_homes_that_begin_at_once_one_is_told_the_first_token(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'new.sqlite'}")
+    migrate(database, tmp_path)
+    read = Semaphore(0)
+    event.listen(database.engine, "commit", lambda _connection: read.release())
+    with ThreadPoolExecutor(2) as homes:
+        with database.write():  # neither can write before both have seen that there is none
+            beginning = [homes.submit(tokens.first_token, database) for _ in range(2)]
+            assert all(read.acquire(timeout=20) for _ in beginning)
+        told = [each.result() for each in beginning]
+    database.engine.dispose()
+    assert told.count(None) == 1
 
 
 def test_a_stranger_is_refused_before_a_byte_is_read(api: Api) -> None:

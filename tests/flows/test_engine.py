@@ -7,7 +7,10 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
+from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import psutil
@@ -19,13 +22,14 @@ from prefect.states import AwaitingRetry, Cancelling, Pending
 from adapters.database import models
 from adapters.database.operations import Operation
 from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.settings import Settings
 from adapters.types import OperationState, Role
 from api import serve, tokens
 from api.app import create_app
 from api.client import Client
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
-from flows import dispatch, prefect_env, prefect_events, prefect_runs
+from flows import dispatch, prefect_env, prefect_events, prefect_runs, waking
 from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
@@ -34,36 +38,57 @@ from tests.api.test_consoles import served
 pytestmark = pytest.mark.engine
 
 
+@dataclass(frozen=True)
+class Stack:
+    """What a module's tests run on: how many of each, and settings that all of them have."""
+
+    homes: int = 1
+    apart: bool = False  # each home on a machine of its own, as far as its processes can tell
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory, request) -> Iterator[tuple[worlds.World, dict[str, serve.Service]]]:
-    """A memory world with Prefect and a worker at work on it."""
+def stack() -> Stack:
+    """One of each, as embedded; modules that want another one say so."""
+    return Stack()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory, stack) -> Iterator[tuple[worlds.World, dict[str, serve.Service]]]:
+    """A memory world with Prefect and a worker at work on it, in each of the stack's homes."""
     folder = tmp_path_factory.mktemp("engine")
-    home = folder / "home"
+    homes = [folder / f"home-{n}" for n in range(stack.homes)]
     changes = {
         "prefect_port": free_port(),
         "port": free_port(),
         "lease_s": 5,
         "backend_timeout_s": 1,
         "retries": 50,
-        **getattr(request, "param", {}),  # settings that a module wants
+        "simulation": folder / "world.sqlite",
+        **stack.settings,
     }
-    world = worlds.build(home, folder / "template.sqlite", **changes)
-    prefect_database.place(home)
-    env = prefect_env.environment(cloud.settings)
-    told = {f"CLOUDLOOM_{k.upper()}": str(v) for k, v in cloud.settings.model_dump().items() if v}
-    patch = pytest.MonkeyPatch()
-    for name, value in told.items():
-        patch.setenv(name, value)
+    world = worlds.build(homes[0], folder / "template.sqlite", **changes)
+    first = cloud.settings
+    services = services_in(first)
+    for n, home in enumerate(homes[1:], start=2):
+        ports = {"home": home, "port": free_port(), "prefect_port": free_port()}
+        theirs = services_in(first.model_copy(update=ports))
+        if stack.apart:
+            for each in theirs.values():
+                put_apart(each, home)
+        services |= {f"{name}-{n}": each for name, each in theirs.items()}
+    if stack.homes == 1:  # the tests' own process accepts and sends, as an API does
+        del services["api"]
+    env = prefect_env.environment(first)
     dispatch.client.cache_clear()
     dispatch._deployment.cache_clear()
     dispatch._pool.cache_clear()
-    services = {each.name: each for each in serve.services(cloud.settings) if each.name != "api"}
     ours = {
         PREFECT_API_URL: env["PREFECT_API_URL"],
         PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
     }
     try:
-        for each in services.values():
+        for each in services.values():  # one by one: two cores take long to start six at once
             each.start()
             each.wait_ready(Event())
         with temporary_settings(ours):
@@ -74,9 +99,24 @@ def engine(tmp_path_factory, request) -> Iterator[tuple[worlds.World, dict[str, 
             if each.alive:
                 each.process.send_signal(signal.SIGCONT)
             each.end()
-        patch.undo()
         cloud.database.engine.dispose()
         shutil.rmtree(folder)
+
+
+def services_in(settings: Settings) -> dict[str, serve.Service]:
+    """The services of a home, to be started; Prefect's SQLite, if it has one, is migrated."""
+    if settings.prefect_database_url is None:
+        prefect_database.place(settings.home)
+    return {each.name: each for each in serve.services(settings)}
+
+
+def put_apart(service: serve.Service, home: Path) -> None:
+    """Let a service see another machine than we do: one of the name of its home."""
+    rename = ["unshare", "--uts", "--", "sh", "-c", 'hostname -- "$0" && exec "$@"', home.name]
+    service.command = [*rename, *service.command]
+    if service.name == "worker":
+        bells = home / "workers" / home.name
+        service.ready = lambda pid: any(waking.ring(x, str(pid)) for x in bells.glob("*"))
 
 
 @pytest.fixture(autouse=True)
@@ -312,8 +352,7 @@ def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engi
     operation = asked_for(world, "orphaned")
     dispatch.send(operation)
     wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
-    runner = _runner(operation)
-    worker = services["worker"]
+    runner, worker = _runner(operation), worker_of(operation, services)
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
     wait_for(lambda: not runner.is_running(), 5, "the end of its child")
@@ -484,27 +523,40 @@ def test_limits_of_a_queue_hold(engine):
 
 
 @contextmanager
-def held_still(worker: serve.Service) -> Iterator[None]:
-    """Stop a worker's parent meanwhile: its children live, and nobody gives them work."""
-    worker.process.send_signal(signal.SIGSTOP)
+def held_still(workers: list[serve.Service]) -> Iterator[None]:
+    """Stop workers' parents meanwhile: their children live, and nobody gives them work."""
+    for each in workers:
+        each.process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        worker.process.send_signal(signal.SIGCONT)
+        for each in workers:
+            each.process.send_signal(signal.SIGCONT)
+
+
+def workers_of(services: dict[str, serve.Service]) -> list[serve.Service]:
+    """The workers of the stack, one a home."""
+    return [each for each in services.values() if each.name == "worker"]
+
+
+def worker_of(operation: Operation, services: dict[str, serve.Service]) -> serve.Service:
+    """The one whose child runs the operation."""
+    pid = _runner_pid(operation)
+    return next(each for each in workers_of(services) if pid in children_of(each))
 
 
 @pytest.fixture
 def beside(engine) -> Iterator[serve.Service]:
-    """A second worker of the same home, for storage alone; between tests it is held still."""
+    """A worker more of the first home, for storage alone; between tests it is held still."""
     _, services = engine
-    if (second := services.get("worker-2")) and second.alive:
+    if (second := services.get("beside")) and second.alive:
         second.process.send_signal(signal.SIGCONT)
     else:
         first = services["worker"]
         env = {**first.env, "CLOUDLOOM_SHUTDOWN_S": "0.5", "CLOUDLOOM_CHILD_MEMORY_MIB": "1"}
         command = ["api.cli", "worker", "--slots", "1", "--queue", "storage"]
-        log = first.log.with_name("worker-2.log")
-        second = services["worker-2"] = serve.Service("worker-2", command, env, log, first.ready)
+        log = first.log.with_name("beside.log")
+        second = services["beside"] = serve.Service("beside", command, env, log, first.ready)
         second.start()
         second.wait_ready(Event())
         wait_for(lambda: children_of(second), 30, "its children")
@@ -515,7 +567,7 @@ def beside(engine) -> Iterator[serve.Service]:
 
 def test_a_worker_takes_from_its_queues_only(engine, beside):
     world, services = engine
-    with held_still(services["worker"]):
+    with held_still(workers_of(services)):
         image = dispatch.client().create_flow_run_from_deployment(
             dispatch._deployment("convert_image", "main")
         )
@@ -525,22 +577,24 @@ def test_a_worker_takes_from_its_queues_only(engine, beside):
 
 
 def test_two_workers_of_one_home_share_the_work_and_repeat_nothing(engine, beside):
-    world, _ = engine
-    cloud.world.set_fate("storage.ensure_volume", times=cloud.settings.slots, delay_s=60)
-    operations = [asked_for(world, f"shared {n}") for n in range(cloud.settings.slots + 3)]
-    long, short = operations[: cloud.settings.slots], operations[cloud.settings.slots :]
-    with held_still(beside):
-        for each in long:
+    world, services = engine
+    slots = cloud.settings.slots
+    cloud.world.set_fate("storage.ensure_volume", times=slots, delay_s=60)
+    operations = [asked_for(world, f"shared {n}") for n in range(slots + 3)]
+    long, short = operations[:slots], operations[slots:]
+    with held_still(workers_of(services)[1:]):
+        with held_still([beside]):
+            for each in long:
+                dispatch.send(each)
+            for each in long:
+                wait_for(lambda each=each: cloud.journal.lines(each.id)[1:], 30, "its step")
+        for each in short:
             dispatch.send(each)
-        for each in long:
-            wait_for(lambda each=each: cloud.journal.lines(each.id)[1:], 30, "the step in flight")
-    for each in short:
-        dispatch.send(each)
-    for each in short:  # the first worker has no slot for them
-        ended(each)
-    assert not any(cloud.operations.read(each.id).ended for each in long)
-    cloud.world.forget_fates()
-    done = [ended(each) for each in operations]
+        for each in short:  # the first worker has no slot for them
+            ended(each)
+        assert not any(cloud.operations.read(each.id).ended for each in long)
+        cloud.world.forget_fates()
+        done = [ended(each) for each in operations]
     assert {(each.state, each.epoch) for each in done} == {(OperationState.SUCCEEDED, 1)}
     calls = cloud.world.calls("storage.ensure_volume")
     assert {calls.count(each.arguments["volume"]["id"]) for each in done} == {1}
@@ -548,7 +602,7 @@ def test_two_workers_of_one_home_share_the_work_and_repeat_nothing(engine, besid
 
 def test_a_child_that_has_grown_is_replaced(engine, beside):
     world, services = engine
-    with held_still(services["worker"]):
+    with held_still(workers_of(services)):
         made_volume(world, "before")
         before = children_of(beside)
         made_volume(world, "after")
@@ -559,7 +613,7 @@ def test_what_does_not_end_in_time_is_handed_to_another_worker(engine, beside):
     world, services = engine
     cloud.world.set_fate("storage.ensure_volume", delay_s=60)
     operation = asked_for(world, "handed over")
-    with held_still(services["worker"]):
+    with held_still(workers_of(services)):
         dispatch.send(operation)
         wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
         first = cloud.operations.read(operation.id).flow_run_id
@@ -577,7 +631,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_operations_end(engine):
     operation = asked_for(world, "let go on")
     dispatch.send(operation)
     wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
-    worker = services["worker"]
+    worker = worker_of(operation, services)
     assert os.getpgid(worker.process.pid) == worker.process.pid  # Ctrl-C reaches `serve` alone
     worker.end()
     try:

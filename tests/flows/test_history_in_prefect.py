@@ -1,18 +1,19 @@
 """Prefect's database stays bounded: shown through the real engine, with days of seconds."""
 
-import sqlite3
+import asyncio
 from uuid import uuid5
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, table
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from adapters.database import models
 from adapters.database.operations import Operation
 from adapters.types import OperationState
 from deployments.lab.process import wait_for
-from flows import dispatch
+from flows import dispatch, prefect_env
 from flows.cloud import cloud
-from tests.flows.test_engine import asked_for, engine
+from tests.flows.test_engine import Stack, asked_for, engine
 
 pytestmark = pytest.mark.engine
 __all__ = ["engine"]
@@ -26,18 +27,26 @@ SHORT = {
 }
 
 
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    return Stack(settings=SHORT)
+
+
 def prefects_rows() -> dict[str, int]:
     """How many rows of what grows with every run Prefect's database has."""
+    return asyncio.run(_counted(prefect_env.environment(cloud.settings)))
+
+
+async def _counted(env: dict[str, str]) -> dict[str, int]:
     tables = ("flow_run", "flow_run_state", "task_run", "task_run_state", "artifact", "events")
-    database = sqlite3.connect(cloud.settings.home / "prefect" / "prefect.db")
-    try:
-        count = "SELECT count(*) FROM {}"
-        return {x: database.execute(count.format(x)).fetchone()[0] for x in tables}
-    finally:
-        database.close()
+    database = create_async_engine(env["PREFECT_API_DATABASE_CONNECTION_URL"])
+    async with database.connect() as db:
+        count = select(func.count())
+        counted = {x: await db.scalar(count.select_from(table(x))) for x in tables}
+    await database.dispose()
+    return counted
 
 
-@pytest.mark.parametrize("engine", [SHORT], indirect=True, ids=["short"])
 @pytest.mark.parametrize(
     "operations", [100, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )

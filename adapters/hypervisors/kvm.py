@@ -110,7 +110,7 @@ class KvmHypervisor:
             if not self.has_disk(disk):
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
         self._consoles.mkdir(parents=True, exist_ok=True)
-        log = str(self._console(vm.id))
+        log = str(self._consoles / f"{domain_xml.vm_name(vm.id)}.log")
         with speaking_libvirt():
             self._session().defineXML(domain_xml.domain_xml(vm, self._domain_type, log))
 
@@ -131,12 +131,13 @@ class KvmHypervisor:
             if domain is not None:
                 if domain.isActive():
                     raise InUse(f"VM {vm} is on", users=(str(vm),))
+                if log := _log_of(domain):
+                    log.unlink(missing_ok=True)
                 self._connections.forget_all(domain)
                 domain.undefineFlags(
                     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
                 )
-        self._console(vm).unlink(missing_ok=True)
 
     def connect(self, connection: Connection, chap: Chap) -> None:
         with speaking_libvirt():
@@ -194,8 +195,10 @@ class KvmHypervisor:
             domain.reset()
 
     def console(self, vm: UUID) -> bytes:
+        with speaking_libvirt():
+            log = (domain := self._find(vm)) and _log_of(domain)
         try:
-            return self._console(vm).read_bytes()
+            return log.read_bytes() if log else b""
         except FileNotFoundError:
             return b""
 
@@ -225,9 +228,6 @@ class KvmHypervisor:
             ]
         sources = [ET.fromstring(text).iterfind("devices/disk/source") for text in texts]  # noqa: S314 - libvirt's own words
         return {source.get("file") for found in sources for source in found} - {None}
-
-    def _console(self, vm: UUID) -> Path:
-        return self._consoles / f"{domain_xml.vm_name(vm)}.log"
 
     def _find(self, vm: UUID) -> libvirt.virDomain | None:
         """Answer the VM's domain. Raises `Conflict` when it is not ours."""
@@ -270,6 +270,13 @@ def _owner(domain: libvirt.virDomain) -> ET.Element | None:
             raise
         return None
     return ET.fromstring(text)  # noqa: S314 - libvirt's own words
+
+
+def _log_of(domain: libvirt.virDomain) -> Path | None:
+    """Where its console is kept: as whoever has defined it said, maybe from another home."""
+    described = ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own words
+    log = described.find("devices/serial/log")
+    return None if log is None else Path(log.attrib["file"])
 
 
 def _power(domain: libvirt.virDomain) -> Power:

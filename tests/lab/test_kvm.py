@@ -140,6 +140,16 @@ def virtual_mib(kvm: KvmHypervisor, disk: Disk) -> int:
         return int.from_bytes(file.read(32)[24:], "big") // MIB
 
 
+def test_a_console_goes_with_its_vm_whichever_home_removes_it(kvm_host, tmp_path):
+    first, second = (kvm_on(kvm_host, tmp_path / home) for home in ("first", "second"))
+    vm = start(first)
+    assert [log.name for log in (tmp_path / "first" / "consoles").iterdir()] == [f"vm-{vm.id}.log"]
+    assert second.console(vm.id) == first.console(vm.id)
+    second.set_power(vm.id, Power.OFF, timeout_s=0)
+    second.delete_vm(vm.id)
+    assert not list((tmp_path / "first" / "consoles").iterdir())
+
+
 # --- strangers ---------------------------------------------------------------------------------
 
 

@@ -24,14 +24,15 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for its turn, then start."""
-        async with _alone(os.environ["PREFECT_API_DATABASE_CONNECTION_URL"]):
+        async with alone(os.environ["PREFECT_API_DATABASE_CONNECTION_URL"]):
             await super().startup(sockets)
 
 
 @asynccontextmanager
-async def _alone(database: str) -> AsyncIterator[None]:
+async def alone(database: str) -> AsyncIterator[None]:
+    """Hold what only one server of a PostgreSQL can; SQLite is one server's own anyway."""
     url = make_url(database)
-    if url.get_backend_name() != "postgresql":  # SQLite is one server's own
+    if url.get_backend_name() != "postgresql":
         yield
         return
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -1,20 +1,27 @@
-"""The lab's iSCSI server and database, and the sweep that ends what was left running."""
+"""The lab's iSCSI server and databases, and the sweep that ends what was left running."""
 
+import asyncio
 import os
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import psutil
 import pytest
 import sqlalchemy as sa
 
 from deployments.lab.mariadb import MariaDb
+from deployments.lab.postgresql import Postgresql
 from deployments.lab.process import Process
 from deployments.lab.sweep import sweep
 from deployments.lab.tgtd import Tgtd
+from flows import prefect_server
 
 pytestmark = pytest.mark.lab
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 def test_a_crashed_iscsi_server_comes_back_where_it_was(tgtd: Tgtd) -> None:
@@ -43,6 +50,50 @@ def test_each_database_is_empty_and_alone(mariadb: MariaDb) -> None:
     assert sa.inspect(second).get_table_names() == []
     first.dispose()
     second.dispose()
+
+
+def test_each_database_of_prefect_is_migrated_and_alone(postgresql: Postgresql) -> None:
+    async def look() -> None:
+        async with (
+            connected(postgresql.fresh()) as first,
+            connected(postgresql.fresh()) as second,
+        ):
+            await first.execute("CREATE TABLE its_own ()")
+            assert await second.fetchval("SELECT to_regclass('its_own')") is None
+            assert await second.fetchval("SELECT count(*) FROM flow_run") == 0
+
+    asyncio.run(look())
+
+
+def test_servers_of_one_database_start_one_after_the_other(postgresql: Postgresql) -> None:
+    """Their migrations know nothing of each other."""
+    url, started = postgresql.fresh(), []
+
+    async def start(name: str) -> None:
+        async with prefect_server.alone(url):
+            started.append(name)
+
+    async def start_two() -> None:
+        async with connected(url) as witness:
+            async with prefect_server.alone(url):
+                second = asyncio.create_task(start("second"))
+                async with asyncio.timeout(60):
+                    while not await witness.fetchval(WAITING):
+                        pass
+                assert started == []
+            await second
+
+    asyncio.run(start_two())
+    assert started == ["second"]
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def test_the_sweep_ends_what_was_left_and_nothing_else(tmp_path: Path) -> None:

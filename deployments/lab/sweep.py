@@ -1,5 +1,6 @@
 """End what labs have left running under a folder: for whoever was killed before their clean-up."""
 
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +34,10 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
 
 def _is_ours(record: Path) -> bool:
     """Whether it is a line of /proc/PID/stat, as `Process` writes it, not some program's own."""
-    return len(record.read_text().split()) > 1
+    try:
+        return re.match(r"\d+ \(", record.read_text()) is not None
+    except FileNotFoundError:  # a program that has just been ended has removed its own
+        return False
 
 
 def _end_marked(mark: str) -> list[str]:

@@ -99,15 +99,17 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 def test_the_sweep_ends_what_was_left_and_nothing_else(tmp_path: Path) -> None:
     Tgtd(tmp_path / "a").start()
     Process(tmp_path / "b", "nap").spawn("sleep", "60")
+    Postgresql(tmp_path / "c").start()  # it writes a pid file of its own
     mark = str(uuid4())
     marked = subprocess.Popen(["sleep", "60"], env={**os.environ, "MARK": mark})
     other = subprocess.Popen(["sleep", "60"], env={**os.environ, "MARK": "another"})
     try:
         ended = sweep(tmp_path, f"MARK={mark}")
-        assert len(ended) == 3
+        assert len(ended) == 4
         assert not psutil.pid_exists(marked.pid)
         assert not Process(tmp_path / "a", "tgtd").alive()
         assert not Process(tmp_path / "b", "nap").alive()
+        assert not Process(tmp_path / "c", "postgres").alive()
         assert other.poll() is None
         assert sweep(tmp_path, f"MARK={mark}") == []
     finally:

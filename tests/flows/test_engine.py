@@ -186,13 +186,14 @@ def test_an_operation_runs_as_a_flow_run_of_its_name(engine):
 
 def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_back(engine):
     world, services = engine
-    prefect = services["prefect"]
+    prefects = [each for each in services.values() if each.name == "prefect"]
     cloud.world.set_fate("storage.ensure_volume", delay_s=3)
     begun = asked_for(world, "begun before")
     dispatch.send(begun)
     wait_for(lambda: cloud.journal.lines(begun.id)[1:], 30, "the step in flight")
-    prefect.process.kill()
-    prefect.process.wait()
+    for each in prefects:
+        each.process.kill()
+        each.process.wait()
     try:
         token = tokens.mint(cloud.database, "customer", FIRST_ENTERPRISE)
         with served(create_app(), "on") as url, Client(url, token) as ask:
@@ -203,8 +204,9 @@ def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_b
             assert {(each.state, each.flow_run_url) for each in told} == {("accepted", None)}
             assert ask.wait(begun.id).state is OperationState.SUCCEEDED
     finally:
-        prefect.start()
-        prefect.wait_ready(Event())
+        for each in prefects:
+            each.start()
+            each.wait_ready(Event())
     ends = [ended(cloud.operations.read(each.id)) for each in asked]
     assert [each.state for each in ends] == ["cancelled", "succeeded", "succeeded"]
     assert [each.epoch for each in ends] == [1, 1, 1]

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -291,30 +291,36 @@ def named_by_its_seed(log: Callable[[], str]) -> Iterator[None]:
 
 def processes(of: int, word: str) -> list[psutil.Process]:
     """The living processes below one that have this word in their command lines."""
-    found = []
-    for each in psutil.Process(of).children(recursive=True):
-        try:
-            if word in each.cmdline():
-                found.append(each)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    every = psutil.Process(of).children(recursive=True)
+    return [each for each in every if _holds(lambda each=each: word in each.cmdline())]
 
 
 def children(of: int) -> list[psutil.Process]:
     """The processes that run flows, below `serve`: children of a worker's fork server."""
-    return [
-        child
-        for worker in processes(of, "flows.worker")
-        for child in worker.children(recursive=True)
-        if child.ppid() != worker.pid
-    ]
+    workers = processes(of, "flows.worker")
+    pids = {worker.pid for worker in workers}
+    below = [each for worker in workers for each in _below(worker)]
+    return [each for each in below if _holds(lambda each=each: each.ppid() not in pids)]
 
 
 def kill(some: list[psutil.Process], moment: Moment) -> None:
     """Kill -9 one of these, if there is any now: what was killed a moment ago may not be back."""
     if some:
-        moment.choice(some).kill()
+        with suppress(psutil.NoSuchProcess):
+            moment.choice(some).kill()
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Whether it holds for a process, which may be gone by now: then it does not."""
+    with suppress(psutil.NoSuchProcess):
+        return question()
+    return False
 
 
 def of_its_own(served: Cloudloom, every_s: dict[str, float]) -> Deaths:

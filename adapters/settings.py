@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -130,6 +131,18 @@ class Settings(BaseSettings):
     )
     conversion_days: float = Field(
         0.0, ge=0, description="How long a conversion that no disk needs is kept; 0: for ever."
+    )
+
+    log_format: Literal["", "json", "text"] = Field(
+        "", description="How logs are written; empty: `text` on a terminal, else `json`."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="From which level on Cloudloom's own logs are written."
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="Where traces go, by OTLP over HTTP: `http://127.0.0.1:4318`; empty: nowhere,"
+        " unless OpenTelemetry's own `OTEL_EXPORTER_OTLP_ENDPOINT` is set.",
     )
 
     def variables(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The application: `/v1`, the image gateway, health."""
+"""The application: `/v1`, the image gateway, health and metrics."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
+from api.observing import Observed
 from api.routers import (
     api_tokens,
     appliances,
@@ -23,6 +24,8 @@ from api.routers import (
     volumes,
 )
 from api.watching import Watch
+from flows import logs, traces
+from flows.cloud import cloud
 
 _SUMMARY = "Turns existing servers, storage and networks into a private cloud."
 
@@ -30,9 +33,15 @@ _SUMMARY = "Turns existing servers, storage and networks into a private cloud."
 def create_app() -> FastAPI:
     """The API over `flows.cloud.cloud`."""
     app = FastAPI(
-        title="Cloudloom", summary=_SUMMARY, version=version("cloudloom"), lifespan=_lifespan
+        title="Cloudloom",
+        summary=_SUMMARY,
+        version=version("cloudloom"),
+        lifespan=_lifespan,
+        # FastAPI's own would tell whole paths: signed addresses. `Observed` tells patterns.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(Admission)
+    app.add_middleware(Observed)
     errors.install(app)
     shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
     v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
@@ -51,8 +60,15 @@ def create_app() -> FastAPI:
     app.include_router(v1)
     app.include_router(gateway.router)
     app.include_router(consoles.router)
-    app.include_router(health.router)
+    app.include_router(health.router, dependencies=[Depends(health.require_near)])
     _describe(app)
+    return app
+
+
+def served() -> FastAPI:
+    """The same in a process of its own, whose logs are all ours."""
+    app = create_app()
+    logs.install(cloud.settings)
     return app
 
 
@@ -61,7 +77,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.watch = Watch()
     app.state.consoles = set()
     try:
-        yield
+        with traces.sent(cloud.settings, "api"):
+            yield
     finally:
         await app.state.watch.close()
 

@@ -94,7 +94,7 @@ def services(settings: Settings) -> list[Service]:
     logs = settings.home.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     bells = waking.bells(settings, settings.datacenter)
-    api = ["uvicorn", "--factory", "api.app:create_app", "--host", settings.host]
+    api = ["uvicorn", "--factory", "api.app:served", "--host", settings.host]
     api += ["--port", str(settings.port), "--log-level", "warning"]
     api += ["--ws-max-size", str(2**20), "--timeout-graceful-shutdown"]
     made = [

@@ -20,6 +20,7 @@ from api.dependencies import Caller, Once, Send, sender
 from api.once import Answer
 from api.once import Once as Once_
 from api.reports import report
+from flows import traces
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.policies import lifecycle
@@ -63,6 +64,7 @@ class Starter:
             locks=tuple(dict.fromkeys([(flow.target, target), *locks])),
             intents=tuple(intents),
             waits_s=waits_s,
+            traceparent=traces.here(),
         )
 
     def waits_s(self, db: Session, appliance: UUID) -> float | None:

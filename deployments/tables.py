@@ -20,6 +20,7 @@ import yaml
 
 import adapters
 from adapters.settings import Settings
+from api.metrics import METRICS
 from flows.catalog import CATALOG
 from flows.operation import OperationFlow
 from flows.registration import FIRST_OF_SCHEDULES
@@ -64,6 +65,14 @@ def adapters_table() -> str:
                 can = ", ".join(sorted(getattr(adapter, "capabilities", ())))
                 link = f"[`{adapter.__name__}`]({adapter.__module__.replace('.', '/')}.py)"
                 rows.append(f"| {port.__name__} | {link} | {what} | {can} |")
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """Every metric of the API's `/metrics`."""
+    rows = ["| metric | type | labels | what |", "|---|---|---|---|"]
+    for name, (kind, labels, text) in METRICS.items():
+        rows.append(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |")
     return "\n".join(rows)
 
 
@@ -136,7 +145,7 @@ def _sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(text.split()))[0]
 
 
-TABLES = {"flows": flows_table, "adapters": adapters_table}
+TABLES = {"flows": flows_table, "adapters": adapters_table, "metrics": metrics_table}
 
 
 def with_tables(text: str) -> str:

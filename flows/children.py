@@ -19,7 +19,7 @@ import psutil
 from prefect.client.schemas.objects import FlowRun
 
 from adapters.errors import AdapterError
-from flows import prefect_private
+from flows import logs, prefect_private, traces
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
@@ -37,7 +37,8 @@ def serve_runs(worker: int, pipe: connection.Connection) -> None:
     Thread(target=_die_with, args=(worker,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's business
     runs = 0
-    with prefect_private.kept_warm():
+    logs.install(cloud.settings)
+    with traces.sent(cloud.settings, "runner"), prefect_private.kept_warm():
         _connect_to_database()
         while True:
             try:
@@ -81,6 +82,7 @@ class Child:
         self.process.start()
         theirs.close()
         self.run: UUID | None = None
+        self.operation = ""  # of the run; a scheduled one has none yet
         self.warm = False
         self.worn = False
 
@@ -91,7 +93,7 @@ class Child:
 
     def start(self, run: FlowRun, kind: str) -> None:
         """Run it; a process that has just died has it too, and is found dead with it."""
-        self.run = run.id
+        self.run, self.operation = run.id, str(run.parameters.get("operation") or "")
         try:
             self._pipe.send((run.model_dump_json(), kind))
         except OSError as error:

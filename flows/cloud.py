@@ -11,6 +11,7 @@ from uuid import UUID
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.explanations import Explanations
+from adapters.database.figures import Figures
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
@@ -32,6 +33,7 @@ from adapters.storage.base import BlockStorage
 from adapters.storage.memory import MemoryStorage
 from adapters.types import Family, HostFacts
 from adapters.world import World
+from flows.traces import handed_out
 
 R = TypeVar("R")
 _RECENT_S = 5.0
@@ -93,6 +95,11 @@ class Cloud:
         return Explanations(self.database)
 
     @cached_property
+    def figures(self) -> Figures:
+        """What monitoring asks for."""
+        return Figures(self.database)
+
+    @cached_property
     def history(self) -> History:
         """What is over."""
         return History(self.database)
@@ -123,6 +130,7 @@ class Cloud:
         return World(self.settings.simulation or self.settings.home / "world.sqlite")
 
     @cached_property
+    @handed_out
     def images(self) -> ImageTool:
         """The tool that reads and converts images."""
         if self.settings.image_tool == "memory":
@@ -131,6 +139,7 @@ class Cloud:
 
         return QemuImg()
 
+    @handed_out
     def repository(self, datacenter: UUID) -> ImageRepository:
         """A datacenter's image repository."""
         root, marker = self._recently(self.inventory.repository, datacenter)
@@ -157,6 +166,7 @@ class Cloud:
                 self._hosts[host] = self.hypervisor_at(record.family, record.address, host)
             return self._hosts[host]
 
+    @handed_out
     def hypervisor_at(self, family: Family, address: str, host: UUID) -> Hypervisor:
         """A hypervisor by what reaches it: how a host is found before it is one of ours."""
         installation = self.inventory.installation
@@ -169,6 +179,7 @@ class Cloud:
         domain_type, release_s = self.settings.domain_type, self.settings.release_s
         return KvmHypervisor(address, installation, domain_type, consoles, release_s=release_s)
 
+    @handed_out
     def node(self, host: UUID) -> Node:
         """Access to a host's files."""
         if self._recently(self.inventory.host, host).family is Family.MEMORY:
@@ -177,6 +188,7 @@ class Cloud:
 
         return LocalNode()
 
+    @handed_out
     def storage(self, pool: UUID) -> BlockStorage:
         """A storage pool."""
         record = self.inventory.pool(pool)

@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Crashed
 
 from adapters.database.operations import Operation
 from adapters.types import OperationState
-from flows import waking
+from flows import logs, waking
 from flows.cloud import cloud
 from flows.operation import FLOWS
 from flows.steps import STEPS
@@ -37,6 +37,11 @@ def send(operation: Operation) -> None:
     if operation.state is OperationState.WAITING:
         cloud.approvals.time_out(operation.id)
         return
+    with logs.telling(operation=str(operation.id)):
+        _send(operation)
+
+
+def _send(operation: Operation) -> None:
     try:
         attempt = max(operation.epoch, operation.attempt) + 1
         kind = _flow_for(operation)

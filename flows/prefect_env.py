@@ -38,7 +38,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"PT{events_s:.0f}S",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": f"{min(3600.0, events_s):.0f}",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",  # our spans are enough
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,adapters",  # what they say is shown beside runs
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -14,6 +14,8 @@ import uvicorn
 from prefect.server.api.server import create_app
 from sqlalchemy import make_url
 
+from adapters.settings import settings
+from flows import logs
 from flows.prefect_private import take_lock_at_begin
 
 _STARTING = 0x636C6F75646C6F6F  # a number of our own among PostgreSQL's advisory locks
@@ -47,4 +49,8 @@ async def alone(database: str) -> AsyncIterator[None]:
 if __name__ == "__main__":
     take_lock_at_begin()
     app = create_app(final=True)
-    Server(uvicorn.Config(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")).run()
+    logs.install(settings())
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", log_config=None
+    )
+    Server(config).run()

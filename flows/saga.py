@@ -16,6 +16,7 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,12 +32,14 @@ from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential
 
 from adapters import programs
+from adapters.database.figures import Took
 from adapters.database.journal import Line, Writer
 from adapters.database.locks import Locked
 from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
 from adapters.errors import AdapterError, Conflict, Refused, Transient, problem_of
 from adapters.types import Failure, OperationState, StepState
+from flows import logs, traces
 from flows.cloud import cloud
 from flows.engine import shown
 from flows.receipts import ABSENT, expected, look_back
@@ -109,6 +112,8 @@ class Saga:
         self.partly: AdapterError | None = None  # why it ends failed, although the rest is kept
         self.refusal: Exception | None = None  # of a lane's undo: where it is stuck in the end
         self._called: set[str] = set()
+        self._again: dict[str, int] = {}  # how often what is on its way was tried again
+        self._took: list[Took] = []
         self._layer = 0
         self._known = {line.key: line for line in cloud.journal.lines(operation.id)}
         self._position = count(
@@ -131,8 +136,12 @@ class Saga:
                 self._go_back(Conflict("its flow has changed since", code="version-changed"))
             else:
                 self._go_forward(body, version)
-        self.operation = cloud.operations.read(was.id)
-        if self.operation.ended:
+        self.operation = now = cloud.operations.read(was.id)
+        if now.ended_at and not was.ended:
+            took_s = (now.ended_at - now.accepted_at).total_seconds()
+            log.info("%s %s after %.3f s", now.kind, now.state, took_s)
+            self._took.append(Took("operation", now.kind, now.state, took_s))
+        if now.ended:
             self._settle()
 
     def _go_forward(self, body: Callable[[Operation], None], version: str) -> None:
@@ -227,7 +236,8 @@ class Saga:
         done = _PASSED if step.effect is Effect.TEMPORARY else {StepState.DONE}
         if line and line.state in done:
             return step.recorded(line.result)
-        return shown(key, lambda: self._forward(step, key, arguments))
+        with self._observed(key, step.name):
+            return shown(key, lambda: self._forward(step, key, arguments))
 
     def intent(self, key: str) -> Line | None:
         """The line of a step that a former runner has begun."""
@@ -347,7 +357,8 @@ class Saga:
             self._writer.attempt(line, StepState.UNDOING)
             backward(**line.arguments)
 
-        shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
+        with self._observed(line.key, line.name, back=True):
+            shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:
@@ -355,6 +366,30 @@ class Saga:
         return cloud.journal.intents(self.operation.id, names)
 
     # --- perseverance and the lease -----------------------------------------------------------
+
+    @contextmanager
+    def _observed(self, key: str, step: str, *, back: bool = False) -> Iterator[None]:
+        """Let logs, traces and figures know of a step, or of its undo."""
+        name = f"undo {key}" if back else key
+        told = {"step": name, "lane": lane_name.get()}
+        began, outcome = time.monotonic(), "refused" if back else "failed"
+        with logs.telling(**told), traces.span(name, **told):
+            try:
+                yield
+                outcome = "undone" if back else "done"
+            except (LeaseLost, Stopped):
+                outcome = "stopped"
+                raise
+            finally:
+                took_s, again = time.monotonic() - began, self._again.pop(key, 0)
+                self._took.append(Took("step", step, outcome, took_s, again))
+
+    def report(self) -> None:
+        """Add what it took to the figures; those of a killed runner are lost."""
+        try:
+            cloud.figures.add(self._took)
+        except Transient as error:
+            log.warning("figures of %d steps are lost: %s", len(self._took), error)
 
     def persevere(self, fn: Callable[[], R], key: str = "", *, forever: bool = False) -> R:
         """Try again while it is Transient: some times, or until the lease is lost."""
@@ -369,6 +404,7 @@ class Saga:
             reraise=True,
         )
         for attempt in retrying:
+            self._again[key] = attempt.retry_state.attempt_number - 1
             with attempt:
                 try:
                     return fn()
@@ -376,6 +412,7 @@ class Saga:
                     self.check()
                     if key:
                         self._writer.stumble(key, str(error))
+                        log.warning("%s does not work yet: %s", key, error)
                     raise
         raise AssertionError("unreachable: the last attempt answers or raises")
 
@@ -478,12 +515,24 @@ def execute(
     Raises `Conflict` for an operation of another kind, `LeaseLost` when another run has it.
     """
     row = cloud.operations.read(operation)
+    told = {"operation": str(operation), "kind": row.kind}
+    with logs.telling(**told), traces.span(row.kind, row.traceparent, **told):
+        return _execute(row, kinds, body, version)
+
+
+def _execute(
+    row: Operation, kinds: frozenset[str], body: Callable[[Operation], None], version: str
+) -> Operation:
     if kinds and row.kind not in kinds:
-        raise Conflict(f"operation {operation} is {row.kind}", code="another-kind")
-    if not (kinds or row.ended) and _binds(cloud.journal.lines(operation)):
-        raise Conflict(f"operation {operation} can only go forward", code="no-way-back")
-    lease = cloud.operations.claim(operation, this_runner())
-    saga = Saga(cloud.operations.read(operation), lease)
-    with saga.held():
-        saga.go(body, version)
-    return cloud.operations.read(operation)
+        raise Conflict(f"operation {row.id} is {row.kind}", code="another-kind")
+    if not (kinds or row.ended) and _binds(cloud.journal.lines(row.id)):
+        raise Conflict(f"operation {row.id} can only go forward", code="no-way-back")
+    lease = cloud.operations.claim(row.id, this_runner())
+    log.info("%s %s, by runner %d of it", row.kind, row.target_name, lease.epoch)
+    saga = Saga(cloud.operations.read(row.id), lease)
+    try:
+        with saga.held():
+            saga.go(body, version)
+    finally:
+        saga.report()
+    return cloud.operations.read(row.id)

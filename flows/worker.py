@@ -26,10 +26,11 @@ from prefect.client.schemas.responses import SetStateStatus, WorkerFlowRunRespon
 from prefect.exceptions import PrefectException
 from prefect.states import Pending
 
+from adapters.database.figures import Slots
 from adapters.database.runners import machine
 from adapters.errors import AdapterError
 from adapters.settings import Settings
-from flows import dispatch, prefect_events
+from flows import dispatch, logs, prefect_events
 from flows.catalog import FLOWS
 from flows.children import Children
 from flows.cloud import cloud
@@ -43,7 +44,7 @@ from flows.waking import Bell, bells
 LOOK_S = 1.0
 HEARTBEAT_S = 15.0
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flows.worker")  # as a program, it is `__main__`
 
 
 class Worker:
@@ -56,10 +57,12 @@ class Worker:
         self._hurry = Event()
         self._queues: list[str] = list(settings.roles)
         self._patience_s = settings.shutdown_s
+        self._slots = settings.slots
         self._children = Children(settings.slots)
         self._children.fill_up()  # they get warm while we register
         self._runs = Runs()
-        self._told = self._looked = 0.0
+        self._told = self._looked = self._reported = 0.0
+        self._said: Slots | None = None
         self._bell = Bell(bells(settings, self.pool))
 
     @property
@@ -92,6 +95,7 @@ class Worker:
                 self._take()
                 if time.monotonic() - self._looked > LOOK_S * 0.9:
                     self._looked = time.monotonic()
+                    self._report()
                     self._look()
             self._wait(self._bell.fileno())
             self._bell.heed()
@@ -107,12 +111,27 @@ class Worker:
             self.prefect.send_worker_heartbeat(self.pool, self.name, HEARTBEAT_S)
             self._told = time.monotonic()
 
+    def _report(self) -> None:
+        """Tell our database, for whoever monitors us, when it has changed, and now and then."""
+        now = Slots(
+            name=self.name,
+            datacenter=self.pool,
+            slots=self._slots,
+            busy=len(self._children.busy),
+        )
+        if now != self._said or time.monotonic() - self._reported > HEARTBEAT_S:
+            cloud.figures.report(now)
+            self._said, self._reported = now, time.monotonic()
+
     def _tend(self) -> None:
         """Hear what became of the children: a dead one leaves a lease and a run, both end here."""
         for child in self._children.bury_dead():
             _bury_dead_runners()
             if child.run:
-                dispatch.close_run(child.run, f"its process ended ({child.process.exitcode})")
+                why = f"its process ended ({child.process.exitcode})"
+                with logs.telling(run=str(child.run), operation=child.operation):
+                    log.warning(why)
+                    dispatch.close_run(child.run, why)
 
     def _take(self) -> None:
         """Take as many runs as there are idle children."""
@@ -123,6 +142,8 @@ class Worker:
             taken: OrchestrationResult[None] = self.prefect.set_flow_run_state(run.id, Pending())
             if taken.status is SetStateStatus.ACCEPT:
                 child.start(run, _kind_of(run.flow_id))
+                with logs.telling(run=str(run.id), operation=child.operation):
+                    log.info("%s is run by process %s", run.name, child.process.pid)
 
     def _waiting(self, most: int) -> list[WorkerFlowRunResponse]:
         """The most urgent ones; the client's own method would fetch a page of 200 each time."""
@@ -201,8 +222,7 @@ def require_known_steps() -> None:
 
 def main() -> None:
     """Serve the datacenter that the settings name."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.install(cloud.settings)
     require_known_steps()
     worker = Worker(cloud.settings)
     signal.signal(signal.SIGTERM, worker.stop)

@@ -25,7 +25,10 @@ from flows.cloud import cloud
 
 DATABASE = "cloudloom.sqlite"
 # What an operation leaves in the database on purpose: its own story.
-STORY = {"operations", "steps", "receipts", "idempotency_keys", "locks", "places"}
+STORY = {
+    *("operations", "steps", "receipts", "idempotency_keys", "locks", "places"),
+    *("durations", "workers"),
+}
 
 
 def settings_in(home: Path, **changes: Any) -> Settings:

@@ -333,7 +333,7 @@ class Operation(Base):
     """
 
     __tablename__ = "operations"
-    __table_args__ = table(Index(None, "due_at"), Index(None, "accepted_at"))
+    __table_args__ = table(Index(None, "state", "kind"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
@@ -349,7 +349,7 @@ class Operation(Base):
     approval: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     wish: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    accepted_at: Mapped[datetime]
+    accepted_at: Mapped[datetime] = mapped_column(index=True)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     provisional: Mapped[bool]
@@ -358,9 +358,10 @@ class Operation(Base):
     runner_host: Mapped[str | None]
     runner_pid: Mapped[int | None]
     runner_started: Mapped[float | None]
-    due_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
     attempt: Mapped[int]
     flow_run_id: Mapped[UUID | None]
+    traceparent: Mapped[str | None] = mapped_column(String(64))
 
 
 class Step(Base):

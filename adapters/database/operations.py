@@ -75,6 +75,7 @@ class Operation(Value):
     attempt: int
     flow_run_id: UUID | None
     due_at: datetime | None
+    traceparent: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -106,6 +107,7 @@ class Request(Value):
     locks: tuple[tuple[str, UUID], ...] = ()
     intents: tuple[Intent, ...] = ()
     waits_s: float | None = None  # how long for approval; None: it may begin at once
+    traceparent: str | None = None  # the trace that it belongs to, as W3C has it
 
 
 def as_value(row: models.Operation) -> Operation:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from adapters.database import models
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
+from adapters.database.figures import Figures, Took
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal, Line
 from adapters.database.locks import Locked
@@ -1166,3 +1167,20 @@ def test_what_was_read_before_it_was_decided_is_read_again(database, operations,
         with pytest.raises(Conflict) as refusal:
             late.approve(operation.id, "first", uuid4(), None)
         assert refusal.value.code == "not-waiting"
+
+
+def test_runners_that_add_at_once_lose_no_figure(database):
+    took = [Took("step", f"step-{n}", "done", 0.01, 1) for n in range(5)]
+    orders = [took, took[::-1]] * 4
+
+    def adds(order: list[Took]) -> None:
+        for _ in range(5):
+            Figures(database).add(order)
+
+    with ThreadPoolExecutor(len(orders)) as pool:
+        list(pool.map(adds, orders))
+    found = Figures(database).durations()
+    assert {(each.name, each.within_ms, each.times, each.retries) for each in found} == {
+        (f"step-{n}", 10, 40, 40) for n in range(5)
+    }
+    assert sum(each.seconds for each in found) == pytest.approx(2.0)

@@ -89,7 +89,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     app = create_app()
     token = tokens.first_token(cloud.database)
     assert token
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, raise_server_exceptions=False, client=("127.0.0.1", 1)) as client:
         made = Api(client, world, token)
         app.dependency_overrides[sender] = lambda: made.sent.append
         yield made

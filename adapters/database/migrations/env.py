@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from adapters.database import models
+from adapters.database.schema import METADATA
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=models.Installation.metadata,
+    target_metadata=METADATA,
     render_as_batch=connection.dialect.name == "sqlite",
     compare_type=True,
 )

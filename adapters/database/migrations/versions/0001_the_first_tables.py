@@ -50,6 +50,30 @@ def upgrade() -> None:
         mysql_collate="utf8mb4_bin",
     )
     op.create_table(
+        "durations",
+        sa.Column("what", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("within_ms", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("times", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("retries", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("what", "name", "outcome", "within_ms", name=op.f("pk_durations")),
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+    )
+    op.create_table(
+        "workers",
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("datacenter", sa.String(length=255), nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
+        sa.Column("busy", sa.Integer(), nullable=False),
+        sa.Column("seen_at", adapters.database.session.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+    )
+    op.create_table(
         "places",
         sa.Column("thing", sa.String(length=255), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -202,6 +226,7 @@ def upgrade() -> None:
         sa.Column("due_at", adapters.database.session.UtcDateTime(), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("flow_run_id", sa.Uuid(), nullable=True),
+        sa.Column("traceparent", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(
             ["datacenter_id"], ["datacenters.id"], name=op.f("fk_operations_datacenter_id")
         ),
@@ -217,6 +242,9 @@ def upgrade() -> None:
             batch_op.f("ix_operations_accepted_at"), ["accepted_at"], unique=False
         )
         batch_op.create_index(batch_op.f("ix_operations_due_at"), ["due_at"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_operations_state_operations_kind"), ["state", "kind"], unique=False
+        )
         batch_op.create_index(batch_op.f("ix_operations_target_id"), ["target_id"], unique=False)
 
     op.create_table(
@@ -673,6 +701,7 @@ def downgrade() -> None:
     op.drop_table("storage_devices")
     with op.batch_alter_table("operations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_operations_target_id"))
+        batch_op.drop_index(batch_op.f("ix_operations_state_operations_kind"))
         batch_op.drop_index(batch_op.f("ix_operations_due_at"))
         batch_op.drop_index(batch_op.f("ix_operations_accepted_at"))
 
@@ -680,6 +709,8 @@ def downgrade() -> None:
     op.drop_table("hosts")
     op.drop_table("conversions")
     op.drop_table("claims")
+    op.drop_table("workers")
+    op.drop_table("durations")
     op.drop_table("api_tokens")
     op.drop_table("shared_things")
     op.drop_table("secrets")

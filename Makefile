@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 SETUP := deployments/setup.sh
 PYTHON := .venv/bin/python
+UI := $(PYTHON) -m pip install -qq --require-hashes --no-deps -r requirements-ui.lock
 
-.PHONY: help demo test test-long check bench serve clean
+.PHONY: help demo test test-long check bench screenshots serve clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | column -t -s: -l 2
@@ -14,11 +15,13 @@ demo:  ## Turn an image into a running appliance on a private host, and take it 
 	.venv/bin/cloudloom demo $(ARGS)
 
 test:  ## The whole suite, but for what is slow (ARGS: pytest's arguments)
-	@$(SETUP)
+	@$(SETUP) some tests
+	@$(UI)
 	$(PYTHON) -m tests -n 2 -m "not slow" $(ARGS)
 
 test-long:  ## The whole suite, and whether it would notice what is missing
-	@$(SETUP)
+	@$(SETUP) some tests
+	@$(UI)
 	$(PYTHON) -m tests -n 2 $(ARGS)
 	$(PYTHON) -m tests.mutation
 
@@ -34,6 +37,11 @@ bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
 	@$(SETUP) all
 	@$(PYTHON) -m pip install -qq --require-hashes --no-deps -r requirements-bench.lock
 	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
+
+screenshots:  ## Pictures of the demo in the Prefect UI, for README.md
+	@$(SETUP) all tests
+	@$(UI)
+	$(PYTHON) -m deployments.screenshots
 
 serve:  ## API, Prefect and a worker, all data under build/cloudloom
 	@$(SETUP)

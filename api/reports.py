@@ -241,4 +241,4 @@ def _progress(state: OperationState, steps: list[Step]) -> int:
 
 
 def _flow_run_url(flow_run: UUID | None) -> str | None:
-    return f"{cloud.settings.prefect_ui}/runs/flow-run/{flow_run}" if flow_run else None
+    return f"{cloud.settings.prefect_ui}/v2/runs/flow-run/{flow_run}" if flow_run else None

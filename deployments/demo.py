@@ -29,7 +29,7 @@ from deployments.lab.scratch import scratch
 from deployments.stages import DATA_MIB, Claims, PretendedStage, RealStage, Stage, missing
 
 _INTERRUPTED = 130
-_BLUEPRINT = f"""\
+BLUEPRINT = f"""\
 appliance: shop
 virtual_datacenter: demo
 vms:
@@ -49,8 +49,10 @@ class Broken(Exception):
     """A sentence of the story does not hold."""
 
 
-def main(*, keep: bool = False, pretended: bool = False) -> int:
-    """Tell the story; answer the exit status."""
+def main(
+    told: "type[Demo] | None" = None, *, keep: bool = False, pretended: bool = False
+) -> int:
+    """Tell the story, or a variant of it; answer the exit status."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     if not pretended and (lacking := missing()):
         console.print(f"Host and storage will be pretended. Real ones need {lacking}.")
@@ -60,7 +62,7 @@ def main(*, keep: bool = False, pretended: bool = False) -> int:
     try:
         with scratch("cloudloom-demo") as folder:
             stage: Stage = PretendedStage(folder) if pretended else RealStage(folder)
-            Demo(folder, console, stage).run(keep=keep)
+            (told or Demo)(folder, console, stage).run(keep=keep)
             console.print(f"[green]✓[/green] {stage.closing}")
     except KeyboardInterrupt:
         console.print("Interrupted; nothing is left of it.")
@@ -196,8 +198,8 @@ class Demo:
 
     def _deploy(self) -> tuple[UUID, dict[str, UUID]]:
         self._say("Deploy an appliance of two VMs")
-        self.console.print(Panel(Text(_BLUEPRINT), title="blueprint", expand=False))
-        shop = self.client.post_yaml("/v1/appliances", _BLUEPRINT)
+        self.console.print(Panel(Text(BLUEPRINT), title="blueprint", expand=False))
+        shop = self.client.post_yaml("/v1/appliances", BLUEPRINT)
         self._do(f"/v1/appliances/{shop['id']}/deploy")
         vms = {vm["name"]: UUID(vm["id"]) for vm in shop["vms"]}
         self._check_all(self.stage.deployed(vms))

@@ -3,17 +3,18 @@
 #   setup.sh           Debian's packages where it can, else it says which are missing; Python
 #   setup.sh all       the same, but fails when packages are missing
 #   setup.sh python    the virtual environment only
+# Behind `some` or `all`, `tests` adds what only tests need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SETUP=$PWD/deployments/setup.sh
-PACKAGES=$PWD/deployments/packages.txt
+LISTS=("$PWD/deployments/packages.txt")
 POLICY=/usr/sbin/policy-rc.d
 SAVED=$POLICY.before-cloudloom
 MARK="# Put here by Cloudloom's set-up; it is taken away again."
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
-listed() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$PACKAGES"; }
+listed() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "${LISTS[@]}"; }
 is_debian() { [ -r /etc/debian_version ] && command -v apt-get dpkg-query >/dev/null; }
 
 missing() { # the packages of the list that are not installed
@@ -68,14 +69,14 @@ packages() { # status 3 where packages are missing and this machine or user cann
     wanted=$(missing)
     if [ -n "$wanted" ]; then
         say "Debian packages to be installed, their services not started:"
-        for name in $wanted; do grep -E "^$name([[:space:]]|\$)" "$PACKAGES" >&2; done
+        for name in $wanted; do grep -hE "^$name([[:space:]]|\$)" "${LISTS[@]}" >&2; done
     elif ! grep -qsF "$MARK" "$POLICY"; then # else a set-up was killed, or is at it
         return 0
     fi
     if [ "$(id -u)" = 0 ]; then
-        "$SETUP" install-packages
+        "$SETUP" install-packages "${WITH_TESTS[@]}"
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
-        sudo -- "$SETUP" install-packages
+        sudo -- "$SETUP" install-packages "${WITH_TESTS[@]}"
     elif [ -n "$wanted" ]; then
         say "only root can install them: apt-get install --no-install-recommends" $wanted
         return 3
@@ -128,6 +129,11 @@ python() {
     fingerprint >"$stamp"
 }
 
+WITH_TESTS=()
+if [ "${2:-}" = tests ]; then
+    WITH_TESTS=(tests)
+    LISTS+=("$PWD/deployments/packages-tests.txt")
+fi
 case ${1:-some} in
     some)
         status=0
@@ -139,5 +145,5 @@ case ${1:-some} in
     all) packages; python ;;
     python) python ;;
     install-packages) install_packages ;;
-    *) sed -n '2,5s/^# //p' "$SETUP" >&2; exit 2 ;;
+    *) sed -n '2,6s/^# //p' "$SETUP" >&2; exit 2 ;;
 esac

@@ -3,17 +3,14 @@
 Without `--write` it prints them. A test holds that the files show what is printed.
 """
 
-import ast
 import importlib
 import inspect
 import pkgutil
 import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import FunctionType
 from typing import Any, Protocol
 
 import yaml
@@ -22,7 +19,7 @@ import adapters
 from adapters.settings import Settings
 from api.metrics import METRICS
 from flows.catalog import CATALOG
-from flows.operation import OperationFlow
+from flows.outline import Steps, steps_of
 from flows.registration import FIRST_OF_SCHEDULES
 from flows.steps import Effect, Step
 
@@ -45,7 +42,7 @@ def flows_table() -> str:
     """Every operation: what it does, its steps in order, and whether there is a way back."""
     rows = ["| operation | what it does | steps | way back |", "|---|---|---|---|"]
     for flow in CATALOG:
-        steps = steps_of(flow)
+        steps = steps_of(flow.body)
         shown = " → ".join(map(_shown, steps)) or "those of that operation, backwards"
         rows.append(
             f"| `{flow.kind}` | {_sentence(flow.summary)} | {shown} | {_way_back(steps)} |"
@@ -76,41 +73,11 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
-def steps_of(flow: OperationFlow) -> list[Step[Any, Any]]:
-    """The steps that a flow's body may take, in the order of its text."""
-    return list(dict.fromkeys(_taken(flow.body, set())))
-
-
-def _taken(fn: Callable[..., Any], seen: set[object]) -> Iterator[Step[Any, Any]]:
-    if fn in seen:
-        return
-    seen.add(fn)
-    for name in _names(ast.parse(textwrap.dedent(inspect.getsource(fn))).body[0]):
-        thing = inspect.unwrap(fn).__globals__.get(name)
-        if isinstance(thing, Step):
-            yield thing
-        elif isinstance(thing, FunctionType) and thing.__module__.startswith("flows."):
-            yield from _taken(thing, seen)
-
-
-def _names(node: ast.AST) -> Iterator[str]:
-    """The names that are used, in the order of their evaluation: arguments before the call."""
-    children = list(ast.iter_child_nodes(node))
-    if isinstance(node, ast.Call):
-        children = [*children[1:], node.func]
-    elif isinstance(node, ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp):
-        children = [*node.generators, *(x for x in children if x not in node.generators)]
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-        yield node.id
-    for child in children:
-        yield from _names(child)
-
-
 def _shown(step: Step[Any, Any]) -> str:
     return _SHOWN[step.effect].format(step.name) if step.question else f"({step.name})"
 
 
-def _way_back(steps: list[Step[Any, Any]]) -> str:
+def _way_back(steps: Steps) -> str:
     acting = [step for step in steps if step.question]
     destructive = [step for step in acting if step.effect is Effect.REMOVES]
     if all(step.effect is Effect.ONCE for step in acting) and acting:

@@ -21,6 +21,7 @@ from adapters.database.places import Places
 from adapters.database.receipts import Receipts
 from adapters.database.secrets import Secrets, keyring
 from adapters.database.session import Database
+from adapters.database.stories import Stories
 from adapters.errors import Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
@@ -83,6 +84,11 @@ class Cloud:
     def receipts(self) -> Receipts:
         """What was found when operations had ended."""
         return Receipts(self.operations)
+
+    @cached_property
+    def stories(self) -> Stories:
+        """What people are told of operations elsewhere."""
+        return Stories(self.database)
 
     @cached_property
     def places(self) -> Places:

@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Crashed
 
 from adapters.database.operations import Operation
 from adapters.types import OperationState
-from flows import logs, waking
+from flows import captions, logs, waking
 from flows.cloud import cloud
 from flows.operation import FLOWS
 from flows.steps import STEPS
@@ -49,8 +49,8 @@ def _send(operation: Operation) -> None:
             _deployment(kind, _pool(operation.datacenter_id)),
             # What has ended is settled with all that is due, by an operation of its own.
             parameters={} if operation.ended else {"operation": str(operation.id)},
-            name=f"{operation.kind.replace('_', '-')} {operation.target_name}"[:200],
-            tags=[f"operation:{operation.id}", f"enterprise:{operation.enterprise_id}"],
+            name=captions.title(operation)[:200],
+            tags=cloud.stories.tags(operation),
             idempotency_key=f"{operation.id}/{attempt}",
             work_queue_name=FLOWS[kind if operation.ended else operation.kind].role,
         )

@@ -1,9 +1,12 @@
 """How Prefect sees an operation: a flow run whose tasks are its steps."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from time import monotonic
 from typing import TypeVar
 from uuid import UUID
 
@@ -15,6 +18,9 @@ R = TypeVar("R")
 
 # A task costs the server 50 ms of CPU: beyond so many, steps are shown by our API alone.
 TASKS_A_RUN = 50
+# Below the logger of Prefect's task runs, whose handler ships a line with its run's ids.
+told = logging.getLogger("prefect.task_runs.steps")
+told.setLevel(logging.INFO)  # Prefect's own lines say only what its page shows anyway
 _shown: Counter[UUID] = Counter()
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
@@ -35,7 +41,7 @@ def is_prefect_watching() -> bool:
     return context is not None and context.flow_run is not None
 
 
-def shown(name: str, fn: Callable[[], R]) -> R:
+def shown(name: str, operation: UUID, fn: Callable[[], R]) -> R:
     """Call `fn` as a Prefect task of the running flow, or plainly where there is none.
 
     The task does not retry: a step retries itself, forward and back, by the same law.
@@ -47,10 +53,23 @@ def shown(name: str, fn: Callable[[], R]) -> R:
     if _shown[context.flow_run.id] > TASKS_A_RUN:
         return fn()
     task = Task(
-        fn,
+        partial(_told, name, operation, fn),
         name=name.split("[", maxsplit=1)[0],
         task_run_name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
     return task()
+
+
+def _told(name: str, operation: UUID, fn: Callable[[], R]) -> R:
+    """Call `fn`, and say in the run's log how it went: shipped by a thread of Prefect's."""
+    began = monotonic()
+    try:
+        result = fn()
+    except Exception as error:
+        took_s = monotonic() - began
+        told.warning("operation %s: %s failed after %.2f s: %s", operation, name, took_s, error)
+        raise
+    told.info("operation %s: %s done after %.2f s", operation, name, monotonic() - began)
+    return result

@@ -46,7 +46,7 @@ def _run_batch(host: UUID, waiting: deque[Lane]) -> None:
         with hidden():
             _run_host(host, waiting)
 
-    shown(f"host[{host}]", run)
+    shown(f"host[{host}]", this_saga().operation.id, run)
 
 
 def _run_host(host: UUID, waiting: deque[Lane]) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from adapters.errors import Conflict
 from adapters.types import OperationState, Role
 from flows import steps
 from flows.cloud import cloud
+from flows.exhibits import exhibited
 from flows.saga import execute
 
 SUPERSEDED = "Superseded"  # how Prefect shows a run whose operation another run has
@@ -113,8 +115,11 @@ class OperationFlow:
         def run(operation: UUID | None = None) -> State[None] | None:
             if operation:
                 self._heed_retry(operation)
+            asked = operation or self.accept_own()
+            shown = nullcontext() if self.every else exhibited(asked, self.body)
             try:
-                ended = self(operation or self.accept_own())
+                with shown:
+                    ended = self(asked)
             except LeaseLost as lost:
                 # Told from what somebody cancels: that would be heeded (`cancelling`).
                 return Cancelled(name=SUPERSEDED, message=str(lost))

@@ -237,7 +237,8 @@ class Saga:
         if line and line.state in done:
             return step.recorded(line.result)
         with self._observed(key, step.name):
-            return shown(key, lambda: self._forward(step, key, arguments))
+            forward = partial(self._forward, step, key, arguments)
+            return shown(key, self.operation.id, forward)
 
     def intent(self, key: str) -> Line | None:
         """The line of a step that a former runner has begun."""
@@ -358,7 +359,8 @@ class Saga:
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
-            shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
+            undo = partial(self.persevere, attempt, line.key, forever=True)
+            shown(f"undo {line.key}", self.operation.id, undo)
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from adapters.settings import Settings
-from deployments.tables import PREFECT, README, prefect_yaml, steps_of, with_tables
+from deployments.tables import PREFECT, README, prefect_yaml, with_tables
 from flows import dispatch, prefect_private, registration
 from flows.catalog import CATALOG, FLOWS
+from flows.outline import steps_of
 from flows.steps import STEPS
 
 ROOT = README.parent
@@ -101,7 +102,7 @@ def test_a_flow_says_what_it_does_and_is_short(flow):
 def test_a_flows_steps_are_part_of_its_version(flow):
     from flows.operation import _modules
 
-    assert {step.module for step in steps_of(flow)} <= _modules(flow.body.__module__)
+    assert {step.module for step in steps_of(flow.body)} <= _modules(flow.body.__module__)
 
 
 # --- shape and size ---------------------------------------------------------------------------

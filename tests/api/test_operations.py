@@ -149,7 +149,7 @@ def test_the_flow_run_is_shown_in_prefects_ui(api: Api) -> None:
     operation, run = api.post("/v1/volumes", json=BODY).json(), uuid4()
     cloud.operations.sent(UUID(operation["id"]), 1, run)
     shown = api.get(f"/v1/operations/{operation['id']}").json()
-    assert shown["flow_run_url"] == f"http://127.0.0.1:7411/runs/flow-run/{run}"
+    assert shown["flow_run_url"] == f"http://127.0.0.1:7411/v2/runs/flow-run/{run}"
 
 
 def test_an_operation_of_many_steps_is_summed_up_and_its_steps_are_paged(api: Api) -> None:

@@ -15,7 +15,11 @@ from uuid import UUID, uuid4, uuid5
 
 import psutil
 import pytest
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelling, Pending
 
@@ -696,3 +700,22 @@ def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):
     done = ended(operation)
     assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
     wait_for(lambda: not runner.is_running(), 10, "the end of the stopped runner")
+
+
+def test_prefect_away_in_the_middle_holds_up_no_operation(engine):
+    world, services = engine
+    cloud.world.set_fate("storage.ensure_volume", delay_s=1.0)
+    operation = asked_for(world, "unseen")
+    dispatch.send(operation)
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    with held_still(services["prefect"]):
+        assert ended(operation).state is OperationState.SUCCEEDED
+        wait_for(lambda: not cloud.operations.locked_by(operation.id), 30, "the receipt")
+    assert final_state(operation) == "Completed"
+    run = cloud.operations.read(operation.id).flow_run_id
+    wait_for(lambda: artifacts_of(run) == {"plan", "timeline", "receipt"}, 60, "the exhibits")
+
+
+def artifacts_of(run: UUID) -> set[str]:
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    return {each.key for each in dispatch.client().read_artifacts(artifact_filter=of_run)}

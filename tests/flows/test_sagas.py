@@ -18,9 +18,9 @@ from adapters.database.operations import LeaseLost, Operation
 from adapters.database.session import engine
 from adapters.errors import Refused, Transient
 from adapters.types import OperationState, StepState
-from deployments.tables import steps_of
 from flows.catalog import CATALOG, FLOWS
 from flows.cloud import cloud
+from flows.outline import steps_of
 from flows.steps import STEPS, Effect
 from tests.flows.breaking import Breaker, Place, lapse, places, somebody_else
 from tests.flows.conftest import made_folder
@@ -330,5 +330,5 @@ def test_every_step_is_reached_by_a_scenario():
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_readme_names_every_step_that_is_taken(name):
-    named = {step.name for step in steps_of(FLOWS[SCENARIOS[name].kind])}
+    named = {step.name for step in steps_of(FLOWS[SCENARIOS[name].kind].body)}
     assert {place.step for place in clean_run(name)[0]} <= named

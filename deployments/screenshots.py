@@ -24,10 +24,10 @@ class Photographed(demo.Demo):
             ui.log_in()
             ui.runs("appliance:shop")
             expect(ui.page.get_by_role("link", name="deploy-appliance shop")).to_be_visible()
-            self._take(ui.page, "runs", height=900)
+            self._take(ui.page, "runs", height=1150)
             page = ui.run(run, "Logs")
             expect(page.get_by_text(f"operation {deployed.id}: ").first).to_be_visible()
-            self._take(page, "run", height=900)
+            self._take(page, "run", height=800)
             exhibits = {"plan": "web", "timeline": "reserve-hosts", "receipt": "0 answered"}
             for key, told in exhibits.items():
                 page = ui.artifact(run, key)
@@ -36,7 +36,8 @@ class Photographed(demo.Demo):
 
     def _take(self, page: Page, name: str, *, height: int) -> None:
         """Once nothing is fetched any more, and what moves has come to rest."""
-        page.set_viewport_size({"width": 1200, "height": height})
+        page.set_viewport_size({"width": 1300, "height": height})
+        page.mouse.move(0, 0)
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(2000)
         page.screenshot(path=FOLDER / f"{name}.png", animations="disabled")

@@ -13,7 +13,7 @@ from flows.outline import Steps
 
 MOST = 200  # lines: more would be read by nobody
 UNPLACED = "not yet reserved"
-_BAR = 16
+_BAR = 12
 _ERROR = 200  # characters of it
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|&#~])")
 _EMPTY, _FULL = "░█"  # of one font, so that bars stand in line
@@ -64,11 +64,12 @@ def receipt(questions: Sequence[Question]) -> list[Row]:
     """A row for each question; what is not as expected is first, by how they were read."""
     return [
         {
-            "step": each.key,
             "VM": each.lane,
+            "step": each.key.partition("[")[0],
             "expected": each.expected,
             "found": each.answer[:_ERROR],
             "as expected": "yes" if each.as_expected else "NO",
+            "of": each.key.partition("[")[2].removesuffix("]"),
             "asked at": _time(each.looked_at),
         }
         for each in questions

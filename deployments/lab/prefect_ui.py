@@ -4,7 +4,10 @@ from contextlib import ExitStack
 from typing import Self
 from uuid import UUID
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as Late
+
+from deployments.lab.process import wait_for
 
 CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = (
@@ -12,6 +15,7 @@ _ARGUMENTS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # and nobody else's
 )
 _PATIENCE_S = 60.0
+_LOADING_S = 5.0
 
 
 class PrefectUi:
@@ -60,7 +64,18 @@ class PrefectUi:
 
     def artifact(self, flow_run: UUID, key: str) -> Page:
         """An artifact of a run, reached by clicking on its key, and there on the run's own."""
-        self.run(flow_run, "Artifacts").locator(f"a[href$='/artifacts/key/{key}']").click()
+        link = self.page.locator(f"a[href$='/artifacts/key/{key}']")
+        wait_for(lambda: self._has(flow_run, link), _PATIENCE_S, f"{key} of run {flow_run}")
+        link.click()
         its_run = f"following::a[1][contains(@href, '/flow-run/{flow_run}')]"
         self.page.locator(f"//a[contains(@href, '/artifacts/artifact/') and {its_run}]").click()
         return self.page
+
+    def _has(self, flow_run: UUID, artifact: Locator) -> bool:
+        """Whether a run has it by now: the list of what it has is fetched with its page alone."""
+        self.run(flow_run, "Artifacts")
+        try:
+            artifact.wait_for(timeout=_LOADING_S * 1000)
+        except Late:
+            return False
+        return True

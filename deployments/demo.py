@@ -49,9 +49,7 @@ class Broken(Exception):
     """A sentence of the story does not hold."""
 
 
-def main(
-    told: "type[Demo] | None" = None, *, keep: bool = False, pretended: bool = False
-) -> int:
+def main(told: "type[Demo] | None" = None, *, keep: bool = False, pretended: bool = False) -> int:
     """Tell the story, or a variant of it; answer the exit status."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     if not pretended and (lacking := missing()):

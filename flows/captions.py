@@ -15,6 +15,7 @@ MOST = 200  # lines: more would be read by nobody
 UNPLACED = "not yet reserved"
 _BAR = 12
 _ERROR = 200  # characters of it
+_ID = 8  # of an id: more would push the rest off the page
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|&#~])")
 _EMPTY, _FULL = "░█"  # of one font, so that bars stand in line
 
@@ -69,8 +70,8 @@ def receipt(questions: Sequence[Question]) -> list[Row]:
             "expected": each.expected,
             "found": each.answer[:_ERROR],
             "as expected": "yes" if each.as_expected else "NO",
-            "of": each.key.partition("[")[2].removesuffix("]"),
-            "asked at": _time(each.looked_at),
+            "of": each.key.partition("[")[2].removesuffix("]")[:_ID],
+            "asked at": f"{each.looked_at.astimezone(UTC):%H:%M:%S} UTC",
         }
         for each in questions
     ]

@@ -111,12 +111,11 @@ def test_a_receipt_shows_what_is_not_as_expected_first(world):
     assert (len(rows), otherwise) == (asked, 0)
     assert {row["VM"] for row in rows} == {"", "db", "web"}
     assert f"{asked} questions, 0 answered otherwise." in captions.proof(done, asked, otherwise)
-    key = f"{rows[-1]['step']}[{rows[-1]['of']}]"
-    last = models.Receipt.key == key
+    last = models.Receipt.key.startswith(f"{rows[-1]['step']}[{rows[-1]['of']}")
     with cloud.database.write() as db:
         db.execute(update(models.Receipt).where(last).values(as_expected=False))
     (first,) = captions.receipt(cloud.stories.questions(operation.id, 1))
-    assert (f"{first['step']}[{first['of']}]", first["as expected"]) == (key, "NO")
+    assert first == {**rows[-1], "as expected": "NO"}
     lied = done.model_copy(update={"provisional": True, "state": OperationState.FAILED})
     assert "Provisional" in captions.proof(lied, captions.MOST + 1, 1)
     assert f"The first {captions.MOST}" in captions.proof(lied, captions.MOST + 1, 1)

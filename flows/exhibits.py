@@ -26,7 +26,7 @@ from adapters.database.operations import LeaseLost
 from flows import captions
 from flows.cloud import cloud
 from flows.engine import is_prefect_watching
-from flows.outline import Steps, halves
+from flows.outline import Steps, ends, halves
 
 _LOOK_S = 2.0
 _LONG_S = 5.0  # what takes longer has its progress shown
@@ -117,7 +117,7 @@ class _Show:
     def _show_progress(self) -> None:
         if not self._vms[1:] or monotonic() - self._began < _LONG_S:
             return
-        done, all_ = cloud.stories.done(self._operation, self._each[-1].name), len(self._vms)
+        done, all_ = cloud.stories.done(self._operation, ends(self._each)), len(self._vms)
         told = f"{done} of {all_} VMs done"
         if self._progress:
             update_progress_artifact(self._progress, 100 * done / all_, told)

@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from adapters.database.records import VmRecord
-from flows.steps import Step
+from flows.steps import Effect, Step
 
 Steps = tuple[Step[Any, Any], ...]
 
@@ -27,6 +27,12 @@ def halves(body: Callable[..., Any]) -> tuple[Steps, Steps]:
         tuple(step for step, in_lane in taken.items() if not in_lane),
         tuple(step for step, in_lane in taken.items() if in_lane),
     )
+
+
+def ends(each: Steps) -> set[str]:
+    """The steps with which a VM is done: the last that makes or removes, or what gives it up."""
+    acting = [n for n, step in enumerate(each) if step.effect in {Effect.MAKES, Effect.REMOVES}]
+    return {step.name for step in each[max(acting, default=0) :]}
 
 
 def _taken(

@@ -1,6 +1,6 @@
 """Operations as people are told of them in Prefect: by few queries, and never all of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -81,10 +81,10 @@ class Stories:
         with self._database.read() as db:
             return [PlannedVm(**row) for row in db.execute(query).mappings()]
 
-    def done(self, operation: UUID, step: str) -> int:
-        """How many lanes have that step behind them."""
+    def done(self, operation: UUID, steps: Collection[str]) -> int:
+        """How many of the lines of these steps are done."""
         line = models.Step
-        mine = (line.operation_id == operation) & (line.name == step)
+        mine = (line.operation_id == operation) & line.name.in_(steps)
         query = select(func.count()).where(mine, line.state == StepState.DONE)
         with self._database.read() as db:
             return db.scalars(query).one()

@@ -15,7 +15,7 @@ from adapters.types import OperationState, StepState
 from flows import captions
 from flows.catalog import FLOWS
 from flows.cloud import cloud
-from flows.outline import halves
+from flows.outline import ends, halves
 from tests.worlds import World
 
 BEGAN = datetime(2026, 11, 22, tzinfo=UTC)
@@ -58,6 +58,16 @@ def test_a_plan_has_steps_vms_and_their_order_and_hosts_once_reserved(world):
     FLOWS["deploy_appliance"](operation.id)
     assert captions.UNPLACED not in plan_of(operation)
     assert re.search(r"\| db \|  \| 1 \| 64 MiB \| 0 \| host-[01] \|", plan_of(operation))
+
+
+def test_a_vm_is_done_with_its_last_step_or_when_it_is_given_up(world):
+    _, each = halves(FLOWS["deploy_appliance"].body)
+    assert ends(each) == {"record-state", "give-up-vm"}
+    assert ends(halves(FLOWS["undeploy_appliance"].body)[1]) == {"free-host"}
+    operation = deployment(world, "db", "web")
+    assert cloud.stories.done(operation.id, ends(each)) == 0
+    FLOWS["deploy_appliance"](operation.id)
+    assert cloud.stories.done(operation.id, ends(each)) == 2
 
 
 def test_a_run_is_tagged_with_its_enterprise_and_the_appliances_that_it_touches(world):

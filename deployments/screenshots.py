@@ -26,7 +26,7 @@ class Photographed(demo.Demo):
             expect(ui.page.get_by_role("link", name="deploy-appliance shop")).to_be_visible()
             self._take(ui.page, "runs", height=1150)
             page = ui.run(run, "Logs")
-            expect(page.get_by_text(f"operation {deployed.id}: ").first).to_be_visible()
+            expect(page.get_by_text(f"operation={deployed.id}").first).to_be_visible()
             self._take(page, "run", height=800)
             exhibits = {"plan": "web", "timeline": "reserve-hosts", "receipt": "0 answered"}
             for key, told in exhibits.items():

@@ -16,11 +16,10 @@ from prefect.context import FlowRunContext
 
 R = TypeVar("R")
 
+log = logging.getLogger(__name__)
+
 # A task costs the server 50 ms of CPU: beyond so many, steps are shown by our API alone.
 TASKS_A_RUN = 50
-# Below the logger of Prefect's task runs, whose handler ships a line with its run's ids.
-told = logging.getLogger("prefect.task_runs.steps")
-told.setLevel(logging.INFO)  # Prefect's own lines say only what its page shows anyway
 _shown: Counter[UUID] = Counter()
 _hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
@@ -41,7 +40,7 @@ def is_prefect_watching() -> bool:
     return context is not None and context.flow_run is not None
 
 
-def shown(name: str, operation: UUID, fn: Callable[[], R]) -> R:
+def shown(name: str, fn: Callable[[], R]) -> R:
     """Call `fn` as a Prefect task of the running flow, or plainly where there is none.
 
     The task does not retry: a step retries itself, forward and back, by the same law.
@@ -52,9 +51,10 @@ def shown(name: str, operation: UUID, fn: Callable[[], R]) -> R:
     _shown[context.flow_run.id] += 1
     if _shown[context.flow_run.id] > TASKS_A_RUN:
         return fn()
+    short = name.split("[", maxsplit=1)[0]
     task = Task(
-        partial(_told, name, operation, fn),
-        name=name.split("[", maxsplit=1)[0],
+        partial(_told, short, fn),
+        name=short,
         task_run_name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
@@ -62,14 +62,13 @@ def shown(name: str, operation: UUID, fn: Callable[[], R]) -> R:
     return task()
 
 
-def _told(name: str, operation: UUID, fn: Callable[[], R]) -> R:
-    """Call `fn`, and say in the run's log how it went: shipped by a thread of Prefect's."""
+def _told(name: str, fn: Callable[[], R]) -> R:
+    """Call `fn`, and log how it went: Prefect shows that beside the run, with its operation."""
     began = monotonic()
     try:
         result = fn()
     except Exception as error:
-        took_s = monotonic() - began
-        told.warning("operation %s: %s failed after %.2f s: %s", operation, name, took_s, error)
+        log.warning("%s failed after %.2f s: %s", name, monotonic() - began, error)
         raise
-    told.info("operation %s: %s done after %.2f s", operation, name, monotonic() - began)
+    log.info("%s done after %.2f s", name, monotonic() - began)
     return result

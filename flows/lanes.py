@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
+from flows import logs
 from flows.cloud import cloud
 from flows.engine import TASKS_A_RUN, hidden, shown
 from flows.places import at_host
@@ -46,7 +47,8 @@ def _run_batch(host: UUID, waiting: deque[Lane]) -> None:
         with hidden():
             _run_host(host, waiting)
 
-    shown(f"host[{host}]", this_saga().operation.id, run)
+    with logs.telling(host=str(host)):
+        shown(f"host[{host}]", run)
 
 
 def _run_host(host: UUID, waiting: deque[Lane]) -> None:

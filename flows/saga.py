@@ -237,8 +237,7 @@ class Saga:
         if line and line.state in done:
             return step.recorded(line.result)
         with self._observed(key, step.name):
-            forward = partial(self._forward, step, key, arguments)
-            return shown(key, self.operation.id, forward)
+            return shown(key, lambda: self._forward(step, key, arguments))
 
     def intent(self, key: str) -> Line | None:
         """The line of a step that a former runner has begun."""
@@ -359,8 +358,7 @@ class Saga:
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
-            undo = partial(self.persevere, attempt, line.key, forever=True)
-            shown(f"undo {line.key}", self.operation.id, undo)
+            shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:

@@ -12,7 +12,7 @@ from adapters.types import Connection, Export, Role, Target, export_id
 from flows.abilities import require_sockets
 from flows.cloud import cloud
 from flows.operation import operation
-from flows.saga import running
+from flows.running import running
 from flows.steps import step
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from adapters.database.records import HostLoad
 from adapters.types import Kind, Thing
 from flows.cloud import cloud
-from flows.saga import running
+from flows.running import running
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OURS = re.compile(rf"templates/{_UUID}|conversions/../{_UUID}\.\w+|incoming/[^/]+")

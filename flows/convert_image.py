@@ -10,7 +10,7 @@ from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
 from flows.policies.conversion import needed_format
-from flows.saga import epoch
+from flows.running import epoch
 from flows.steps import Effect, step
 
 

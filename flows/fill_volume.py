@@ -6,7 +6,7 @@ from uuid import UUID, uuid5
 from adapters.errors import Refused
 from adapters.types import Disk, Export, Format, Volume
 from flows.cloud import cloud
-from flows.saga import epoch
+from flows.running import epoch
 from flows.steps import Effect, step
 
 

@@ -8,7 +8,7 @@ from adapters.errors import Refused, problem_of
 from adapters.types import Failure
 from flows.cloud import cloud
 from flows.deploy_vm import bring_up
-from flows.saga import this_saga
+from flows.running import this_saga
 from flows.steps import Effect, step
 
 
@@ -25,7 +25,7 @@ def bring_up_or_give_up(vm: VmRecord) -> None:
         except LeaseLost:
             raise
         except Exception as refusal:  # noqa: BLE001 - the operation is stuck at it, in the end
-            saga.check()
+            saga.runner.check()
             saga.refusal = refusal
 
 

@@ -14,7 +14,8 @@ from flows import logs
 from flows.cloud import cloud
 from flows.engine import TASKS_A_RUN, hidden, shown
 from flows.places import at_host
-from flows.saga import in_parallel, lane_host, lane_name, this_saga
+from flows.runner import in_parallel
+from flows.running import lane_host, lane_name, this_saga
 
 _STEPS_A_LANE = 8  # about as many as bringing up a VM takes
 _HOSTS_AT_ONCE = 64
@@ -65,7 +66,7 @@ def _serve(host: UUID, waiting: deque[Lane]) -> None:
                 lane_name.set(lane.name)
                 lane.run()
     except BaseException:
-        this_saga().halt()
+        this_saga().runner.halt()
         raise
 
 

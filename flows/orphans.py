@@ -8,7 +8,7 @@ from adapters.errors import AdapterError
 from adapters.types import Finding, Kind, Thing, Value
 from flows import backends
 from flows.cloud import cloud
-from flows.saga import running
+from flows.running import running
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

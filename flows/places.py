@@ -7,7 +7,7 @@ from threading import Event
 from uuid import UUID
 
 from flows.cloud import cloud
-from flows.saga import this_saga
+from flows.running import this_saga
 
 _PAUSE_S = 0.2
 
@@ -24,13 +24,13 @@ def at_repository(datacenter: UUID) -> AbstractContextManager[None]:
 
 @contextmanager
 def _place(thing: str, limit: int) -> Iterator[None]:
-    saga = this_saga()
-    take = partial(cloud.places.take, thing, limit, saga.lease)
-    while (number := saga.persevere(take, forever=True)) is None:
-        saga.check()
+    runner = this_saga().runner
+    take = partial(cloud.places.take, thing, limit, runner.lease)
+    while (number := runner.persevere(take, forever=True)) is None:
+        runner.check()
         Event().wait(_PAUSE_S)
     try:
         yield
     finally:
-        leave = partial(cloud.places.leave, thing, number, saga.lease)
-        saga.persevere(leave, forever=True)
+        leave = partial(cloud.places.leave, thing, number, runner.lease)
+        runner.persevere(leave, forever=True)

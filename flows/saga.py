@@ -15,23 +15,16 @@ What makes it safe to kill the runner at any line is kept here and nowhere else:
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
 from functools import partial
 from itertools import count, groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_never
-from tenacity.nap import sleep_using_event
-from tenacity.wait import wait_exponential
 
-from adapters import programs
 from adapters.database.figures import Took
 from adapters.database.journal import Line, Writer
 from adapters.database.locks import Locked
@@ -39,10 +32,11 @@ from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
 from adapters.errors import AdapterError, Conflict, Refused, Transient, problem_of
 from adapters.types import Failure, OperationState, StepState
-from flows import logs, traces
+from flows import logs, running, traces
 from flows.cloud import cloud
 from flows.engine import shown
 from flows.receipts import ABSENT, expected, look_back
+from flows.runner import Runner, Stopped, in_parallel
 from flows.steps import STEPS, Effect, Step, performer
 
 R = TypeVar("R")
@@ -55,46 +49,6 @@ _BACK = {StepState.UNDONE, StepState.SKIPPED}
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 log = logging.getLogger(__name__)
-lane_name: ContextVar[str] = ContextVar("lane_name", default="")
-lane_host: ContextVar[str] = ContextVar("lane_host", default="")
-_running: ContextVar["Saga"] = ContextVar("saga")
-
-
-class Stopped(AdapterError):
-    """Another lane failed, or somebody asked to stop."""
-
-    code = "stopped"
-
-
-def in_parallel(calls: Sequence[Callable[[], R]], at_once: int) -> list[R]:
-    """Call all, some at a time, and wait; raise the first error that is not just `Stopped`."""
-    with ThreadPoolExecutor(max(1, min(len(calls), at_once))) as pool:
-        called = [pool.submit(copy_context().run, call) for call in calls]
-    errors = [error for each in called if (error := each.exception())]
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, Stopped))
-    return [each.result() for each in called]
-
-
-def running() -> UUID:
-    """The operation that is running here."""
-    return this_saga().operation.id
-
-
-def mark() -> str:
-    """The running operation as a name that sorts by when it was accepted, and ends with its id."""
-    row = this_saga().operation
-    return f"{row.accepted_at:%Y%m%dT%H%M%S.%f}.{row.id}"
-
-
-def epoch() -> int:
-    """Which runner of the operation this is, from 1: names what only this attempt may use."""
-    return this_saga().lease.epoch
-
-
-def this_saga() -> "Saga":
-    """The saga that is running here."""
-    return _running.get()
 
 
 class Saga:
@@ -105,14 +59,13 @@ class Saga:
     def __init__(self, operation: Operation, lease: Lease) -> None:
         self.operation = operation
         self.lease = lease
-        self._stop = threading.Event()
-        self._lost = threading.Event()
+        self.runner = Runner(lease, self._heed)
         self._turned = False
         self.lost: dict[str, Failure] = {}  # lanes that failed, and were undone alone
         self.partly: AdapterError | None = None  # why it ends failed, although the rest is kept
         self.refusal: Exception | None = None  # of a lane's undo: where it is stuck in the end
         self._called: set[str] = set()
-        self._again: dict[str, int] = {}  # how often what is on its way was tried again
+        self._tried: dict[str, int] = {}  # how often, what is on its way
         self._took: list[Took] = []
         self._layer = 0
         self._known = {line.key: line for line in cloud.journal.lines(operation.id)}
@@ -151,12 +104,12 @@ class Saga:
         cloud.operations.begin(self.lease, version)
         try:
             body(self.operation)
-            self.check()
+            self.runner.check()
             self._end_temporaries()
         except LeaseLost:
             raise
         except Exception as error:
-            if self._lost.is_set():
+            if self.runner.has_lost:
                 raise LeaseLost(f"operation {self.operation.id}: lease lost") from error
             log.warning("operation %s failed", self.operation.id, exc_info=error)
             if _destroys(self._lines()):
@@ -183,7 +136,7 @@ class Saga:
 
     def _go_back(self, error: Exception) -> None:
         self._turned = True
-        self._stop.clear()
+        self.runner.go_on()
         wished = cloud.operations.read(self.operation.id)
         cloud.operations.turn_back(self.lease, problem_of(error))
         if refusal := self._unwind():
@@ -245,15 +198,15 @@ class Saga:
 
     def _intend(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Line:
         """Look, then write down what was found and that the first attempt begins."""
-        self.check()
+        self.runner.check()
         found = False
         if question := step.question:
-            found = self.persevere(partial(question, **arguments))
+            found = self.runner.persevere(partial(question, **arguments))
         line = Line(
             key=key,
             name=step.name,
-            lane=lane_name.get(),
-            host=lane_host.get(),
+            lane=running.lane_name.get(),
+            host=running.lane_host.get(),
             layer=self._layer,
             position=next(self._position),
             arguments=arguments,
@@ -261,7 +214,7 @@ class Saga:
             state=StepState.RUNNING,
             attempts=1,
         )
-        self.check()
+        self.runner.check()
         first = step.effect.binds and not self._no_way_back
         if wish := self._writer.intend(line, unless_wished=first):
             raise Stopped(f"asked to {wish}")
@@ -280,7 +233,7 @@ class Saga:
         intended = [] if known else [line]  # the intent of a fresh line is its first attempt
 
         def attempt() -> Any:
-            self.check()
+            self.runner.check()
             if intended:
                 intended.clear()
             else:
@@ -291,7 +244,7 @@ class Saga:
             result = (
                 _only(attempt, key)
                 if once
-                else self.persevere(attempt, key, forever=self._no_way_back)
+                else self._persevere(attempt, key, forever=self._no_way_back)
             )
         except LeaseLost:
             raise
@@ -343,7 +296,7 @@ class Saga:
 
         Raises what an undo was refused with, or `Stopped`.
         """
-        mine = [x for x in self._lines() if x.lane == lane_name.get() and x.name != but]
+        mine = [x for x in self._lines() if x.lane == running.lane_name.get() and x.name != but]
         if refusal := self._undo_lane([x for x in reversed(mine) if x.state not in _BACK]):
             raise refusal
 
@@ -358,20 +311,20 @@ class Saga:
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
-            shown(f"undo {line.key}", lambda: self.persevere(attempt, line.key, forever=True))
+            shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:
         self._writer.flush()
         return cloud.journal.intents(self.operation.id, names)
 
-    # --- perseverance and the lease -----------------------------------------------------------
+    # --- what happens meanwhile -----------------------------------------------------------
 
     @contextmanager
     def _observed(self, key: str, step: str, *, back: bool = False) -> Iterator[None]:
         """Let logs, traces and figures know of a step, or of its undo."""
         name = f"undo {key}" if back else key
-        told = {"step": name, "lane": lane_name.get()}
+        told = {"step": name, "lane": running.lane_name.get()}
         began, outcome = time.monotonic(), "refused" if back else "failed"
         with logs.telling(**told), traces.span(name, **told):
             try:
@@ -381,7 +334,7 @@ class Saga:
                 outcome = "stopped"
                 raise
             finally:
-                took_s, again = time.monotonic() - began, self._again.pop(key, 0)
+                took_s, again = time.monotonic() - began, self._tried.pop(key, 1) - 1
                 self._took.append(Took("step", step, outcome, took_s, again))
 
     def report(self) -> None:
@@ -391,86 +344,37 @@ class Saga:
         except Transient as error:
             log.warning("figures of %d steps are lost: %s", len(self._took), error)
 
-    def persevere(self, fn: Callable[[], R], key: str = "", *, forever: bool = False) -> R:
-        """Try again while it is Transient: some times, or until the lease is lost."""
-        settings = cloud.settings
-        retrying = Retrying(
-            retry=retry_if_exception(
-                lambda e: isinstance(e, Transient) and not self._stop.is_set()
-            ),
-            stop=stop_never if forever else stop_after_attempt(1 + settings.retries),
-            wait=wait_exponential(settings.retry_delay_s, max=settings.retry_delay_max_s),
-            sleep=sleep_using_event(self._stop),
-            reraise=True,
-        )
-        for attempt in retrying:
-            self._again[key] = attempt.retry_state.attempt_number - 1
-            with attempt:
-                try:
-                    return fn()
-                except Transient as error:
-                    self.check()
-                    if key:
-                        self._writer.stumble(key, str(error))
-                        log.warning("%s does not work yet: %s", key, error)
-                    raise
-        raise AssertionError("unreachable: the last attempt answers or raises")
+    def _persevere(self, fn: Callable[[], R], key: str, *, forever: bool) -> R:
+        def tried() -> R:
+            self._tried[key] = self._tried.get(key, 0) + 1
+            return fn()
 
-    def check(self) -> None:
-        """Raise `LeaseLost` or `Stopped` where no further effect may begin."""
-        if self._lost.is_set():
-            raise LeaseLost(f"operation {self.operation.id}: lease lost")
-        if self._stop.is_set():
-            raise Stopped("stopped")
+        def told(error: Transient) -> None:
+            self._writer.stumble(key, str(error))
+            log.warning("%s does not work yet: %s", key, error)
 
-    def halt(self) -> None:
-        """Let no lane begin another effect, and end the programs of those that run."""
-        self._stop.set()
-        programs.stop_all(programs.runner.get())
+        return self.runner.persevere(tried, forever=forever, told=told)
 
-    def _keep_lease(self, done: threading.Event) -> None:
-        while not done.wait(min(1.0, cloud.settings.lease_s / 4)):
-            try:
-                wish = cloud.operations.renew(self.lease)
-            except LeaseLost:
-                self._lost.set()
-                self.halt()
-                return
-            except Transient:  # the database is away: the lease itself says for how long
-                log.warning("operation %s: lease not renewed", self.operation.id)
-                continue
-            if wish and not self.operation.wish and not (self._turned or self._no_way_back):
-                self.operation = self.operation.model_copy(update={"wish": wish})
-                self.halt()
-                if self._turned:  # meanwhile, by itself: nobody stops the way back
-                    self._stop.clear()
+    def _heed(self, wish: str) -> None:
+        """Stop for what somebody wishes, unless that was heard, or is too late."""
+        if self.operation.wish or self._turned or self._no_way_back:
+            return
+        self.operation = self.operation.model_copy(update={"wish": wish})
+        self.runner.halt()
+        if self._turned:  # meanwhile, by itself: nobody stops the way back
+            self.runner.go_on()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the lease while inside, after ending whoever had it before."""
+        """Be what runs here, and keep the lease, while inside."""
         performer.set(self)
-        _running.set(self)
-        programs.runner.set(f"{self.operation.id}/{self.lease.epoch}")
-        former = self.lease.former
-        if former and former != this_runner() and (process := former.alive_here()):
-            process.kill()
-            process.wait(timeout=10)
-        programs.end_others(str(self.operation.id), self.lease.epoch)
-        self._writer = cloud.journal.writer(self.lease)
-        done = threading.Event()
-        keeper = threading.Thread(
-            target=copy_context().run, args=(self._keep_lease, done), name="lease", daemon=True
-        )
-        keeper.start()
-        try:
-            yield
-        except Exception:
-            cloud.operations.leave(self.lease)
-            raise
-        finally:
-            done.set()
-            keeper.join()
-            self._writer.close()
+        running.saga.set(self)
+        with self.runner.holding():
+            self._writer = cloud.journal.writer(self.lease)
+            try:
+                yield
+            finally:
+                self._writer.close()
 
 
 def _ids_in(arguments: dict[str, Any]) -> set[UUID]:

@@ -11,7 +11,7 @@ from flows.cloud import cloud
 from flows.operation import operation
 from flows.orphans import Sweep, compare, ids, of_nobody, told
 from flows.policies import sweeping
-from flows.saga import mark, running
+from flows.running import mark, running
 from flows.steps import Effect, step
 from flows.upkeep import publish_report
 

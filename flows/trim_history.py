@@ -17,7 +17,7 @@ from flows import prefect_history
 from flows.cloud import cloud
 from flows.engine import is_prefect_watching
 from flows.operation import operation
-from flows.saga import running
+from flows.running import running
 from flows.steps import Effect, step
 from flows.upkeep import publish_report
 

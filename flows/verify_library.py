@@ -9,7 +9,7 @@ from adapters.errors import InUse, Refused
 from adapters.types import Finding
 from flows.cloud import cloud
 from flows.operation import operation
-from flows.saga import running
+from flows.running import running
 from flows.steps import Effect, step
 from flows.upkeep import publish_report
 

@@ -8,7 +8,7 @@ from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
 from flows.convert_image import bootable
-from flows.saga import mark, running
+from flows.running import mark, running
 from flows.steps import step
 
 

@@ -14,7 +14,7 @@ from adapters.database.operations import LeaseLost, Operation, Operations
 from adapters.database.runners import Runner
 from adapters.database.session import utc_now
 from adapters.types import OperationState
-from flows import saga
+from flows import running
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.steps import STEPS
@@ -62,9 +62,9 @@ class Breaker:
         do = step.do
 
         def broken(**arguments: Any) -> Any:
-            if saga._running.get().operation.id != self.operation.id:
+            if running.this_saga().operation.id != self.operation.id:
                 return do(**arguments)
-            if saga.lane_name.get() != place.lane or done[0]:
+            if running.lane_name.get() != place.lane or done[0]:
                 return do(**arguments)
             seen[0] += 1
             if seen[0] <= place.nth:

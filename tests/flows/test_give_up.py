@@ -12,7 +12,7 @@ from adapters.database.operations import Operations
 from adapters.errors import Refused
 from adapters.types import OperationState, Power, StepState, VmState
 from flows.cloud import cloud
-from flows.saga import lane_name
+from flows.running import lane_name
 from flows.steps import STEPS
 from tests.flows.breaking import Breaker, Place, places
 from tests.flows.test_fates import settle_again
@@ -247,9 +247,9 @@ def test_a_cancel_that_comes_while_a_lane_is_undone_undoes_all(world, monkeypatc
     def cancel(**arguments):
         if not asked:
             asked.append(cloud.operations.want(broken.operation.id, "cancel"))
-            from flows.saga import this_saga
+            from flows.running import this_saga
 
-            while not this_saga()._stop.wait(10):
+            while not this_saga().runner._stop.wait(10):
                 pytest.fail("nobody heard of the wish")
         undo(**arguments)
 

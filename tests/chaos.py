@@ -35,7 +35,8 @@ _AT_ONCE = 12  # requests that wait for their answers
 # What a request may be refused for: somebody else was faster, or it makes no sense any more.
 _REFUSALS = {
     "changed-meanwhile", "conflict", "locked", "name-taken", "no-room", "no-way-back", "not-found",
-    "operation-ended", "template-not-available", "volume-in-use", "vm-off", "wrong-state",
+    "operation-ended", "template-not-available", "vm-off", "volume-in-use", "volume-not-carved",
+    "wrong-state",
 }  # fmt: skip
 
 Deaths = dict[str, tuple[float, Callable[["Moment"], object]]]

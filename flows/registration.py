@@ -4,8 +4,8 @@ A queue is made once, and is the operator's from then on: what is set in the Pre
 """
 
 import logging
-import time
 from datetime import UTC, datetime
+from threading import Event
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
@@ -64,13 +64,14 @@ def _make_queues(prefect: SyncPrefectClient, pool: str) -> None:
                 log.debug("somebody else has just made queue %s", role)
 
 
-def register_patiently(pool: str) -> None:
-    """Register once Prefect answers: a worker may be there before its server."""
-    while True:
+def register_patiently(pool: str, stop: Event) -> bool:
+    """Register once Prefect answers: a worker may be there before its server. False: stopped."""
+    while not stop.is_set():
         try:
             register(pool)
         except httpx.TransportError as error:
             log.info("waiting for Prefect: %s", error)
-            time.sleep(_AGAIN_S)
+            stop.wait(_AGAIN_S)
         else:
-            return
+            return True
+    return False

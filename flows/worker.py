@@ -53,7 +53,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.pool = settings.datacenter
         self.name = f"{machine()}/{os.getpid()}"
-        self._stop = Event()
+        self.stopping = Event()
         self._hurry = Event()
         self._queues: list[str] = list(settings.roles)
         self._patience_s = settings.shutdown_s
@@ -72,9 +72,9 @@ class Worker:
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Take no more; when told twice, hand back what runs without waiting for it."""
-        if self._stop.is_set():
+        if self.stopping.is_set():
             self._hurry.set()
-        self._stop.set()
+        self.stopping.set()
 
     def hear(self, event: str, run: UUID) -> None:
         """Take Prefect's word that something is to be done, unless it is done."""
@@ -87,7 +87,7 @@ class Worker:
         """Work until told to stop; then let what runs end, for a while, and hand back the rest."""
         _bury_dead_runners()
         self._bell.hang_up()
-        while not self._stop.is_set():
+        while not self.stopping.is_set():
             with _tried_again():
                 self._tell()
                 self._tend()
@@ -227,13 +227,13 @@ def main() -> None:
     worker = Worker(cloud.settings)
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)
-    register_patiently(worker.pool)
-    pool = dispatch.client().read_work_pool(worker.pool)
-    for target, arguments in (
-        (rebuild_lost_exports, (Event(),)),
-        (prefect_events.listen, (pool.id, worker.hear)),
-    ):
-        Thread(target=target, args=arguments, name=target.__name__, daemon=True).start()
+    if register_patiently(worker.pool, worker.stopping):
+        pool = dispatch.client().read_work_pool(worker.pool)
+        for target, arguments in (
+            (rebuild_lost_exports, (Event(),)),
+            (prefect_events.listen, (pool.id, worker.hear)),
+        ):
+            Thread(target=target, args=arguments, name=target.__name__, daemon=True).start()
     worker.serve()
 
 

@@ -528,11 +528,20 @@ def test_limits_of_a_queue_hold(engine):
     assert second.started_at > first.ended_at
 
 
+def stop_still(pid: int) -> None:
+    """Stop a process outside of its transactions: one of SQLite's would hold up everybody."""
+    with cloud.database.write() as db, cloud.world._transaction():
+        db.connection()
+        os.kill(pid, signal.SIGSTOP)
+        stopped = psutil.STATUS_STOPPED
+        wait_for(lambda: psutil.Process(pid).status() == stopped, 10, "its standstill")
+
+
 @contextmanager
 def held_still(workers: list[serve.Service]) -> Iterator[None]:
     """Stop workers' parents meanwhile: their children live, and nobody gives them work."""
     for each in workers:
-        each.process.send_signal(signal.SIGSTOP)
+        stop_still(each.process.pid)
     try:
         yield
     finally:
@@ -568,7 +577,7 @@ def beside(engine) -> Iterator[serve.Service]:
         wait_for(lambda: children_of(second), 30, "its children")
     yield second
     if second.alive:
-        second.process.send_signal(signal.SIGSTOP)
+        stop_still(second.process.pid)
 
 
 def test_a_worker_takes_from_its_queues_only(engine, beside):
@@ -696,7 +705,7 @@ def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):
     dispatch.send(operation)
     wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
     runner = _runner(operation)
-    os.kill(runner.pid, signal.SIGSTOP)
+    stop_still(runner.pid)
     done = ended(operation)
     assert (done.state, done.epoch) == (OperationState.SUCCEEDED, 2)
     wait_for(lambda: not runner.is_running(), 10, "the end of the stopped runner")

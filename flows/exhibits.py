@@ -28,6 +28,8 @@ from flows.cloud import cloud
 from flows.engine import is_prefect_watching
 from flows.outline import Steps, ends, halves
 
+_FEW = 4
+_AFTER_FIRST_S = 0.3  # so that nothing of this is in the way of the first step
 _LOOK_S = 2.0
 _LONG_S = 5.0  # what takes longer has its progress shown
 _PATIENCE_S = 5.0  # for the last of them, once the operation has ended
@@ -37,8 +39,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def exhibited(operation: UUID, body: Callable[..., None]) -> Iterator[None]:
-    """Show an operation while it runs inside, and how it went; another runner shows its own."""
-    if not is_prefect_watching():
+    """Show an operation while it runs inside, and how it went; another runner shows its own.
+
+    One of few steps is told by its tasks: each exhibit costs Prefect's server as much as a task.
+    """
+    if not is_prefect_watching() or 0 < sum(map(len, halves(body))) <= _FEW:
         yield
         return
     show, over = _Show(operation, body), Event()
@@ -72,6 +77,7 @@ class _Show:
 
     def go_on(self, over: Event) -> None:
         """Show the plan, then the progress until it is over, then how it went."""
+        over.wait(_AFTER_FIRST_S)
         self._courteously(self._show_plan)
         while not over.wait(_LOOK_S):
             self._courteously(self._renew_plan)

@@ -713,16 +713,26 @@ def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):
 
 def test_prefect_away_in_the_middle_holds_up_no_operation(engine):
     world, services = engine
-    cloud.world.set_fate("storage.ensure_volume", delay_s=1.0)
-    operation = asked_for(world, "unseen")
+    cloud.world.set_fate("hypervisors.ensure_vm", delay_s=2.0)
+    appliance = world.appliance("db")
+    vms = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]
+    operation = world.accept("deploy_appliance", appliance, vms=vms)
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first steps")
     with held_still([each for name, each in services.items() if name.startswith("prefect")]):
         assert ended(operation).state is OperationState.SUCCEEDED
         wait_for(lambda: not cloud.operations.locked_by(operation.id), 30, "the receipt")
     assert final_state(operation) == "Completed"
     run = cloud.operations.read(operation.id).flow_run_id
     wait_for(lambda: artifacts_of(run) == {"plan", "timeline", "receipt"}, 60, "the exhibits")
+
+
+def test_an_operation_of_few_steps_costs_prefect_no_more_than_these(engine):
+    world, _ = engine
+    operation = asked_for(world, "small")
+    dispatch.send(operation)
+    assert final_state(ended(operation)) == "Completed"
+    assert artifacts_of(cloud.operations.read(operation.id).flow_run_id) == set()
 
 
 def artifacts_of(run: UUID) -> set[str]:

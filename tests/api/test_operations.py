@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from api.routers import operations as router
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -63,11 +64,25 @@ def events(lines: Iterator[str]) -> list[dict[str, Any]]:
     return found
 
 
-def test_events_tell_until_the_end_and_can_be_resumed(api: Api) -> None:
+def test_events_tell_until_the_end_and_can_be_resumed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_once, read = threading.Event(), router._read
+
+    def reading(*asked: Any) -> Any:
+        report = read(*asked)
+        told_once.set()
+        return report
+
+    def run_then() -> None:
+        assert told_once.wait(60)
+        FLOWS[operation["kind"]](UUID(operation["id"]))
+
+    monkeypatch.setattr(router, "_read", reading)
     operation = api.post("/v1/volumes", json=BODY).json()
     path = f"/v1/operations/{operation['id']}/events"
     before = next(iter(cloud_marks(operation["id"])))
-    run = threading.Timer(0.5, lambda: FLOWS[operation["kind"]](UUID(operation["id"])))
+    run = threading.Thread(target=run_then)
     run.start()
     told = events(api.get(path).iter_lines())
     run.join()

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -660,8 +660,12 @@ def test_a_worker_that_is_told_to_stop_lets_its_operations_end(engine):
 
 def children_of(worker: serve.Service) -> set[int]:
     """The processes that run its flows: children of its fork server."""
-    pid = worker.process.pid
-    return {x.pid for x in psutil.Process(pid).children(recursive=True) if x.ppid() != pid}
+    pid, found = worker.process.pid, set()
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+            if each.ppid() != pid:
+                found.add(each.pid)
+    return found
 
 
 def test_prefect_tells_a_worker_of_its_pools_runs_only(engine):

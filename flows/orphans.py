@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from uuid import UUID
 
 from adapters.errors import AdapterError
@@ -57,12 +58,12 @@ def everything(datacenter: UUID) -> tuple[backends.Seen, set[UUID], list[Finding
             away.append(Finding(what=what, name=name, state="away", detail=str(error)))
 
     for host in cloud.inventory.loads(datacenter):
-        ask("host", host.id, host.name, lambda host=host: backends.on_host(host))  # type: ignore[misc]
+        ask("host", host.id, host.name, partial(backends.on_host, host))
     for pool in cloud.inventory.pools(datacenter):
         name = cloud.inventory.pool(pool).name
-        ask("pool", pool, name, lambda pool=pool: backends.in_pool(pool))  # type: ignore[misc]
+        ask("pool", pool, name, partial(backends.in_pool, pool))
     name = cloud.inventory.datacenter_name(datacenter)
-    ask("repository", datacenter, name, lambda: backends.in_repository(datacenter))
+    ask("repository", datacenter, name, partial(backends.in_repository, datacenter))
     return seen, answered, away
 
 

@@ -5,8 +5,9 @@ On Debian as root a lab that does not start is a failure; elsewhere its tests ar
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from cryptography.fernet import Fernet
@@ -35,6 +36,29 @@ def _unable() -> str:
     return ""
 
 
+class Server(Protocol):
+    """One of the lab's."""
+
+    def start(self) -> object:
+        """Start it, and wait until it answers."""
+
+    def stop(self) -> None:
+        """End it, also where it has only half started."""
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextmanager
+def started(server: S) -> Iterator[S]:
+    """Have a server run while inside."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
     """A libvirt host; tests name their objects by new UUIDs, and share it."""
@@ -51,45 +75,29 @@ def appliance_image() -> Path:
 @pytest.fixture
 def tgtd(tmp_path: Path) -> Iterator[Tgtd]:
     """An iSCSI server of the test's own."""
-    server = Tgtd(tmp_path / "tgtd")
-    try:
-        server.start()
+    with started(Tgtd(tmp_path / "tgtd")) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
     """A database server; take a `fresh()` database from it."""
-    server = MariaDb(tmp_path_factory.mktemp("mariadb"))
-    try:
-        server.start()
+    with started(MariaDb(tmp_path_factory.mktemp("mariadb"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]:
     """A server of databases for Prefect; take a `fresh()` one from it."""
-    server = Postgresql(tmp_path_factory.mktemp("postgresql"))
-    try:
-        server.start()
+    with started(Postgresql(tmp_path_factory.mktemp("postgresql"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis of the module's own: Prefect's names in it are always the same."""
-    server = Redis(tmp_path_factory.mktemp("redis"))
-    try:
-        server.start()
+    with started(Redis(tmp_path_factory.mktemp("redis"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

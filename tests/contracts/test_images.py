@@ -28,6 +28,7 @@ from adapters.storage.tgt import Tgt
 from adapters.types import Chap, Export, Format, Volume
 from adapters.world import World
 from deployments.lab.tgtd import Tgtd
+from tests.labs import started
 
 INITIATOR = "iqn.2026-11.test:filler"
 OURS = uuid4()
@@ -73,12 +74,8 @@ class Qemu:
 
 @pytest.fixture(scope="module")
 def tgtd(tmp_path_factory):
-    daemon = Tgtd(tmp_path_factory.mktemp("tgtd"))
-    try:
-        daemon.start()
+    with started(Tgtd(tmp_path_factory.mktemp("tgtd"))) as daemon:
         yield daemon
-    finally:
-        daemon.stop()
 
 
 @pytest.fixture(params=["memory", pytest.param("qemu_img", marks=pytest.mark.lab)])

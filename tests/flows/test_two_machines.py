@@ -117,8 +117,11 @@ def row_of(operation: dict[str, Any]) -> models.Operation:
 
 def in_flight(operation: dict[str, Any], step: str) -> None:
     """Wait until a step of the operation has begun."""
-    lines = lambda: cloud.journal.lines(UUID(operation["id"]))  # noqa: E731
-    wait_for(lambda: any(x.name == step for x in lines()), PATIENCE_S, f"{step} in flight")
+
+    def begun() -> bool:
+        return any(x.name == step for x in cloud.journal.lines(UUID(operation["id"])))
+
+    wait_for(begun, PATIENCE_S, f"{step} in flight")
 
 
 def events(machine: Machine, operation: dict[str, Any]) -> Iterator[dict[str, Any]]:

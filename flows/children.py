@@ -15,11 +15,12 @@ from threading import Thread
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect.client.schemas.objects import FlowRun
 
 from adapters.errors import AdapterError
-from flows import logs, prefect_private, traces
+from flows import dispatch, logs, prefect_private, traces
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
@@ -47,7 +48,9 @@ def serve_runs(worker: int, pipe: connection.Connection) -> None:
             except (EOFError, OSError):
                 return
             run = FlowRun.model_validate_json(run_json)
-            copy_context().run(prefect_private.run_here, FLOWS[kind].flow, run)
+            failure = copy_context().run(prefect_private.run_here, FLOWS[kind].flow, run)
+            if isinstance(failure, httpx.HTTPError):
+                dispatch.correct_run(run.id, f"Prefect did not hear of its end at once: {failure}")
             runs += 1
 
 

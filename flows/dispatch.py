@@ -5,15 +5,16 @@ Prefect's pool is the queue: limits, priorities and pauses set there hold. A run
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from adapters.database.operations import Operation
 from adapters.types import OperationState
@@ -21,6 +22,13 @@ from flows import captions, logs, waking
 from flows.cloud import cloud
 from flows.operation import FLOWS
 from flows.steps import STEPS
+
+Ended = Callable[..., State[None]]
+_SHOWN: dict[OperationState, Ended] = {
+    OperationState.SUCCEEDED: Completed,
+    OperationState.FAILED: Failed,
+    OperationState.CANCELLED: Cancelled,
+}
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +77,37 @@ def _send(operation: Operation) -> None:
 
 def close_run(flow_run: UUID, why: str, *, cancelled: bool = False) -> None:
     """Show a run that nobody works on as ended; one that has ended stays as it is."""
+    run = _read(flow_run)
+    if run and run.state and not run.state.is_final():
+        _show_ended(run, why, otherwise=Cancelled if cancelled else Crashed)
+
+
+def correct_run(flow_run: UUID, why: str) -> None:
+    """Show a run that is shown as failed as its operation has ended."""
+    if run := _read(flow_run):
+        _show_ended(run, why, otherwise=Failed)
+
+
+def _read(flow_run: UUID) -> FlowRun | None:
     try:
-        state = client().read_flow_run(flow_run).state
+        return client().read_flow_run(flow_run)
     except ObjectNotFound:  # somebody has deleted it
-        return
-    if state and not state.is_final():
-        ended: State[None] = (Cancelled if cancelled else Crashed)(message=why)
-        client().set_flow_run_state(flow_run, ended, force=True)
+        return None
+
+
+def _show_ended(run: FlowRun, why: str, otherwise: Ended) -> None:
+    """The last run of an operation that has ended shows that, whatever became of its process."""
+    row = operation_of(run)
+    as_it = row and row.flow_run_id == run.id and _SHOWN.get(row.state)
+    client().set_flow_run_state(run.id, (as_it or otherwise)(message=why), force=True)
+
+
+def operation_of(run: FlowRun) -> Operation | None:
+    """The operation that a run is for; None for a scheduled one, and when it is forgotten."""
+    named = run.parameters.get("operation")
+    if not named or not cloud.operations.is_known(UUID(named)):
+        return None
+    return cloud.operations.read(UUID(named))
 
 
 @cache

@@ -42,6 +42,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,adapters",  # what they say is shown beside runs
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_MAX_RETRIES": "0",  # five would hold up requests and workers for a minute,
+        "PREFECT_API_REQUEST_TIMEOUT": "10",  # and so would a server that does not answer
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         **_shared(_set(settings.prefect_redis_url)),

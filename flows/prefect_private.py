@@ -20,7 +20,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import SyncClientContext
 from prefect.events.worker import EventsWorker
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 VERSION = "3.8.8"
@@ -33,8 +37,10 @@ def kept_warm() -> Iterator[None]:
     """Keep one client and one websocket open for all flow runs inside, and send no heartbeats.
 
     A heartbeat thread would end a second after its flow; the worker vouches for its children.
+    What Prefect does not hear in some seconds, the worker will tell it.
     """
-    quiet = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    ours = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}
+    quiet = temporary_settings(ours)
     with quiet, SyncClientContext.get_or_create() as context:
         try:
             context.client.hello()
@@ -44,14 +50,16 @@ def kept_warm() -> Iterator[None]:
         yield
 
 
-def run_here(flow: Flow[..., Any], run: FlowRun) -> None:
-    """Be the engine of a flow run.
+def run_here(flow: Flow[..., Any], run: FlowRun) -> Exception | None:
+    """Be the engine of a flow run; answers what it failed with.
 
     One with a deployment starts a thread, a websocket and a GET to watch for suspension, which
     we do not use: it runs as if it had none.
     """
     unwatched = run.model_copy(update={"deployment_id": None})
-    run_flow(flow, unwatched, run.parameters, return_type="state")
+    state: Any = run_flow(flow, unwatched, run.parameters, return_type="state")
+    failure = getattr(state.data, "result", None) if state.is_failed() else None
+    return failure if isinstance(failure, Exception) else None
 
 
 def take_lock_at_begin() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from uuid import UUID
 
 from prefect.client.schemas.filters import (
@@ -9,6 +10,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Running
@@ -17,12 +20,14 @@ from adapters.database.operations import Operation, Operations
 from adapters.database.sent import Sent, sent
 from adapters.database.session import Joined
 from adapters.errors import Conflict
+from adapters.types import OperationState
 from flows import dispatch
 from flows.cloud import cloud
 from flows.operation import SUPERSEDED
 from flows.wishes import ask
 
 UNCLAIMED_S = 20.0  # how long a taken run may be without claiming its operation
+LOST_S = 30.0  # from one look for lost runs to the next
 CANCELLING_S = 2.0  # the same, of one that was cancelled meanwhile
 _ALL_EVERY = 60  # looks: only then it shows that a waiting run was deleted
 _PAGE = 200  # of Prefect's answers
@@ -84,6 +89,43 @@ class Runs:
             return False
         patience_s = CANCELLING_S if state.is_cancelling() else UNCLAIMED_S
         return time.monotonic() - self._taken[run] < patience_s
+
+
+class LostRuns:
+    """Runs at work in Prefect that their operation does not need: each keeps a place in a queue.
+
+    Their process died, or lost Prefect, after the operation had ended or was taken over.
+    """
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+        self._once: set[UUID] = set()
+
+    def look(self, pool: str, ours: Collection[UUID | None]) -> None:
+        """Now and then, show those as ended that were lost the last time, too."""
+        if time.monotonic() - self._looked > LOST_S:
+            self._looked = time.monotonic()
+            lost = {run.id for run in _at_work(pool) if run.id not in ours and _is_over(run)}
+            for run in lost & self._once:
+                dispatch.close_run(run, "its process ended, its operation does not need it")
+            self._once = lost
+
+
+def _at_work(pool: str) -> list[FlowRun]:
+    types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    return dispatch.client().read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
+
+
+def _is_over(run: FlowRun) -> bool:
+    row = dispatch.operation_of(run)
+    if row is None:
+        return False
+    return row.ended or row.state is OperationState.STUCK or row.flow_run_id != run.id
 
 
 def _read(runs: list[UUID], *, waiting: bool = True) -> dict[UUID, FlowRun]:

@@ -36,7 +36,7 @@ from flows.children import Children
 from flows.cloud import cloud
 from flows.exports import rebuild_lost_exports
 from flows.operation import accept_maintenance
-from flows.prefect_runs import Runs
+from flows.prefect_runs import LostRuns, Runs
 from flows.registration import register_patiently
 from flows.steps import STEPS
 from flows.waking import Bell, bells
@@ -61,6 +61,8 @@ class Worker:
         self._children = Children(settings.slots)
         self._children.fill_up()  # they get warm while we register
         self._runs = Runs()
+        self._lost = LostRuns()
+        self._left: dict[UUID, str] = {}  # runs of dead children, and why they died
         self._told = self._looked = self._reported = 0.0
         self._said: Slots | None = None
         self._bell = Bell(bells(settings, self.pool))
@@ -124,14 +126,20 @@ class Worker:
             self._said, self._reported = now, time.monotonic()
 
     def _tend(self) -> None:
-        """Hear what became of the children: a dead one leaves a lease and a run, both end here."""
+        """Hear what became of the children: a dead one leaves a lease and a run, both end here.
+
+        With Prefect or the database away that is tried again until it is done.
+        """
         for child in self._children.bury_dead():
-            _bury_dead_runners()
             if child.run:
-                why = f"its process ended ({child.process.exitcode})"
+                self._left[child.run] = why = f"its process ended ({child.process.exitcode})"
                 with logs.telling(run=str(child.run), operation=child.operation):
                     log.warning(why)
-                    dispatch.close_run(child.run, why)
+        if self._left:
+            _bury_dead_runners()
+        for run, why in list(self._left.items()):
+            dispatch.close_run(run, why)
+            del self._left[run]
 
     def _take(self) -> None:
         """Take as many runs as there are idle children."""
@@ -168,6 +176,7 @@ class Worker:
         self._runs.look(datacenter)
         self._runs.heed_cancels()
         ours = {child.run for child in self._children.busy}
+        self._lost.look(self.pool, ours)
         settling = False
         for operation in cloud.operations.due(datacenter):
             if operation.ended:
@@ -181,7 +190,9 @@ class Worker:
     def _finish(self) -> None:
         """Let operations end while there is time; what does not is another worker's at once."""
         until = time.monotonic() + self._patience_s
-        while self._children.busy and not self._hurry.is_set() and time.monotonic() < until:
+        while (self._children.busy or self._left) and time.monotonic() < until:
+            if self._hurry.is_set():
+                break
             with _tried_again():
                 self._tell()
                 self._tend()

@@ -20,8 +20,13 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import AwaitingRetry, Cancelling, Pending
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+from prefect.states import AwaitingRetry, Cancelling, Pending, Running
 
 from adapters.database import models
 from adapters.database.operations import Operation
@@ -29,7 +34,6 @@ from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.settings import Settings
 from adapters.types import OperationState, Role
 from api import serve, tokens
-from api.app import create_app
 from api.client import Client
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
@@ -37,7 +41,6 @@ from flows import dispatch, prefect_env, prefect_events, prefect_runs, waking
 from flows.catalog import CATALOG
 from flows.cloud import cloud
 from tests import worlds
-from tests.api.test_consoles import served
 
 pytestmark = pytest.mark.engine
 
@@ -90,6 +93,7 @@ def engine(tmp_path_factory, stack) -> Iterator[tuple[worlds.World, dict[str, se
     ours = {
         PREFECT_API_URL: env["PREFECT_API_URL"],
         PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
+        PREFECT_CLIENT_MAX_RETRIES: env["PREFECT_CLIENT_MAX_RETRIES"],
     }
     try:
         for each in services.values():  # one by one: two cores take long to start six at once
@@ -188,7 +192,24 @@ def test_an_operation_runs_as_a_flow_run_of_its_name(engine):
     assert run.parameters == {"operation": str(done.id)}
 
 
-def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_back(engine):
+@pytest.fixture
+def customer(engine) -> Iterator[Client]:
+    """Somebody who asks the API, in its own process; started here where there is none yet."""
+    _, services = engine
+    api = next(each for each in serve.services(cloud.settings) if each.name == "api")
+    if "api" not in services:
+        api.start()
+        api.wait_ready(Event())
+    token = tokens.mint(cloud.database, "customer", FIRST_ENTERPRISE)
+    with Client(f"http://127.0.0.1:{cloud.settings.port}", token) as asking:
+        yield asking
+    if "api" not in services:
+        api.end()
+
+
+def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_back(
+    engine, customer
+):
     world, services = engine
     prefects = [each for each in services.values() if each.name == "prefect"]
     cloud.world.set_fate("storage.ensure_volume", delay_s=3)
@@ -199,21 +220,42 @@ def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_b
         each.process.kill()
         each.process.wait()
     try:
-        token = tokens.mint(cloud.database, "customer", FIRST_ENTERPRISE)
-        with served(create_app(), "on") as url, Client(url, token) as ask:
-            wanted = {"size_mib": 8, "virtual_datacenter": "demo"}
-            asked = [ask.start("/v1/volumes", {"name": f"v{n}", **wanted}) for n in range(3)]
-            ask.start(f"/v1/operations/{asked[0].id}/cancel")
-            told = [ask.operation(each.id, wait_s=1) for each in asked]
-            assert {(each.state, each.flow_run_url) for each in told} == {("accepted", None)}
-            assert ask.wait(begun.id).state is OperationState.SUCCEEDED
+        wanted = {"size_mib": 8, "virtual_datacenter": "demo"}
+        asked = [customer.start("/v1/volumes", {"name": f"v{n}", **wanted}) for n in range(3)]
+        customer.start(f"/v1/operations/{asked[0].id}/cancel")
+        told = [customer.operation(each.id, wait_s=1) for each in asked]
+        assert {(each.state, each.flow_run_url) for each in told} == {("accepted", None)}
+        assert customer.wait(begun.id).state is OperationState.SUCCEEDED
     finally:
         for each in prefects:
             each.start()
             each.wait_ready(Event())
+    assert final_state(begun) == "Completed"  # although its runner could not say so
     ends = [ended(cloud.operations.read(each.id)) for each in asked]
     assert [each.state for each in ends] == ["cancelled", "succeeded", "succeeded"]
     assert [each.epoch for each in ends] == [1, 1, 1]
+
+
+def test_a_run_that_its_operation_does_not_need_keeps_no_place(engine, monkeypatch):
+    world, _ = engine
+    monkeypatch.setattr(prefect_runs, "LOST_S", 0)
+    done, other = asked_for(world, "done"), asked_for(world, "of another run")
+    for each in (done, other):
+        dispatch.send(each)
+        assert final_state(ended(each)) == "Completed"
+    left = cloud.operations.read(done.id).flow_run_id
+    dispatch.client().set_flow_run_state(left, Running(), force=True)
+    older = dispatch.client().create_flow_run_from_deployment(
+        dispatch._deployment("create_iscsi_volume", "main"),
+        parameters={"operation": str(other.id)},
+        state=Running(),
+    )
+    lost = prefect_runs.LostRuns()
+    for ours in (set(), {left, older.id}, set()):  # whoever is at work may be about to end it
+        lost.look("main", ours)
+        assert {run_state(left), run_state(older.id)} == {"Running"}
+    lost.look("main", set())
+    assert (run_state(left), run_state(older.id)) == ("Completed", "Crashed")
 
 
 def test_a_failed_operation_is_a_failed_run(engine):

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect.client.schemas.filters import (
@@ -26,6 +27,7 @@ from flows.cloud import cloud
 from flows.operation import SUPERSEDED
 from flows.wishes import ask
 
+BEING_SENT = timedelta(seconds=1)
 UNCLAIMED_S = 20.0  # how long a taken run may be without claiming its operation
 LOST_S = 30.0  # from one look for lost runs to the next
 CANCELLING_S = 2.0  # the same, of one that was cancelled meanwhile
@@ -77,8 +79,11 @@ class Runs:
     def has_one(self, operation: Operation, ours: set[UUID | None]) -> bool:
         """Whether a run for the next attempt waits in the pool, or has just been taken.
 
-        `ours` are at work here: they claim their operations, or are seen to die.
+        `ours` are at work here: they claim their operations, or are seen to die. Whoever has
+        just accepted one is making its run.
         """
+        if not operation.attempt and datetime.now(UTC) - operation.accepted_at < BEING_SENT:
+            return True
         run = operation.flow_run_id
         if operation.attempt <= operation.epoch or run is None or run in self._gone:
             return False

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from multiprocessing import connection
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import FrameType
 from uuid import UUID
 
@@ -63,6 +63,7 @@ class Worker:
         self._runs = Runs()
         self._lost = LostRuns()
         self._left: dict[UUID, str] = {}  # runs of dead children, and why they died
+        self._taking = Lock()
         self._told = self._looked = self._reported = 0.0
         self._said: Slots | None = None
         self._bell = Bell(bells(settings, self.pool))
@@ -79,10 +80,12 @@ class Worker:
         self.stopping.set()
 
     def hear(self, event: str, run: UUID) -> None:
-        """Take Prefect's word that something is to be done, unless it is done."""
+        """Take Prefect's word that something is to be done, unless it is done, or just being."""
         if event in prefect_events.CANCELS:
             self._looked = 0.0
-        if not self._looked or all(child.run != run for child in self._children.busy):
+        with self._taking:
+            taken = any(child.run == run for child in self._children.busy)
+        if not self._looked or not taken:
             self._bell.ring()
 
     def serve(self) -> None:
@@ -94,13 +97,14 @@ class Worker:
                 self._tell()
                 self._tend()
                 self._children.fill_up()
-                self._take()
+                with self._taking:
+                    self._bell.heed()  # what rang until now is answered by this look
+                    self._take()
                 if time.monotonic() - self._looked > LOOK_S * 0.9:
                     self._looked = time.monotonic()
                     self._report()
                     self._look()
             self._wait(self._bell.fileno())
-            self._bell.heed()
         self._bell.take_down()
         self._finish()
 

@@ -4,9 +4,9 @@ import pytest
 
 from flows.cloud import cloud
 from tests.flows import test_engine
-from tests.flows.test_engine import Stack, beside, engine, no_fate_outlives_its_test
+from tests.flows.test_engine import Stack, beside, customer, engine, no_fate_outlives_its_test
 
-__all__ = ["beside", "engine", "no_fate_outlives_its_test"]
+__all__ = ["beside", "customer", "engine", "no_fate_outlives_its_test"]
 pytestmark = [pytest.mark.engine, pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 globals().update({k: v for k, v in vars(test_engine).items() if k.startswith("test_")})
 

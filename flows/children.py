@@ -20,7 +20,7 @@ import psutil
 from prefect.client.schemas.objects import FlowRun
 
 from adapters.errors import AdapterError
-from flows import dispatch, logs, prefect_private, traces
+from flows import dispatch, exhibits, logs, prefect_private, traces
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
@@ -51,6 +51,7 @@ def serve_runs(worker: int, pipe: connection.Connection) -> None:
             failure = copy_context().run(prefect_private.run_here, FLOWS[kind].flow, run)
             if isinstance(failure, httpx.HTTPError):
                 dispatch.correct_run(run.id, f"Prefect did not hear of its end at once: {failure}")
+            exhibits.finish()
             runs += 1
 
 

@@ -5,6 +5,7 @@ logged and holds up nothing. They stay short, however many VMs there are.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -33,6 +34,7 @@ _AFTER_FIRST_S = 0.3  # so that nothing of this is in the way of the first step
 _LOOK_S = 2.0
 _LONG_S = 5.0  # what takes longer has its progress shown
 _PATIENCE_S = 5.0  # for the last of them, once the operation has ended
+_THREAD = "exhibits"
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +44,13 @@ def exhibited(operation: UUID, body: Callable[..., None]) -> Iterator[None]:
     """Show an operation while it runs inside, and how it went; another runner shows its own.
 
     One of few steps is told by its tasks: each exhibit costs Prefect's server as much as a task.
+    How it went is shown after its end, which that holds up no more: `finish` waits for it.
     """
     if not is_prefect_watching() or 0 < sum(map(len, halves(body))) <= _FEW:
         yield
         return
     show, over = _Show(operation, body), Event()
-    thread = Thread(target=copy_context().run, args=(show.go_on, over), name="exhibits")
-    thread.daemon = True
-    thread.start()
+    Thread(target=copy_context().run, args=(show.go_on, over), name=_THREAD).start()
     try:
         yield
     except LeaseLost:
@@ -57,7 +58,13 @@ def exhibited(operation: UUID, body: Callable[..., None]) -> Iterator[None]:
         raise
     finally:
         over.set()
-        thread.join(_PATIENCE_S)
+
+
+def finish() -> None:
+    """Let how operations of this process went be shown, for a while."""
+    for each in threading.enumerate():
+        if each.name == _THREAD:
+            each.join(_PATIENCE_S)
 
 
 class _Show:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
-from sqlalchemy import Table, delete, select, update
+from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -21,6 +21,13 @@ from adapters.errors import InUse, Transient
 
 _THINGS = cast(Table, models.SharedThing.__table__)
 _CLAIMS = cast(Table, models.Claim.__table__)
+# Made once: every disk of every VM asks these.
+_ITS = _CLAIMS.c.thing == bindparam("thing_")
+_HAS = select(_CLAIMS.c.thing).where(_ITS, _CLAIMS.c.holder == bindparam("holder_"))
+_ANY = select(_CLAIMS.c.holder).where(_ITS).limit(1)
+_LOCK = select(_THINGS.c.remover).where(_THINGS.c.name == bindparam("thing_")).with_for_update()
+_ENTER = insert_missing(_THINGS)
+_CLAIM = insert_missing(_CLAIMS)
 
 
 class Claims:
@@ -37,7 +44,7 @@ class Claims:
                 raise Transient(f"{thing} is being removed")
             if remover:
                 _set_remover(db, thing, None)
-            db.execute(insert_missing(_CLAIMS), {"thing": thing, "holder": holder})
+            db.execute(_CLAIM, {"thing": thing, "holder": holder})
 
     def release(self, thing: str, holder: str, remover: UUID) -> bool:
         """Need it no more; True when the operation is to remove it: do so, then say `removed`."""
@@ -77,9 +84,8 @@ class Claims:
 
     def has(self, thing: str, holder: str) -> bool:
         """Whether this one needs the thing."""
-        mine = select(_CLAIMS.c.thing).where(_CLAIMS.c.thing == thing, _CLAIMS.c.holder == holder)
         with self._database.read() as db:
-            return db.execute(mine).first() is not None
+            return db.execute(_HAS, {"thing_": thing, "holder_": holder}).first() is not None
 
     def is_claimed(self, thing: str) -> bool:
         """Whether anybody needs the thing."""
@@ -105,8 +111,7 @@ def _holders(db: Session, thing: str) -> tuple[str, ...]:
 
 
 def _is_claimed(db: Session, thing: str) -> bool:
-    query = select(_CLAIMS.c.holder).where(_CLAIMS.c.thing == thing).limit(1)
-    return db.execute(query).first() is not None
+    return db.execute(_ANY, {"thing_": thing}).first() is not None
 
 
 def _is_at_work(db: Session, remover: UUID | None) -> bool:
@@ -120,10 +125,10 @@ def _set_remover(db: Session, thing: str, remover: UUID | None) -> None:
 
 def _locked(db: Session, thing: str) -> UUID | None:
     """Lock the thing's row, which is made if there is none; answers its remover."""
-    query = select(_THINGS.c.remover).where(_THINGS.c.name == thing).with_for_update()
-    found = db.execute(query).first()
+    its = {"thing_": thing}
+    found = db.execute(_LOCK, its).first()
     if found is None:
-        db.execute(insert_missing(_THINGS), {"name": thing})
-        found = db.execute(query).one()
+        db.execute(_ENTER, {"name": thing})
+        found = db.execute(_LOCK, its).one()
     remover: UUID | None = found[0]
     return remover

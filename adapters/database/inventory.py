@@ -4,18 +4,27 @@ What an operation writes here is idempotent, keyed by the object it is about, an
 call of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CursorResult, delete, func, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.library import image_of
 from adapters.database.records import (
-    DiskRecord,
     HostLoad,
     HostRecord,
     PoolRecord,
@@ -23,18 +32,26 @@ from adapters.database.records import (
     VolumeRecord,
 )
 from adapters.database.session import Database
+from adapters.database.vms import parts, rows_having, volume_of, whole_vms
 from adapters.errors import Conflict, NotFound
 from adapters.types import (
     Base,
     Export,
-    Nic,
     Target,
     VmState,
     VolumeState,
 )
 
 Chooser = Callable[[list[UUID], list[HostLoad]], dict[UUID, tuple[UUID, UUID]]]
-_KEYS_A_QUERY = 500
+_VM = models.VirtualMachine
+_STATE = select(_VM.state).where(_VM.id == bindparam("vm"))
+
+
+@cache
+def _change(table: Any) -> Update:
+    """Made once a table; what is changed are the columns that values are given for."""
+    made: Table = table.__table__
+    return update(made).where(made.c.id == bindparam("key"))
 
 
 class Inventory:
@@ -112,7 +129,7 @@ class Inventory:
         """These VMs, in this order, by few queries. Raises `NotFound`."""
         found: dict[UUID, VmRecord] = {}
         with self._database.read() as db:
-            for some in _some(vms):
+            for some in parts(vms):
                 found |= {vm.id: vm for vm in self._vms(db, models.VirtualMachine.id.in_(some))}
         if missing := [vm for vm in vms if vm not in found]:
             raise NotFound(f"no vm {missing[0]}")
@@ -125,53 +142,18 @@ class Inventory:
 
     def state(self, vm: UUID) -> VmState:
         """A VM's state. Raises `NotFound`."""
-        query = select(models.VirtualMachine.state).where(models.VirtualMachine.id == vm)
         with self._database.read() as db:
-            if (state := db.scalars(query).first()) is None:
+            if (state := db.scalar(_STATE, {"vm": vm})) is None:
                 raise NotFound(f"no vm {vm}")
             return state
 
     def have_host(self, vms: Sequence[UUID]) -> bool:
         """Whether a host is reserved for any of these VMs."""
         with self._database.read() as db:
-            return any(row.host_id for row in _having(db, models.VirtualMachine.id, vms))
+            return any(row.host_id for row in rows_having(db, _VM.id, vms))
 
     def _vms(self, db: Session, which: ColumnElement[bool]) -> list[VmRecord]:
-        query = (
-            select(models.VirtualMachine, models.VirtualDatacenter, models.Datastore)
-            .join(models.Appliance, models.Appliance.id == models.VirtualMachine.appliance_id)
-            .join(models.VirtualDatacenter)
-            .outerjoin(models.Datastore, models.Datastore.id == models.VirtualMachine.datastore_id)
-            .where(which)
-            .order_by(models.VirtualMachine.position)
-        )
-        rows = db.execute(query).all()
-        ids = [row.id for row, _, _ in rows]
-        disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
-        used = {disk.template_disk_id for each in disks.values() for disk in each}
-        images = {image.id: image for image in _having(db, models.TemplateDisk.id, [*used])}
-        volumes = _by_vm(db, models.VolumeRow, ids)
-        return [
-            VmRecord(
-                id=row.id,
-                name=row.name,
-                appliance_id=row.appliance_id,
-                virtual_datacenter_id=vdc.id,
-                datacenter_id=vdc.datacenter_id,
-                family=vdc.family,
-                cpu=row.cpu,
-                ram_mib=row.ram_mib,
-                state=row.state,
-                depends_on=tuple(row.depends_on),
-                host_id=row.host_id,
-                datastore=store.directory if store else "",
-                disks=tuple(_disk(x, images[x.template_disk_id]) for x in disks.get(row.id, ())),
-                nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
-                volumes=tuple(_volume(each) for each in volumes.get(row.id, ())),
-                installation=self.installation,
-            )
-            for row, vdc, store in rows
-        ]
+        return whole_vms(db, which, self.installation)
 
     def loads(self, datacenter: UUID) -> list[HostLoad]:
         """Every host of a datacenter, with what is reserved there."""
@@ -209,12 +191,12 @@ class Inventory:
 
     def set_base(self, disk: UUID, base: Base | None) -> None:
         """Record what the disk is an overlay of."""
-        self._set(models.VmDisk, disk, base=base.model_dump(mode="json") if base else null())
+        self._set(models.VmDisk, disk, base=base.model_dump(mode="json") if base else None)
 
     def _set(self, table: Any, key: UUID, **values: Any) -> None:
         with self._database.write() as db:
-            change = update(table).where(table.id == key).values(**values)
-            if not cast(CursorResult[Any], db.execute(change)).rowcount:
+            change = db.execute(_change(table), {"key": key, **values})
+            if not cast(CursorResult[Any], change).rowcount:
                 _get(db, table, key)  # MySQL does not count what stays as it was
 
     # --- volumes ------------------------------------------------------------------------------
@@ -222,7 +204,7 @@ class Inventory:
     def volume(self, volume: UUID) -> VolumeRecord:
         """A volume. Raises `NotFound`."""
         with self._database.read() as db:
-            return _volume(_get(db, models.VolumeRow, volume))
+            return volume_of(_get(db, models.VolumeRow, volume))
 
     def has_volume(self, volume: UUID) -> bool:
         """Whether there is such a row."""
@@ -332,37 +314,9 @@ def _noun(table: type[Any]) -> str:
 def _having(db: Session, column: Any, keys: Sequence[UUID]) -> list[Any]:
     """The rows whose column has one of these, some hundreds at a time."""
     found: list[Any] = []
-    for some in _some(keys):
+    for some in parts(keys):
         found += db.scalars(select(column.class_).where(column.in_(some)))
     return found
-
-
-def _some(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
-    for start in range(0, len(keys), _KEYS_A_QUERY):
-        yield keys[start : start + _KEYS_A_QUERY]
-
-
-def _by_vm(db: Session, table: Any, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
-    """Rows of VMs, each VM's in their order."""
-    found: dict[UUID, list[Any]] = {}
-    for row in sorted(_having(db, table.vm_id, vms), key=lambda row: row.position):
-        found.setdefault(row.vm_id, []).append(row)
-    return found
-
-
-def _volume(row: models.VolumeRow) -> VolumeRecord:
-    return VolumeRecord(**{name: getattr(row, name) for name in VolumeRecord.model_fields})
-
-
-def _disk(row: models.VmDisk, image: models.TemplateDisk) -> DiskRecord:
-    return DiskRecord(
-        id=row.id,
-        position=row.position,
-        size_mib=row.size_mib,
-        image=image_of(image),
-        base=Base(**row.base) if row.base else None,
-        volume_id=row.volume_id,
-    )
 
 
 def _loads(db: Session, datacenter: UUID) -> list[HostLoad]:

@@ -56,6 +56,7 @@ _FINISH = _SETTLE.values(result=bindparam("its_result"))
 
 _LINGER_S = 0.002  # how long an outcome waits for the next intent, to be committed with it
 _RETRY_S = 0.2
+_MANY = 8  # entries, of many lanes
 _MOST = 500  # entries in one transaction
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class Writer:
         self._operations = operations
         self._lease = lease
         self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._many = False  # entries were there the last time
         self._thread = Thread(
             target=copy_context().run, args=(self._serve,), name="journal", daemon=True
         )
@@ -199,13 +201,18 @@ class Writer:
                 return
 
     def _gather(self) -> list[_Entry | None]:
-        """Everything there is; an outcome alone waits a moment for the next intent."""
+        """Everything there is; an outcome alone waits a moment for the next intent.
+
+        So does all that comes while many lanes write: a commit costs more than an entry.
+        """
         gathered = [self._entries.get()]
         while len(gathered) < _MOST and (last := gathered[-1]):
+            at_once = last.awaited and not self._many
             try:
-                gathered.append(self._entries.get(timeout=0 if last.awaited else _LINGER_S))
+                gathered.append(self._entries.get(timeout=0 if at_once else _LINGER_S))
             except Empty:
                 break
+        self._many = len(gathered) > _MANY
         return gathered
 
     def _commit(self, entries: Sequence[_Entry]) -> list[str | None]:

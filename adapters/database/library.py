@@ -4,13 +4,19 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from adapters.database import models
 from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.types import ConversionState, Format, Identity, TemplateState, Value
+
+_STATE_OF_ITS_TEMPLATE = (
+    select(models.Template.state)
+    .join(models.TemplateDisk, models.TemplateDisk.template_id == models.Template.id)
+    .where(models.TemplateDisk.id == bindparam("image"))
+)
 
 
 class Image(Value):
@@ -252,10 +258,7 @@ class Library:
     def is_condemned(self, image: Image) -> bool:
         """Whether it is a template's own image, and that was found damaged."""
         with self._database.read() as db:
-            row = db.get(models.TemplateDisk, image.id)
-            if row is None:
-                return False
-            return db.get_one(models.Template, row.template_id).state is TemplateState.ERROR
+            return db.scalar(_STATE_OF_ITS_TEMPLATE, {"image": image.id}) is TemplateState.ERROR
 
     def is_offered(self, kept: Kept) -> bool:
         """Whether VMs may start from it."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from adapters.database.journal import Line
 from adapters.database.models import Receipt
 from adapters.database.operations import Operation
+from adapters.database.receipts import UNKNOWN
 from adapters.errors import AdapterError, Conflict, NotFound
 from adapters.types import OperationState, StepState
 from flows.steps import STEPS, Effect
@@ -53,7 +54,7 @@ def _ask(operation: Operation, line: Line) -> Receipt:
     except (Conflict, NotFound) as other:  # what stands there, if anything, is not ours
         answer = f"{ABSENT} ({other})"
     except Exception as error:  # noqa: BLE001 - not even a defect of a look keeps the locks
-        answer = f"unknown: {error if isinstance(error, AdapterError) else type(error).__name__}"
+        answer = f"{UNKNOWN}: {error if isinstance(error, AdapterError) else type(error).__name__}"
     return Receipt(
         operation_id=operation.id,
         key=line.key,

@@ -149,8 +149,11 @@ class Saga:
 
     def _settle(self) -> None:
         operation, lines = self.operation, self._lines()
+        superseded: set[str] = set()
         if operation.provisional:
-            lines = [x for x in self._not_superseded(lines) if expected(operation, x) == ABSENT]
+            ours = self._not_superseded(lines)
+            superseded = {line.key for line in lines} - {line.key for line in ours}
+            lines = [line for line in ours if expected(operation, line) == ABSENT]
         receipts = look_back(operation, lines)
         undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
         behind = {each.key for each in receipts if not each.as_expected}
@@ -160,7 +163,8 @@ class Saga:
             behind = {each.key for each in receipts if not each.as_expected}
         again = undone and bool(receipts) and (bool(behind) or not operation.provisional)
         timeout_s = cloud.settings.backend_timeout_s
-        cloud.receipts.settle(self.lease, receipts, timeout_s if again else None)
+        look_again_s = timeout_s if again else None
+        cloud.receipts.settle(self.lease, receipts, look_again_s, superseded)
 
     def _not_superseded(self, lines: list[Line]) -> list[Line]:
         """The lines about no object that a later operation had: what is there may be its own.

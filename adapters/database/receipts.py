@@ -1,6 +1,6 @@
 """Receipts: what was asked when an operation had ended; with the last one its locks go."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,6 +11,8 @@ from adapters.database.locks import lock
 from adapters.database.operations import Lease, Operations, let_go
 from adapters.database.session import utc_now
 
+UNKNOWN = "unknown"  # what an answer begins with that nobody could give
+_ASKED_SINCE = "asked by a later operation, which has it since"
 _RECEIPTS = cast(Table, models.Receipt.__table__)
 
 
@@ -21,9 +23,17 @@ class Receipts:
         self._operations = operations
 
     def settle(
-        self, lease: Lease, receipts: Sequence[models.Receipt], look_again_s: float | None
+        self,
+        lease: Lease,
+        receipts: Sequence[models.Receipt],
+        look_again_s: float | None,
+        superseded: Collection[str] = (),
     ) -> None:
-        """Keep the receipt, release the locks; look again later when it is provisional."""
+        """Keep the receipt, release the locks; look again later when it is provisional.
+
+        What could not be asked, and a later operation has by now, that one has asked: it looks
+        before it begins. What was seen stays said.
+        """
         with self._operations.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
             mine = models.Receipt.operation_id == lease.operation
@@ -31,6 +41,11 @@ class Receipts:
             for key in db.scalars(select(models.Receipt.key).where(mine)).all():
                 if key in asked:
                     db.execute(delete(models.Receipt).where(mine, models.Receipt.key == key))
+            odd = select(models.Receipt).where(mine, ~models.Receipt.as_expected)
+            for each in db.scalars(odd):
+                if each.key in superseded and each.answer.startswith(UNKNOWN):
+                    each.answer, each.as_expected = _ASKED_SINCE, True
+            db.flush()
             if receipts:
                 db.execute(insert(_RECEIPTS), [_values(each) for each in receipts])
             row.left_behind = db.scalars(_unexpected(lease.operation)).first() is not None

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from adapters.database import models
 from adapters.database.operations import LeaseLost, Operations
 from adapters.database.runners import Runner, this_runner
-from adapters.errors import Refused
+from adapters.errors import Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import OperationState, StepState
 from flows import saga
@@ -311,6 +311,28 @@ def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
     cloud.operations.accept(again)
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (True, False)
+
+
+def test_what_could_not_be_asked_a_later_operation_has_asked(breaker, monkeypatch):
+    broken = breaker("create_iscsi_volume")
+    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    question, asked = STEPS["carve-volume"].question, []
+
+    def away(**arguments):
+        asked.append(arguments)
+        if len(asked) > 1:
+            raise Transient("nobody answers")
+        return question(**arguments)
+
+    monkeypatch.setattr(STEPS["carve-volume"], "question", away)
+    failed = broken.run()
+    assert failed.left_behind
+    assert receipt_of(failed)["carve-volume"] == ("absent", "unknown: nobody answers")
+    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
+    cloud.operations.accept(again)
+    ended = settle_again(failed)
+    assert (ended.left_behind, ended.provisional) == (False, False)
+    assert receipt_of(ended)["carve-volume"][1].startswith("asked by a later operation")
 
 
 def test_what_no_later_operation_had_is_looked_at_again(world, monkeypatch):

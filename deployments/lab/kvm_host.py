@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import uuid
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -85,11 +86,17 @@ class KvmHost:
         """Kill the daemon alone; its guests go on running."""
         self._libvirtd.kill()
 
+    def restart(self) -> None:
+        """End the daemon in good order and start it again; its guests go on running."""
+        self._libvirtd.stop()
+        self.start()
+
     def stop(self) -> None:
         """End guests and daemon; gone already is success. Files stay."""
-        if self._libvirtd.alive() and self._answers():
-            for guest in self._virsh("list", "--name").stdout.split():
-                self._virsh("destroy", guest)
+        if self._libvirtd.alive():
+            with suppress(subprocess.TimeoutExpired):  # it hangs: its guests are ended below
+                for guest in self._guests():
+                    self._virsh("destroy", guest)
         self._libvirtd.stop()
         for record in self.folder.glob("state/libvirt/qemu/*.pid"):
             self._end_guest(record)
@@ -163,6 +170,9 @@ class KvmHost:
             ["virsh", "--quiet", "--connect", self.uri, *command],
             check=False, capture_output=True, text=True, timeout=timeout_s,
         )  # fmt: skip
+
+    def _guests(self) -> list[str]:
+        return self._virsh("list", "--name").stdout.split() if self._answers() else []
 
     def _answers(self) -> bool:
         return self._socket.exists() and self._virsh("uri").returncode == 0

@@ -38,6 +38,7 @@ def serve_runs(worker: int, pipe: connection.Connection) -> None:
     Thread(target=_die_with, args=(worker,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's business
     runs = 0
+    exhibits.later.set(True)
     logs.install(cloud.settings)
     with traces.sent(cloud.settings, "runner"), prefect_private.kept_warm():
         _connect_to_database()

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from threading import Event, Thread
 from time import monotonic
 from typing import cast
@@ -36,6 +36,7 @@ _LONG_S = 5.0  # what takes longer has its progress shown
 _PATIENCE_S = 5.0  # for the last of them, once the operation has ended
 _THREAD = "exhibits"
 
+later: ContextVar[bool] = ContextVar("later", default=False)  # somebody else will `finish`
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +45,7 @@ def exhibited(operation: UUID, body: Callable[..., None]) -> Iterator[None]:
     """Show an operation while it runs inside, and how it went; another runner shows its own.
 
     One of few steps is told by its tasks: each exhibit costs Prefect's server as much as a task.
-    How it went is shown after its end, which that holds up no more: `finish` waits for it.
+    How it went is shown after its end; where `later` is set, that does not wait for it.
     """
     if not is_prefect_watching() or 0 < sum(map(len, halves(body))) <= _FEW:
         yield
@@ -58,6 +59,8 @@ def exhibited(operation: UUID, body: Callable[..., None]) -> Iterator[None]:
         raise
     finally:
         over.set()
+        if not later.get():
+            finish()
 
 
 def finish() -> None:

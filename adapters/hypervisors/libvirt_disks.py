@@ -17,7 +17,7 @@ from adapters.types import Base, Capacity, Disk
 
 _MIB = 2**20
 _BUSY_S = 10.0  # a pool cannot look again while a volume is being made in it
-_POLL_S = 0.05
+_POLL_S = 0.01
 _ANOTHER_WAS_FIRST = (libvirt.VIR_ERR_STORAGE_VOL_EXIST, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
@@ -37,19 +37,27 @@ class LibvirtDisks:
         return Capacity(total_mib=total // _MIB, free_mib=free // _MIB)
 
     def ensure(self, disk: Disk) -> None:
-        """Make the disk, at least as large as its base. Raises `OutOfSpace`, `NotFound`."""
-        if self.has(disk):
-            return
+        """Make the disk, at least as large as its base. Raises `OutOfSpace`, `NotFound`.
+
+        libvirt refuses to make what is there, also what its pool has not seen: asking before
+        would make the pool look again, and wait for what others are making in it.
+        """
         with speaking_libvirt():
-            pool = self._pool(disk.datastore)
-            wanted = self._wanted_bytes(pool, disk)
-            if wanted > pool.info()[1]:
-                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
             try:
-                pool.createXML(domain_xml.volume_xml(domain_xml.disk_name(disk), disk, wanted))
+                self._make(disk)
+            except (NotFound, OutOfSpace):
+                if not self.has(disk):
+                    raise
             except libvirt.libvirtError as error:
                 if not says(error, *_ANOTHER_WAS_FIRST) or not self.has(disk):
                     raise
+
+    def _make(self, disk: Disk) -> None:
+        pool = self._pool(disk.datastore)
+        wanted = self._wanted_bytes(pool, disk)
+        if wanted > pool.info()[1]:
+            raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
+        pool.createXML(domain_xml.volume_xml(domain_xml.disk_name(disk), disk, wanted))
 
     def has(self, disk: Disk) -> bool:
         """Whether this very disk is there. Raises `Conflict`."""

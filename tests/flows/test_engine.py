@@ -144,8 +144,14 @@ def asked_for(world: worlds.World, name: str, size_mib: int = 8) -> Operation:
     return world.accept("create_iscsi_volume", uuid4(), volume=volume)
 
 
-def ended(operation: Operation) -> Operation:
-    wait_for(lambda: cloud.operations.read(operation.id).ended, 60, "the operation's end")
+def ended(operation: Operation, timeout_s: float = 90) -> Operation:
+    try:
+        wait_for(lambda: cloud.operations.read(operation.id).ended, timeout_s, "its end")
+    except TimeoutError as late:
+        late.add_note(repr(cloud.operations.read(operation.id)))
+        for log in (cloud.settings.home / "logs").glob("*.log"):
+            late.add_note(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}")
+        raise
     return cloud.operations.read(operation.id)
 
 
@@ -230,8 +236,9 @@ def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_b
         for each in prefects:
             each.start()
             each.wait_ready(Event())
-    assert final_state(begun) == "Completed"  # although its runner could not say so
-    ends = [ended(cloud.operations.read(each.id)) for each in asked]
+    run = cloud.operations.read(begun.id).flow_run_id
+    wait_for(lambda: run_state(run) == "Completed", 60, "what its runner could not say")
+    ends = [ended(cloud.operations.read(each.id), timeout_s=180) for each in asked]
     assert [each.state for each in ends] == ["cancelled", "succeeded", "succeeded"]
     assert [each.epoch for each in ends] == [1, 1, 1]
 

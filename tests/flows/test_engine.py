@@ -20,12 +20,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelling, Pending, Running
 
 from adapters.database import models
@@ -93,7 +88,6 @@ def engine(tmp_path_factory, stack) -> Iterator[tuple[worlds.World, dict[str, se
     ours = {
         PREFECT_API_URL: env["PREFECT_API_URL"],
         PREFECT_API_AUTH_STRING: env["PREFECT_API_AUTH_STRING"],
-        PREFECT_CLIENT_MAX_RETRIES: env["PREFECT_CLIENT_MAX_RETRIES"],
     }
     try:
         for each in services.values():  # one by one: two cores take long to start six at once

@@ -17,6 +17,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from adapters.database.operations import Operation
+from adapters.errors import NotFound
 from adapters.types import OperationState
 from flows import captions, logs, waking
 from flows.cloud import cloud
@@ -104,10 +105,10 @@ def _show_ended(run: FlowRun, why: str, otherwise: Ended) -> None:
 
 def operation_of(run: FlowRun) -> Operation | None:
     """The operation that a run is for; None for a scheduled one, and when it is forgotten."""
-    named = run.parameters.get("operation")
-    if not named or not cloud.operations.is_known(UUID(named)):
+    try:
+        return cloud.operations.read(UUID(str(run.parameters.get("operation"))))
+    except (ValueError, NotFound):  # somebody may have typed it in Prefect's UI
         return None
-    return cloud.operations.read(UUID(named))
 
 
 @cache

@@ -82,7 +82,8 @@ class Runs:
         `ours` are at work here: they claim their operations, or are seen to die. Whoever has
         just accepted one is making its run.
         """
-        if not operation.attempt and datetime.now(UTC) - operation.accepted_at < BEING_SENT:
+        age = datetime.now(UTC) - operation.accepted_at  # negative where our clock is behind
+        if not operation.attempt and timedelta() <= age < BEING_SENT:
             return True
         run = operation.flow_run_id
         if operation.attempt <= operation.epoch or run is None or run in self._gone:

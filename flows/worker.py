@@ -105,6 +105,7 @@ class Worker:
                     self._report()
                     self._look()
             self._wait(self._bell.fileno())
+            self._bell.heed()  # also where Prefect is away: it must not ring for ever
         self._bell.take_down()
         self._finish()
 
@@ -142,8 +143,9 @@ class Worker:
         if self._left:
             _bury_dead_runners()
         for run, why in list(self._left.items()):
-            dispatch.close_run(run, why)
-            del self._left[run]
+            with _tried_again():  # each by itself: none may hold up the others, or the queue
+                dispatch.close_run(run, why)
+                del self._left[run]
 
     def _take(self) -> None:
         """Take as many runs as there are idle children."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import (
@@ -30,7 +31,13 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from adapters.errors import Transient
 
-_SQLITE_PRAGMAS = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+_WAIT_S = 30  # how long a writer waits for others on SQLite
+_SQLITE_PRAGMAS = (
+    f"busy_timeout={_WAIT_S * 1000}",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+)
 
 # MySQL's: too many connections, shutting down; lock wait time-out, deadlock, a savepoint that went
 # with a deadlock's transaction; connection killed, refused, lost.
@@ -115,6 +122,12 @@ def engine(url: str) -> Engine:
     return made
 
 
+@cache
+def _turn(_engine: Engine) -> Lock:
+    """Whose turn it is among this process's writers on SQLite."""
+    return Lock()
+
+
 class insert_missing(Insert):  # noqa: N801 - reads as the statement it is
     """An INSERT that leaves rows alone which are there already, and hides no other error."""
 
@@ -144,8 +157,30 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Open a transaction that may write; commits at the end, or leaves nothing."""
-        with _speaking_sql(), Session(self.engine, expire_on_commit=False) as db, db.begin():
+        with (
+            _speaking_sql(),
+            self._in_turn(),
+            Session(self.engine, expire_on_commit=False) as db,
+            db.begin(),
+        ):
             yield db
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One writer of this process after the other: SQLite would let each sleep and try again.
+
+        Measured with forty writing threads: a fifth of their CPU time was that.
+        """
+        if self.engine.dialect.name != "sqlite":
+            yield
+            return
+        turn = _turn(self.engine)
+        if not turn.acquire(timeout=_WAIT_S):
+            raise Transient("database: locked")
+        try:
+            yield
+        finally:
+            turn.release()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -1,9 +1,10 @@
-"""Speaking with libvirt: a connection that is opened again when lost, and its errors."""
+"""Speaking with libvirt: connections that are opened again when lost, and its errors."""
 
 import errno
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from queue import Empty, SimpleQueue
 
@@ -57,21 +58,26 @@ def says(error: libvirt.libvirtError, *codes: int) -> bool:
 
 
 class Session:
-    """A connection that is opened when first needed, and again after it was lost."""
+    """Connections that are opened when first needed, and again after they were lost.
+
+    Each thread has one to itself: on a shared one libvirt 9.0 often keeps a thread's call to
+    itself until another's, such as the start of a VM, has been answered (mended in 9.1).
+    """
 
     def __init__(self, uri: str, *, open_s: float = 10.0, silence_s: int = 15) -> None:
         self._uri = uri
         self._open_s = open_s
         self._silence_s = silence_s
-        self._lock = threading.Lock()
-        self._connection: libvirt.virConnect | None = None
+        self._idle: deque[libvirt.virConnect] = deque()
+        self._here = threading.local()
 
     def __call__(self) -> libvirt.virConnect:
         """Answer a living connection. Raises `Transient` when the daemon does not answer."""
-        with self._lock:
-            if self._connection is None or not self._connection.isAlive():
-                self._connection = self._open()
-            return self._connection
+        if (loan := getattr(self._here, "loan", None)) is None:
+            loan = self._here.loan = _Loan(self._idle)
+        if loan.connection is None or not loan.connection.isAlive():
+            loan.connection = self._open()
+        return loan.connection
 
     def _open(self) -> libvirt.virConnect:
         """Open in a thread of its own: libvirt knows no time-out for it."""
@@ -99,6 +105,20 @@ class Session:
             answers.put(error)
         else:
             answers.put(connection)
+
+
+class _Loan:
+    """A thread's connection, which is another's when the thread has ended."""
+
+    def __init__(self, idle: deque[libvirt.virConnect]) -> None:
+        self._idle = idle
+        self.connection: libvirt.virConnect | None = None
+        with suppress(IndexError):  # none is left over
+            self.connection = idle.pop()
+
+    def __del__(self) -> None:
+        if self.connection is not None:
+            self._idle.append(self.connection)
 
 
 def _translated(error: libvirt.libvirtError) -> AdapterError:

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from uuid import uuid4
 
 import libvirt
@@ -241,6 +243,24 @@ def test_a_daemon_that_falls_silent_is_transient(host, libvirtd):
     assert session().getInfo()
 
 
+def test_each_thread_has_a_connection_and_leaves_it_to_the_next(host):
+    session = Session(host.uri)
+
+    def numbers(*, at_once: int) -> set[int]:
+        together = Barrier(at_once)
+
+        def ask(_n: int) -> int:
+            together.wait(10)
+            return id(session())
+
+        with ThreadPoolExecutor(at_once) as pool:
+            return set(pool.map(ask, range(at_once)))
+
+    two = numbers(at_once=2)
+    assert len(two) == 2
+    assert numbers(at_once=2) == two
+
+
 # --- the private host --------------------------------------------------------------------------
 
 
@@ -270,6 +290,7 @@ def test_another_process_can_stop_it_from_its_folder(host, libvirtd, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
+from threading import Barrier
 from deployments.lab.kvm_host import KvmHost
 with KvmHost(Path(sys.argv[1]), cache=Path(sys.argv[2])):
     print("up", flush=True)

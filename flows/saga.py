@@ -35,7 +35,7 @@ from adapters.types import Failure, OperationState, StepState
 from flows import logs, running, traces
 from flows.cloud import cloud
 from flows.engine import shown
-from flows.receipts import ABSENT, expected, look_back
+from flows.receipts import ABSENT, PRESENT, expected, look_back
 from flows.runner import Runner, Stopped, in_parallel
 from flows.steps import STEPS, Effect, Step, performer
 
@@ -148,34 +148,39 @@ class Saga:
         cloud.operations.end(self.lease, outcome)
 
     def _settle(self) -> None:
+        """Look at what is there; what was to go is undone once more while the locks are ours.
+
+        Only what was seen: it may not be found by a later operation, whose undo would leave it.
+        """
         operation, lines = self.operation, self._lines()
+        timeout_s = cloud.settings.backend_timeout_s
         superseded: set[str] = set()
         if operation.provisional:
-            ours = self._not_superseded(lines)
+            try:
+                ours = self._not_superseded(lines)
+            except Locked:  # by a later one, which may find what is left, or take it over
+                cloud.receipts.settle(self.lease, [], timeout_s)
+                return
             superseded = {line.key for line in lines} - {line.key for line in ours}
             lines = [line for line in ours if expected(operation, line) == ABSENT]
         receipts = look_back(operation, lines)
         undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
-        behind = {each.key for each in receipts if not each.as_expected}
-        if operation.provisional and behind:
-            self._unwind(behind)
+        left = {x.key for x in receipts if (x.expected, x.answer) == (ABSENT, PRESENT)}
+        if undone and left:
+            log.warning("left behind, and undone once more: %s", ", ".join(sorted(left)))
+            self._unwind(left)
             receipts = look_back(operation, lines)
-            behind = {each.key for each in receipts if not each.as_expected}
-        again = undone and bool(receipts) and (bool(behind) or not operation.provisional)
-        timeout_s = cloud.settings.backend_timeout_s
-        look_again_s = timeout_s if again else None
-        cloud.receipts.settle(self.lease, receipts, look_again_s, superseded)
+        behind = not all(each.as_expected for each in receipts)
+        again = undone and bool(receipts) and (behind or not operation.provisional)
+        cloud.receipts.settle(self.lease, receipts, timeout_s if again else None, superseded)
 
     def _not_superseded(self, lines: list[Line]) -> list[Line]:
-        """The lines about no object that a later operation had: what is there may be its own.
+        """The lines about no object that a later operation has changed: what is there is its own.
 
         What a line is about, its arguments say; one that does not say may be about any.
         """
         operation = self.operation
-        try:
-            theirs = cloud.receipts.lock_again(self.lease)
-        except Locked:  # by one that was accepted just now
-            theirs = cloud.receipts.lock_again(self.lease)
+        theirs = cloud.receipts.lock_again(self.lease)
         if theirs.isdisjoint(operation.objects):
             return lines
         ours = {*operation.objects, operation.id, *_ids_in(operation.arguments)} - theirs
@@ -315,7 +320,8 @@ class Saga:
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
-            shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
+            forever = not self.operation.ended  # what has ended is looked at again
+            shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=forever))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:

@@ -462,19 +462,62 @@ def test_a_provisional_receipt_is_due_later_and_written_anew(database, operation
     assert count(database, models.Receipt) == 1
 
 
-def test_a_second_look_knows_who_came_later(database, operations, requested):
+@pytest.fixture
+def provisional(operations, requested):
+    """An operation that failed, and is to be looked at again; and the object that it had."""
     thing = uuid4()
-    first = operations.accept(requested(thing)).id
-    lease = operations.claim(first, this_runner())
+    failed = operations.accept(requested(thing)).id
+    lease = operations.claim(failed, this_runner())
     operations.end(lease, OperationState.FAILED)
     Receipts(operations).settle(lease, [], look_again_s=0)
-    lease = operations.claim(first, this_runner())
+    return failed, thing
+
+
+def ended_as(operations, request, state, step):
+    """Accept it, end it so with a step in this state, and settle it."""
+    lease = operations.claim(operations.accept(request).id, this_runner())
+    writer = Journal(operations).writer(lease)
+    writer.intend(intended("step").model_copy(update={"state": step}))
+    writer.close()
+    operations.end(lease, state)
+    Receipts(operations).settle(lease, [], None)
+
+
+def test_a_second_look_takes_the_locks_again(operations, requested, provisional):
+    failed, thing = provisional
+    lease = operations.claim(failed, this_runner())
     assert Receipts(operations).lock_again(lease) == set()
     with pytest.raises(Locked):
         operations.accept(requested(thing))
     Receipts(operations).settle(lease, [], look_again_s=0)
     operations.accept(requested(thing))
-    assert thing in Receipts(operations).lock_again(operations.claim(first, this_runner()))
+
+
+def test_a_second_look_waits_for_a_later_operation_to_end(operations, requested, provisional):
+    failed, thing = provisional
+    operations.accept(requested(thing))
+    with pytest.raises(Locked):
+        Receipts(operations).lock_again(operations.claim(failed, this_runner()))
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "changed"),
+    [
+        (OperationState.SUCCEEDED, StepState.DONE, True),
+        (OperationState.ABANDONED, StepState.UNDOING, True),
+        (OperationState.FAILED, StepState.DONE, True),  # partly, and kept the rest
+        (OperationState.FAILED, StepState.UNDONE, False),
+        (OperationState.CANCELLED, StepState.SKIPPED, False),
+    ],
+)
+def test_a_second_look_leaves_what_a_later_operation_has_changed(
+    state, step, changed, operations, requested, provisional
+):
+    failed, thing = provisional
+    ended_as(operations, requested(thing), state, step)
+    lease = operations.claim(failed, this_runner())
+    assert Receipts(operations).lock_again(lease) == ({thing} if changed else set())
+    assert operations.locked_by(failed) == (() if changed else (thing,))
 
 
 def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
@@ -483,10 +526,9 @@ def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
     lease = operations.claim(first, this_runner())
     operations.end(lease, OperationState.FAILED)
     Receipts(operations).settle(lease, [], look_again_s=0)
-    later = operations.accept(requested(hers)).id
+    ended_as(operations, requested(hers), OperationState.SUCCEEDED, StepState.DONE)
     assert hers in Receipts(operations).lock_again(operations.claim(first, this_runner()))
     assert operations.locked_by(first) == (ours,)
-    assert operations.locked_by(later) == (hers,)
 
 
 # --- claims ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sqlite3
 from contextlib import closing
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -27,9 +27,10 @@ from flows.steps import STEPS, Effect
 from tests.flows.breaking import Breaker, Place, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
+    asked_again,
+    fail_at_the_end,
     places_named,
     receipt_of,
-    request_like,
     settle_again,
 )
 from tests.flows.test_sagas import (
@@ -303,19 +304,19 @@ def test_a_look_with_a_defect_keeps_no_lock(breaker, monkeypatch):
 
 def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
     broken = breaker("create_iscsi_volume")
-    cloud.world.set_fate("storage.discard_volume", "lies")
-    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    cloud.world.set_fate("storage.discard_volume", "lies", times=2)
+    fail_at_the_end(broken)
     failed = broken.run()
     assert failed.left_behind
-    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
-    cloud.operations.accept(again)
+    assert FLOWS[failed.kind](asked_again(failed).id).state is OperationState.SUCCEEDED
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (True, False)
+    assert len(cloud.world.all("volume")) == 1
 
 
 def test_what_could_not_be_asked_a_later_operation_has_asked(breaker, monkeypatch):
     broken = breaker("create_iscsi_volume")
-    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    fail_at_the_end(broken)
     question, asked = STEPS["carve-volume"].question, []
 
     def away(**arguments):
@@ -324,12 +325,15 @@ def test_what_could_not_be_asked_a_later_operation_has_asked(breaker, monkeypatc
             raise Transient("nobody answers")
         return question(**arguments)
 
-    monkeypatch.setattr(STEPS["carve-volume"], "question", away)
-    failed = broken.run()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(STEPS["carve-volume"], "question", away)
+        failed = broken.run()
     assert failed.left_behind
     assert receipt_of(failed)["carve-volume"] == ("absent", "unknown: nobody answers")
-    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
-    cloud.operations.accept(again)
+    again = asked_again(failed)
+    waits = settle_again(failed)
+    assert (waits.left_behind, waits.provisional) == (True, True)
+    assert FLOWS[again.kind](again.id).state is OperationState.SUCCEEDED
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (False, False)
     assert receipt_of(ended)["carve-volume"][1].startswith("asked by a later operation")
@@ -341,7 +345,7 @@ def test_what_no_later_operation_had_is_looked_at_again(world, monkeypatch):
     db, web = (vm.id for vm in cloud.inventory.vms_of(appliance))
     locks = [("appliance", appliance), ("vm", db), ("vm", web)]
     cloud.become(cloud.settings.model_copy(update={"backend_timeout_s": 60}))
-    cloud.world.set_fate("hypervisors.delete_disk", "lies", times=2)
+    cloud.world.set_fate("hypervisors.delete_disk", "lies", times=4)
     asked = {"vms": [str(db), str(web)]}
     broken = Breaker(monkeypatch, world.accept("deploy_appliance", appliance, *locks, **asked))
     broken.at(Place("define-vm", "web", 0), lambda *_: 1 / 0)

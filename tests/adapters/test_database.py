@@ -637,20 +637,70 @@ def test_first_claims_at_once_are_all_kept(database):
     assert len(claims.holders("base")) == 6
 
 
-def test_a_held_thing_stays_as_it_is(database, remover):
+def test_the_removal_of_what_somebody_keeps_waits(database, remover):
     claims = Claims(database)
     claims.claim("export", "vm:1")
-    with ThreadPoolExecutor(1) as pool:
-        with claims.held("export") as claimed:
-            assert claimed
-            release = pool.submit(claims.release, "export", "vm:1", remover)
-            time.sleep(0.2)
-            assert not release.done()
-        assert release.result(PATIENCE_S) is True
-    with claims.held("export") as claimed:
-        assert not claimed
-    with claims.held("never heard of") as claimed:
-        assert not claimed
+    kept = claims.keep("export")
+    assert kept.is_claimed
+    claims.claim("export", "vm:2")
+    for removal in (
+        lambda: claims.release("export", "vm:1", remover),
+        lambda: claims.begin_removal("export", remover),
+        lambda: claims.keep("export"),
+    ):
+        with pytest.raises(Transient):
+            removal()
+    assert claims.holders("export") == ("vm:1", "vm:2")
+    assert claims.let_go(kept)
+    assert claims.release("export", "vm:1", remover) is False
+    assert claims.release("export", "vm:2", remover) is True
+
+
+def test_what_is_kept_does_not_go_and_is_not_claimed_anew(database, remover):
+    """By whoever was late with making it, and ends it again."""
+    claims = Claims(database)
+    claims.claim("export", "vm:1")
+    claims.release("export", "vm:1", remover)
+    kept = claims.keep("export")
+    assert not kept.is_claimed
+    with pytest.raises(Transient):
+        claims.removed("export", remover)
+    assert claims.let_go(kept)
+    claims.removed("export", remover)
+    kept = claims.keep("export")
+    with pytest.raises(Transient):
+        claims.claim("export", "vm:2")
+    assert claims.let_go(kept)
+    assert count(database, models.SharedThing) == 0
+    claims.removed("export", remover)  # again: it is gone
+    assert count(database, models.SharedThing) == 0
+    claims.claim("export", "vm:2")
+
+
+def test_who_keeps_a_thing_for_too_long_is_told(database, remover, monkeypatch):
+    claims = Claims(database)
+    claims.claim("export", "vm:1")
+    with monkeypatch.context() as slow:
+        slow.setattr("adapters.database.claims.KEPT_S", -1)
+        late = claims.keep("export")
+    again = claims.keep("export")
+    assert not claims.let_go(late)
+    with pytest.raises(Transient):  # it is another's, and stays so
+        claims.release("export", "vm:1", remover)
+    assert claims.let_go(again)
+    assert claims.release("export", "vm:1", remover) is True
+
+
+def test_keeping_and_removing_never_both_begin(database, remover):
+    claims = Claims(database)
+    for n in range(15):
+        thing = f"export-{n}"
+        claims.claim(thing, "vm:1")
+        kept, last = at_once(
+            lambda thing=thing: claims.keep(thing),
+            lambda thing=thing: claims.release(thing, "vm:1", remover),
+        )
+        assert (kept.is_claimed, last is True) in {(True, False), (False, True)}
 
 
 def test_the_longest_name_of_a_file_can_be_claimed(database):

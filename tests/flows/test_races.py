@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from uuid import uuid4
+from threading import Event
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -12,10 +14,13 @@ from prefect.client.schemas.objects import FlowRun
 from sqlalchemy import select, update
 
 from adapters.database import models
+from adapters.database.claims import Claims
 from adapters.database.operations import LeaseLost, Operations
 from adapters.database.runners import Runner, this_runner
+from adapters.database.session import utc_now
 from adapters.errors import Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.storage.memory import MemoryStorage
 from adapters.types import OperationState, StepState
 from flows import saga
 from flows.catalog import FLOWS
@@ -24,7 +29,7 @@ from flows.cloud import cloud
 from flows.exports import rebuild
 from flows.operation import accept_maintenance
 from flows.steps import STEPS, Effect
-from tests.flows.breaking import Breaker, Place, lapse
+from tests.flows.breaking import Breaker, Killed, Place, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
     asked_again,
@@ -442,6 +447,139 @@ def test_an_export_that_cannot_be_rebuilt_keeps_no_other_away(world):
     for look in range(len(exports)):
         rebuild(world.pool, look)
     assert len(cloud.world.all("export")) == len(exports)
+
+
+@pytest.fixture
+def lost(world):
+    """A deployed VM, and its one export, which the target daemon has lost."""
+    (export,) = deployed_with_volumes(world, 1)
+    cloud.world.remove("export", export.id)
+    (vm,) = map(UUID, cloud.world.all("vm"))
+    return vm, export
+
+
+def while_rebuilding(monkeypatch, meanwhile) -> None:
+    """Call `meanwhile()` while an export is being made again, and before it is there."""
+    restore = MemoryStorage.restore
+
+    def slowly(storage, exports):
+        meanwhile()
+        return restore(storage, exports)
+
+    monkeypatch.setattr(MemoryStorage, "restore", slowly)
+
+
+def let_keepers_time_pass() -> None:
+    with cloud.database.write() as db:
+        db.execute(update(models.SharedThing).values(kept_until=utc_now(-1)))
+
+
+def waits_for_rebuilding(monkeypatch, then=lambda: None) -> Event:
+    """Set when a withdrawal has to wait; `then()` is called each time."""
+    release, waits = Claims.release, Event()
+
+    def patient(claims, *arguments):
+        try:
+            return release(claims, *arguments)
+        except Transient:
+            waits.set()
+            then()
+            raise
+
+    monkeypatch.setattr(Claims, "release", patient)
+    return waits
+
+
+def assert_nothing_is_exported(world) -> None:
+    assert not cloud.world.all("export")
+    assert not cloud.inventory.exports_of(world.pool)
+    with cloud.database.read() as db:
+        assert not [x for x in db.scalars(select(models.SharedThing.name)) if "export" in x]
+
+
+def test_no_writer_waits_while_an_export_is_rebuilt(world, lost, monkeypatch):
+    """A target daemon that hangs would hold up every lease on SQLite."""
+
+    def write() -> None:
+        with closing(sqlite3.connect(world.home / "cloudloom.sqlite", timeout=0)) as db:
+            db.execute("BEGIN IMMEDIATE")
+
+    while_rebuilding(monkeypatch, write)
+    rebuild(world.pool)
+    assert cloud.world.all("export")
+
+
+def test_an_export_is_withdrawn_when_it_has_been_rebuilt(world, lost, monkeypatch):
+    vm, _ = lost
+    waits = waits_for_rebuilding(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        undeploying = []
+
+        def withdraw() -> None:
+            undeploying.append(pool.submit(world.run, "undeploy_vm", vm))
+            assert waits.wait(30)
+
+        while_rebuilding(monkeypatch, withdraw)
+        rebuild(world.pool)
+        undeploying[0].result(30)
+    assert_nothing_is_exported(world)
+
+
+def test_what_is_being_withdrawn_is_not_rebuilt(world, lost):
+    vm, export = lost
+    thing, remover = f"export:{export.id}", world.accept("undeploy_vm", vm).id
+    assert cloud.claims.release(thing, f"vm:{vm}", remover)
+    rebuild(world.pool)
+    assert not cloud.world.all("export")
+    cloud.claims.removed(thing, remover)
+    rebuild(world.pool)
+    assert not cloud.world.all("export")
+
+
+def test_a_worker_that_dies_while_it_rebuilds_holds_up_a_withdrawal_for_a_while(
+    world, lost, monkeypatch
+):
+    vm, _ = lost
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Claims, "let_go", die)
+        with pytest.raises(Killed):
+            rebuild(world.pool)
+    assert cloud.world.all("export")
+    waits = waits_for_rebuilding(monkeypatch, then=let_keepers_time_pass)
+    world.run("undeploy_vm", vm)
+    assert waits.is_set()
+    assert_nothing_is_exported(world)
+
+
+@pytest.mark.parametrize("then", ["withdrawn", "made anew"])
+def test_an_export_that_is_rebuilt_too_late_is_ended_unless_somebody_needs_it(
+    then, world, lost, monkeypatch
+):
+    """Its worker stood still for longer than a withdrawal waits."""
+    vm, export = lost
+    overtaken = []
+
+    def overtake() -> None:
+        if overtaken:
+            return
+        overtaken.append(vm)
+        let_keepers_time_pass()
+        world.run("undeploy_vm", vm)
+        if then == "made anew":
+            world.run("deploy_vm", vm)
+
+    while_rebuilding(monkeypatch, overtake)
+    rebuild(world.pool)
+    if then == "withdrawn":
+        assert_nothing_is_exported(world)
+    else:
+        assert cloud.world.all("export").keys() == {str(export.id)}
+        world.run("undeploy_vm", vm)
+        assert_nothing_is_exported(world)
 
 
 def test_a_run_for_a_process_that_has_just_died_is_found_with_it():

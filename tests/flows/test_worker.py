@@ -1,5 +1,6 @@
 """What the worker decides without the engine."""
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Thread
@@ -86,6 +87,12 @@ def test_it_refuses_to_start_over_steps_that_it_does_not_know(prepared, monkeypa
         db.execute(update(models.Step).where(known).values(name="carve-of-old"))
     with pytest.raises(SystemExit, match="carve-of-old"):
         require_known_steps()
+
+
+def test_a_workers_name_is_one_part_of_an_address(worker):
+    """Prefect finds no worker to forget whose name has a slash."""
+    assert worker.name.endswith(f":{os.getpid()}")
+    assert "/" not in worker.name
 
 
 def test_a_bell_that_rings_while_prefect_is_away_is_heeded(worker, prefect):

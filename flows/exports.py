@@ -1,7 +1,8 @@
 """A target daemon that was restarted has lost its targets: they are rebuilt from our database.
 
 Guests that use them keep their I/O waiting meanwhile. An export is rebuilt only while somebody
-claims it, under the lock that its removal needs too: what is being withdrawn does not come back.
+claims it, and its withdrawal waits until it is: what is withdrawn does not come back. It waits a
+minute at most, should the worker die meanwhile; no transaction waits for a target daemon.
 """
 
 import logging
@@ -11,6 +12,7 @@ from threading import Event
 from uuid import UUID
 
 from adapters.errors import AdapterError
+from adapters.types import Export
 from flows.cloud import cloud
 
 LOOK_S = 2.0
@@ -39,10 +41,24 @@ def rebuild(pool: UUID, look: int = 0) -> None:
     if not exports or cloud.storage(pool).has_export(exports[look % len(exports)]):
         return
     for export in exports:
-        with _at_a_later_look(), cloud.claims.held(f"export:{export.id}") as claimed:
-            if claimed:
+        with _at_a_later_look():
+            _put_right(pool, export)
+
+
+def _put_right(pool: UUID, export: Export) -> None:
+    """Make the export; where that took so long that it was withdrawn meanwhile, end it again."""
+    late = False
+    while True:
+        kept = cloud.claims.keep(f"export:{export.id}")
+        with _at_a_later_look():
+            if kept.is_claimed:
                 made = cloud.storage(pool).restore([(export, cloud.secrets.read(export.id))])
                 log.info("rebuilt exports %s", made)
+            elif late:
+                cloud.storage(pool).delete_export(export)
+        if cloud.claims.let_go(kept):
+            return
+        late = True
 
 
 @contextmanager

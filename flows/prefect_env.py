@@ -12,6 +12,8 @@ from pydantic import SecretStr
 
 from adapters.settings import Settings
 
+_DAY_S = 86_400
+
 
 def environment(settings: Settings) -> dict[str, str]:
     """Variables for every process that talks to Prefect, or is its server."""
@@ -22,7 +24,8 @@ def environment(settings: Settings) -> dict[str, str]:
     )
     key = _set(settings.prefect_key) or _kept(home / "key", Fernet.generate_key().decode())
     database = _set(settings.prefect_database_url) or f"sqlite+aiosqlite:///{home / 'prefect.db'}"
-    events_s = settings.prefect_events_days * 86_400
+    events_s = settings.prefect_events_days * _DAY_S
+    orphans_s = max(1.0, min(1.0, settings.history_days) * _DAY_S)
     api = settings.prefect_url or f"http://127.0.0.1:{settings.prefect_port}/api"
     return {
         "PREFECT_HOME": str(home),
@@ -36,7 +39,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"PT{events_s:.0f}S",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",  # we forget runs ourselves
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": f"{min(3600.0, events_s):.0f}",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ORPHAN_CLEANUP_LOOP_SECONDS": f"{orphans_s:.0f}",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",  # our spans are enough
         "PREFECT_LOGGING_LEVEL": "WARNING",

@@ -2,8 +2,10 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from urllib.parse import quote
 from uuid import UUID
 
+import httpx
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -12,6 +14,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkerFilter,
+    WorkerFilterLastHeartbeatTime,
+    WorkerFilterStatus,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
@@ -42,3 +47,30 @@ def forget_runs(pool: str, before: datetime, but: Collection[UUID]) -> int:
     for run in runs:
         prefect.delete_flow_run(run.id)
     return len(runs)
+
+
+def forget_workers(pool: str, before: datetime) -> int:
+    """Delete a batch of a pool's workers that were last heard of before; how many they were.
+
+    A worker is a process to Prefect: each restart leaves one.
+    """
+    prefect = dispatch.client()
+    gone = WorkerFilter(
+        status=WorkerFilterStatus(any_=["OFFLINE"]),
+        last_heartbeat_time=WorkerFilterLastHeartbeatTime(before_=before),
+    )
+    found = prefect.read_workers_for_work_pool(pool, worker_filter=gone, limit=BATCH)
+    return sum(_forget_worker(pool, each.name) for each in found)
+
+
+def _forget_worker(pool: str, name: str) -> bool:
+    address = {"work_pool_name": quote(pool, safe=""), "name": quote(name, safe="")}
+    try:
+        dispatch.client().request(
+            "DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=address
+        )
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        return False  # forgotten by another meanwhile, or its name has a slash
+    return True

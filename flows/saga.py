@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count, groupby
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from pydantic_core import to_jsonable_python
 from adapters.database.figures import Took
 from adapters.database.journal import Line, Writer
 from adapters.database.locks import Locked
+from adapters.database.models import Receipt
 from adapters.database.operations import Lease, LeaseLost, Operation
 from adapters.database.runners import this_runner
 from adapters.errors import AdapterError, Conflict, Refused, Transient, problem_of
@@ -35,7 +37,7 @@ from adapters.types import Failure, OperationState, StepState
 from flows import logs, running, traces
 from flows.cloud import cloud
 from flows.engine import shown
-from flows.receipts import ABSENT, expected, look_back
+from flows.receipts import ABSENT, PRESENT, expected, look_back
 from flows.runner import Runner, Stopped, in_parallel
 from flows.steps import STEPS, Effect, Step, performer
 
@@ -45,6 +47,7 @@ R = TypeVar("R")
 _PASSED = {StepState.DONE, StepState.UNDOING, StepState.UNDONE, StepState.SKIPPED}
 
 _BACK = {StepState.UNDONE, StepState.SKIPPED}
+_WENT_BACK = {OperationState.FAILED, OperationState.CANCELLED}
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -148,34 +151,52 @@ class Saga:
         cloud.operations.end(self.lease, outcome)
 
     def _settle(self) -> None:
-        operation, lines = self.operation, self._lines()
-        superseded: set[str] = set()
-        if operation.provisional:
-            ours = self._not_superseded(lines)
-            superseded = {line.key for line in lines} - {line.key for line in ours}
-            lines = [line for line in ours if expected(operation, line) == ABSENT]
-        receipts = look_back(operation, lines)
-        undone = operation.state in {OperationState.FAILED, OperationState.CANCELLED}
-        behind = {each.key for each in receipts if not each.as_expected}
-        if operation.provisional and behind:
-            self._unwind(behind)
-            receipts = look_back(operation, lines)
-            behind = {each.key for each in receipts if not each.as_expected}
-        again = undone and bool(receipts) and (bool(behind) or not operation.provisional)
+        """Write down what is there, and let the locks go."""
+        lines = self._lines()
+        if self.operation.provisional:
+            self._settle_again(lines)
+            return
+        receipts = self._look_back(lines)
+        again = self.operation.state in _WENT_BACK and bool(receipts)
         timeout_s = cloud.settings.backend_timeout_s
-        look_again_s = timeout_s if again else None
-        cloud.receipts.settle(self.lease, receipts, look_again_s, superseded)
+        cloud.receipts.settle(self.lease, receipts, timeout_s if again else None)
+
+    def _settle_again(self, lines: list[Line]) -> None:
+        """Look again at what was to go, while it is known who had it since."""
+        operation, timeout_s = self.operation, cloud.settings.backend_timeout_s
+        if not _is_recent(operation):
+            cloud.receipts.settle(self.lease, [], None)
+            return
+        try:
+            ours = self._not_superseded(lines)
+        except Locked:  # by a later one, which may find what is left, or take it over
+            cloud.receipts.settle(self.lease, [], timeout_s)
+            return
+        superseded = {line.key for line in lines} - {line.key for line in ours}
+        receipts = self._look_back([x for x in ours if expected(operation, x) == ABSENT])
+        again = not all(each.as_expected for each in receipts)
+        cloud.receipts.settle(self.lease, receipts, timeout_s if again else None, superseded)
+
+    def _look_back(self, lines: list[Line]) -> list[Receipt]:
+        """Look at what is there; what is seen to be left is undone once more, and looked at again.
+
+        A later operation would find it there already, and its own undo would leave it.
+        """
+        receipts = look_back(self.operation, lines)
+        left = {x.key for x in receipts if (x.expected, x.answer) == (ABSENT, PRESENT)}
+        if not left or self.operation.state not in _WENT_BACK:
+            return receipts
+        log.warning("left behind, and undone once more: %s", ", ".join(sorted(left)))
+        self._unwind(left)
+        return look_back(self.operation, lines)
 
     def _not_superseded(self, lines: list[Line]) -> list[Line]:
-        """The lines about no object that a later operation had: what is there may be its own.
+        """The lines about no object that a later operation has changed: what is there is its own.
 
         What a line is about, its arguments say; one that does not say may be about any.
         """
         operation = self.operation
-        try:
-            theirs = cloud.receipts.lock_again(self.lease)
-        except Locked:  # by one that was accepted just now
-            theirs = cloud.receipts.lock_again(self.lease)
+        theirs = cloud.receipts.lock_again(self.lease)
         if theirs.isdisjoint(operation.objects):
             return lines
         ours = {*operation.objects, operation.id, *_ids_in(operation.arguments)} - theirs
@@ -315,7 +336,8 @@ class Saga:
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
-            shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=True))
+            forever = not self.operation.ended  # what has ended is looked at again
+            shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=forever))
         self._writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:
@@ -379,6 +401,12 @@ class Saga:
                 yield
             finally:
                 self._writer.close()
+
+
+def _is_recent(operation: Operation) -> bool:
+    """Whether no operation that came later may be forgotten yet; clocks may differ."""
+    ended, kept = operation.ended_at, timedelta(days=cloud.settings.history_days)
+    return ended is not None and datetime.now(UTC) - ended < kept * 0.9
 
 
 def _ids_in(arguments: dict[str, Any]) -> set[UUID]:

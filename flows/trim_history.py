@@ -52,7 +52,10 @@ def forget_keys(datacenter: UUID) -> Finding:
 
 @step("forget-runs")
 def forget_runs(datacenter: UUID) -> Finding:
-    """Forget the runs of this datacenter's pool, but those of operations that go on."""
+    """Forget the runs of this datacenter's pool, but those of operations that go on.
+
+    And its workers that are gone: each process has been one.
+    """
     days = cloud.settings.history_days
     before = datetime.now(UTC) - timedelta(days=days)
     if not is_prefect_watching():
@@ -60,9 +63,11 @@ def forget_runs(datacenter: UUID) -> Finding:
     pool, but = cloud.inventory.datacenter_name(datacenter), cloud.history.runs_in_use(datacenter)
     try:
         forgotten = _in_batches(lambda: prefect_history.forget_runs(pool, before, but))
+        workers = _in_batches(lambda: prefect_history.forget_workers(pool, before))
     except (httpx.HTTPError, PrefectException) as error:
         return Finding(what="runs", name=f"{days} days", state="left", detail=str(error))
-    return Finding(what="runs", name=f"{days} days", state=f"{forgotten} forgotten")
+    state, detail = f"{forgotten} forgotten", f"and {workers} workers that are gone"
+    return Finding(what="runs", name=f"{days} days", state=state, detail=detail)
 
 
 def _in_batches(forget: Callable[[], int]) -> int:

@@ -52,7 +52,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.pool = settings.datacenter
-        self.name = f"{machine()}/{os.getpid()}"
+        self.name = f"{machine()}/{os.getpid()}".replace("/", ":")  # as Prefect wants names
         self.stopping = Event()
         self._hurry = Event()
         self._queues: list[str] = list(settings.roles)

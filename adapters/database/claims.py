@@ -4,20 +4,24 @@ A thing goes with its last claim. Claiming and starting to remove lock the same 
 can claim what is being removed, and nothing is removed that somebody has just claimed. One
 operation removes, until it says that the thing is gone or nobody runs it any more: a second
 remover, being slower, would remove what has been made and claimed anew.
+
+Who makes a thing again without needing it keeps it meanwhile: its removal waits. That is a lease
+by the database's time, no transaction, which would hold up others for as long as a backend takes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import cast
+from datetime import datetime
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from sqlalchemy import Table, bindparam, delete, select, update
+from sqlalchemy import CursorResult, Table, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import ENDED
-from adapters.database.session import Database, insert_missing
+from adapters.database.session import Database, insert_missing, utc_now
 from adapters.errors import InUse, Transient
+
+KEPT_S = 60.0  # longer than one may take that still lives
 
 _THINGS = cast(Table, models.SharedThing.__table__)
 _CLAIMS = cast(Table, models.Claim.__table__)
@@ -25,9 +29,22 @@ _CLAIMS = cast(Table, models.Claim.__table__)
 _ITS = _CLAIMS.c.thing == bindparam("thing_")
 _HAS = select(_CLAIMS.c.thing).where(_ITS, _CLAIMS.c.holder == bindparam("holder_"))
 _ANY = select(_CLAIMS.c.holder).where(_ITS).limit(1)
-_LOCK = select(_THINGS.c.remover).where(_THINGS.c.name == bindparam("thing_")).with_for_update()
+_IS_KEPT = _THINGS.c.kept_until > utc_now()
+_LOCK = (
+    select(_THINGS.c.remover, _IS_KEPT.label("is_kept"))
+    .where(_THINGS.c.name == bindparam("thing_"))
+    .with_for_update()
+)
 _ENTER = insert_missing(_THINGS)
 _CLAIM = insert_missing(_CLAIMS)
+
+
+class Kept(NamedTuple):
+    """A thing that somebody has in hand; `until` tells one time from the next."""
+
+    thing: str
+    until: datetime
+    is_claimed: bool
 
 
 class Claims:
@@ -39,17 +56,20 @@ class Claims:
     def claim(self, thing: str, holder: str) -> None:
         """Need the thing; may be repeated. Raises `Transient` while it is being removed."""
         with self._database.write() as db:
-            remover = _locked(db, thing)
-            if _is_at_work(db, remover):
+            remover, is_kept = _locked(db, thing)
+            if _is_at_work(db, remover) or (is_kept and not _is_claimed(db, thing)):
                 raise Transient(f"{thing} is being removed")
             if remover:
                 _set_remover(db, thing, None)
             db.execute(_CLAIM, {"thing": thing, "holder": holder})
 
     def release(self, thing: str, holder: str, remover: UUID) -> bool:
-        """Need it no more; True when the operation is to remove it: do so, then say `removed`."""
+        """Need it no more; True when the operation is to remove it: do so, then say `removed`.
+
+        Raises `Transient` while somebody keeps it.
+        """
         with self._database.write() as db:
-            present = _locked(db, thing)
+            present = _require_free(db, thing)
             mine = (_CLAIMS.c.thing == thing) & (_CLAIMS.c.holder == holder)
             db.execute(delete(_CLAIMS).where(mine))
             if _is_claimed(db, thing):
@@ -60,27 +80,50 @@ class Claims:
             return present == remover
 
     def removed(self, thing: str, remover: UUID) -> None:
-        """The thing is gone; it may be made, and claimed, again."""
+        """The thing is gone; it may be made, and claimed, again.
+
+        Raises `Transient` while somebody keeps it: whoever was late may be removing it again.
+        """
         with self._database.write() as db:
+            found = db.execute(_LOCK, {"thing_": thing}).first()
+            if found and found.is_kept:
+                raise Transient(f"{thing} is in hand")
             gone = (_THINGS.c.name == thing) & (_THINGS.c.remover == remover)
             db.execute(delete(_THINGS).where(gone))
 
     def begin_removal(self, thing: str, remover: UUID) -> None:
         """Remove a library file that somebody asked to remove. Raises `InUse` with its users."""
         with self._database.write() as db:
-            present = _locked(db, thing)
+            present = _require_free(db, thing)
             if holders := _holders(db, thing):
                 raise InUse(f"{thing} is in use", users=holders)
             if present != remover and _is_at_work(db, present):
                 raise Transient(f"{thing} is being removed")
             _set_remover(db, thing, remover)
 
-    @contextmanager
-    def held(self, thing: str) -> Iterator[bool]:
-        """Keep the thing as it is while inside; answers whether somebody claims it."""
+    def keep(self, thing: str) -> Kept:
+        """Have it in hand until `let_go`, for a minute at most: its removal waits.
+
+        Raises `Transient` while somebody else has.
+        """
         with self._database.write() as db:
-            row = db.get(models.SharedThing, thing, with_for_update=True)
-            yield row is not None and row.remover is None and _is_claimed(db, thing)
+            _require_free(db, thing)
+            its = _THINGS.c.name == thing
+            db.execute(update(_THINGS).where(its).values(kept_until=utc_now(KEPT_S)))
+            until = db.execute(select(_THINGS.c.kept_until).where(its)).scalar_one()
+            return Kept(thing, until, _is_claimed(db, thing))
+
+    def let_go(self, kept: Kept) -> bool:
+        """Keep it no more; False when that took too long, and it may have been removed since."""
+        with self._database.write() as db:
+            db.execute(_LOCK, {"thing_": kept.thing})
+            its = _THINGS.c.name == kept.thing
+            mine = its & (_THINGS.c.kept_until == kept.until) & _IS_KEPT
+            change = db.execute(update(_THINGS).where(mine).values(kept_until=None))
+            unneeded = its & _THINGS.c.remover.is_(None) & _THINGS.c.kept_until.is_(None)
+            if not _is_claimed(db, kept.thing):
+                db.execute(delete(_THINGS).where(unneeded))
+            return cast(CursorResult[Any], change).rowcount == 1
 
     def has(self, thing: str, holder: str) -> bool:
         """Whether this one needs the thing."""
@@ -123,12 +166,19 @@ def _set_remover(db: Session, thing: str, remover: UUID | None) -> None:
     db.execute(update(_THINGS).where(_THINGS.c.name == thing).values(remover=remover))
 
 
-def _locked(db: Session, thing: str) -> UUID | None:
-    """Lock the thing's row, which is made if there is none; answers its remover."""
+def _require_free(db: Session, thing: str) -> UUID | None:
+    """Lock the thing's row; answers its remover. Raises `Transient` while somebody keeps it."""
+    remover, is_kept = _locked(db, thing)
+    if is_kept:
+        raise Transient(f"{thing} is in hand")
+    return remover
+
+
+def _locked(db: Session, thing: str) -> tuple[UUID | None, bool]:
+    """Lock the thing's row, which is made if there is none: its remover, and is it kept."""
     its = {"thing_": thing}
     found = db.execute(_LOCK, its).first()
     if found is None:
         db.execute(_ENTER, {"name": thing})
         found = db.execute(_LOCK, its).one()
-    remover: UUID | None = found[0]
-    return remover
+    return found.remover, bool(found.is_kept)

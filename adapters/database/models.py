@@ -290,11 +290,12 @@ class ExportRow(Base):
 
 
 class SharedThing(Base):
-    """A backend object with claims; `remover` is the operation that is removing it."""
+    """A backend object with claims; `remover` is removing it, or somebody has it in hand."""
 
     __tablename__ = "shared_things"
     name: Mapped[str] = mapped_column(String(500), primary_key=True)
     remover: Mapped[UUID | None]
+    kept_until: Mapped[datetime | None]
 
 
 class Claim(Base):
@@ -327,9 +328,8 @@ class Lock(Base):
 class Operation(Base):
     """One thing asked for; with its lease (`runner` to `due_at`).
 
-    `due_at` is when somebody has to look after it: at once while accepted, when the lease
-    expires while one runs, when approval comes too late while it waits for one (`approval` is
-    what was decided then), later for a provisional receipt, never when stuck or settled.
+    `due_at` is when to look after it: at once while accepted, when the lease expires, when it
+    has waited too long for `approval`, later for a provisional receipt; never when stuck, settled.
     """
 
     __tablename__ = "operations"

@@ -4,16 +4,22 @@ from collections.abc import Collection, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Select, Table, delete, insert, select
+from sqlalchemy import Select, Table, delete, exists, insert, select
 
 from adapters.database import models
 from adapters.database.locks import lock
-from adapters.database.operations import Lease, Operations, let_go
+from adapters.database.operations import ENDED, Lease, Operations, let_go
 from adapters.database.session import utc_now
+from adapters.types import OperationState, StepState
 
 UNKNOWN = "unknown"  # what an answer begins with that nobody could give
 _ASKED_SINCE = "asked by a later operation, which has it since"
 _RECEIPTS = cast(Table, models.Receipt.__table__)
+_KEPT = exists().where(
+    models.Step.operation_id == models.Operation.id, models.Step.state == StepState.DONE
+)
+_BACK = [OperationState.FAILED, OperationState.CANCELLED]
+_UNDONE = models.Operation.state.in_(_BACK) & ~_KEPT
 
 
 class Receipts:
@@ -56,14 +62,18 @@ class Receipts:
             db.execute(delete(models.Lock).where(models.Lock.operation_id == lease.operation))
 
     def lock_again(self, lease: Lease) -> set[UUID]:
-        """Take an ended operation's locks once more, but for what later ones have or have had.
+        """Take an ended operation's locks once more, but for what later ones have changed.
 
-        Answers all that these had. Raises `Locked` when a later one is accepted meanwhile.
+        Answers all that these have changed; one that was undone has changed nothing. Raises
+        `Locked` while a later one has any of the rest.
         """
         with self._operations.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
             later = select(models.Operation.objects).where(
-                models.Operation.id != row.id, models.Operation.accepted_at >= row.ended_at
+                models.Operation.id != row.id,
+                models.Operation.accepted_at >= row.ended_at,
+                models.Operation.state.in_(ENDED),
+                ~_UNDONE,
             )
             theirs = {UUID(each) for objects in db.scalars(later) for each in objects}
             ours = {UUID(each) for each in row.objects} - theirs

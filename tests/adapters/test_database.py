@@ -462,19 +462,62 @@ def test_a_provisional_receipt_is_due_later_and_written_anew(database, operation
     assert count(database, models.Receipt) == 1
 
 
-def test_a_second_look_knows_who_came_later(database, operations, requested):
+@pytest.fixture
+def provisional(operations, requested):
+    """An operation that failed, and is to be looked at again; and the object that it had."""
     thing = uuid4()
-    first = operations.accept(requested(thing)).id
-    lease = operations.claim(first, this_runner())
+    failed = operations.accept(requested(thing)).id
+    lease = operations.claim(failed, this_runner())
     operations.end(lease, OperationState.FAILED)
     Receipts(operations).settle(lease, [], look_again_s=0)
-    lease = operations.claim(first, this_runner())
+    return failed, thing
+
+
+def ended_as(operations, request, state, step):
+    """Accept it, end it so with a step in this state, and settle it."""
+    lease = operations.claim(operations.accept(request).id, this_runner())
+    writer = Journal(operations).writer(lease)
+    writer.intend(intended("step").model_copy(update={"state": step}))
+    writer.close()
+    operations.end(lease, state)
+    Receipts(operations).settle(lease, [], None)
+
+
+def test_a_second_look_takes_the_locks_again(operations, requested, provisional):
+    failed, thing = provisional
+    lease = operations.claim(failed, this_runner())
     assert Receipts(operations).lock_again(lease) == set()
     with pytest.raises(Locked):
         operations.accept(requested(thing))
     Receipts(operations).settle(lease, [], look_again_s=0)
     operations.accept(requested(thing))
-    assert thing in Receipts(operations).lock_again(operations.claim(first, this_runner()))
+
+
+def test_a_second_look_waits_for_a_later_operation_to_end(operations, requested, provisional):
+    failed, thing = provisional
+    operations.accept(requested(thing))
+    with pytest.raises(Locked):
+        Receipts(operations).lock_again(operations.claim(failed, this_runner()))
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "changed"),
+    [
+        (OperationState.SUCCEEDED, StepState.DONE, True),
+        (OperationState.ABANDONED, StepState.UNDOING, True),
+        (OperationState.FAILED, StepState.DONE, True),  # partly, and kept the rest
+        (OperationState.FAILED, StepState.UNDONE, False),
+        (OperationState.CANCELLED, StepState.SKIPPED, False),
+    ],
+)
+def test_a_second_look_leaves_what_a_later_operation_has_changed(
+    state, step, changed, operations, requested, provisional
+):
+    failed, thing = provisional
+    ended_as(operations, requested(thing), state, step)
+    lease = operations.claim(failed, this_runner())
+    assert Receipts(operations).lock_again(lease) == ({thing} if changed else set())
+    assert operations.locked_by(failed) == (() if changed else (thing,))
 
 
 def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
@@ -483,10 +526,9 @@ def test_a_second_look_takes_what_no_later_operation_had(operations, requested):
     lease = operations.claim(first, this_runner())
     operations.end(lease, OperationState.FAILED)
     Receipts(operations).settle(lease, [], look_again_s=0)
-    later = operations.accept(requested(hers)).id
+    ended_as(operations, requested(hers), OperationState.SUCCEEDED, StepState.DONE)
     assert hers in Receipts(operations).lock_again(operations.claim(first, this_runner()))
     assert operations.locked_by(first) == (ours,)
-    assert operations.locked_by(later) == (hers,)
 
 
 # --- claims ---------------------------------------------------------------------------------
@@ -595,20 +637,70 @@ def test_first_claims_at_once_are_all_kept(database):
     assert len(claims.holders("base")) == 6
 
 
-def test_a_held_thing_stays_as_it_is(database, remover):
+def test_the_removal_of_what_somebody_keeps_waits(database, remover):
     claims = Claims(database)
     claims.claim("export", "vm:1")
-    with ThreadPoolExecutor(1) as pool:
-        with claims.held("export") as claimed:
-            assert claimed
-            release = pool.submit(claims.release, "export", "vm:1", remover)
-            time.sleep(0.2)
-            assert not release.done()
-        assert release.result(PATIENCE_S) is True
-    with claims.held("export") as claimed:
-        assert not claimed
-    with claims.held("never heard of") as claimed:
-        assert not claimed
+    kept = claims.keep("export")
+    assert kept.is_claimed
+    claims.claim("export", "vm:2")
+    for removal in (
+        lambda: claims.release("export", "vm:1", remover),
+        lambda: claims.begin_removal("export", remover),
+        lambda: claims.keep("export"),
+    ):
+        with pytest.raises(Transient):
+            removal()
+    assert claims.holders("export") == ("vm:1", "vm:2")
+    assert claims.let_go(kept)
+    assert claims.release("export", "vm:1", remover) is False
+    assert claims.release("export", "vm:2", remover) is True
+
+
+def test_what_is_kept_does_not_go_and_is_not_claimed_anew(database, remover):
+    """By whoever was late with making it, and ends it again."""
+    claims = Claims(database)
+    claims.claim("export", "vm:1")
+    claims.release("export", "vm:1", remover)
+    kept = claims.keep("export")
+    assert not kept.is_claimed
+    with pytest.raises(Transient):
+        claims.removed("export", remover)
+    assert claims.let_go(kept)
+    claims.removed("export", remover)
+    kept = claims.keep("export")
+    with pytest.raises(Transient):
+        claims.claim("export", "vm:2")
+    assert claims.let_go(kept)
+    assert count(database, models.SharedThing) == 0
+    claims.removed("export", remover)  # again: it is gone
+    assert count(database, models.SharedThing) == 0
+    claims.claim("export", "vm:2")
+
+
+def test_who_keeps_a_thing_for_too_long_is_told(database, remover, monkeypatch):
+    claims = Claims(database)
+    claims.claim("export", "vm:1")
+    with monkeypatch.context() as slow:
+        slow.setattr("adapters.database.claims.KEPT_S", -1)
+        late = claims.keep("export")
+    again = claims.keep("export")
+    assert not claims.let_go(late)
+    with pytest.raises(Transient):  # it is another's, and stays so
+        claims.release("export", "vm:1", remover)
+    assert claims.let_go(again)
+    assert claims.release("export", "vm:1", remover) is True
+
+
+def test_keeping_and_removing_never_both_begin(database, remover):
+    claims = Claims(database)
+    for n in range(15):
+        thing = f"export-{n}"
+        claims.claim(thing, "vm:1")
+        kept, last = at_once(
+            lambda thing=thing: claims.keep(thing),
+            lambda thing=thing: claims.release(thing, "vm:1", remover),
+        )
+        assert (kept.is_claimed, last is True) in {(True, False), (False, True)}
 
 
 def test_the_longest_name_of_a_file_can_be_claimed(database):

@@ -2,15 +2,18 @@
 
 import os
 import signal
-from uuid import UUID
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select
 
 from adapters.database import models
 from adapters.database.operations import Operation, Operations
+from adapters.database.records import VolumeRecord
 from adapters.database.session import Joined
-from adapters.errors import Conflict, Refused
+from adapters.errors import Conflict, Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import ConversionState, OperationState
 from flows.catalog import FLOWS
@@ -21,6 +24,7 @@ from flows.wishes import ask
 from tests.flows.breaking import Breaker, lapse, places
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_sagas import (
+    assert_unlocked,
     clean_run,
     every_step,
     no_way_back,
@@ -55,10 +59,22 @@ def receipt_of(operation: Operation) -> dict[str, tuple[str, str]]:
         return {row.key.split("[")[0]: (row.expected, row.answer) for row in rows}
 
 
+def fail_at_the_end(broken: Breaker) -> None:
+    """Of creating a volume, after it was carved."""
+    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+
+
+def asked_again(operation: Operation) -> Operation:
+    """Another one about the same object."""
+    return cloud.operations.accept(
+        request_like(operation, id=uuid4(), locks=(("volume", operation.target_id),))
+    )
+
+
 def test_an_undo_that_lies_shows_in_the_receipt_and_is_undone_again(breaker):
     broken = breaker("create_iscsi_volume")
-    cloud.world.set_fate("storage.discard_volume", "lies")
-    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    cloud.world.set_fate("storage.discard_volume", "lies", times=2)
+    fail_at_the_end(broken)
     ended = broken.run()
     assert ended.state is OperationState.FAILED
     assert (ended.left_behind, ended.provisional) == (True, True)
@@ -67,6 +83,126 @@ def test_an_undo_that_lies_shows_in_the_receipt_and_is_undone_again(breaker):
     assert not ended.left_behind
     assert receipt_of(ended)["carve-volume"] == ("absent", "absent")
     assert not cloud.world.all("volume")
+
+
+def lie(_late: Any, undo: Any, arguments: dict[str, Any]) -> None:
+    """Say that it is undone."""
+
+
+def undo_too_early(late: Any, undo: Any, arguments: dict[str, Any]) -> None:
+    """Undo it; then the call lands that it was to undo."""
+    undo(**arguments)
+    late()
+
+
+@pytest.mark.parametrize("undone", [lie, undo_too_early])
+def test_what_an_undo_has_left_no_later_operation_finds(undone, breaker, monkeypatch):
+    """It would find it there already, and then its own undo would leave it, for ever."""
+    scenario, broken = SCENARIOS["create_iscsi_volume"], breaker("create_iscsi_volume")
+    before, undo, times = scenario.before(), STEPS["carve-volume"].backward, []
+
+    def once(**arguments):
+        times.append(arguments)
+        if len(times) > 1:
+            return undo(**arguments)
+        return undone(lambda: STEPS["carve-volume"].do(**arguments), undo, arguments)
+
+    monkeypatch.setattr(STEPS["carve-volume"], "backward", once)
+    fail_at_the_end(broken)
+    first = broken.run()
+    assert (first.state, first.provisional) == (OperationState.FAILED, True)
+    assert receipt_of(first)["carve-volume"] == ("absent", "absent")
+    require_nothing_left(scenario, before, first)
+    second = Breaker(monkeypatch, asked_again(first))
+    fail_at_the_end(second)
+    require_nothing_left(scenario, before, second.run())
+
+
+@pytest.mark.parametrize("order", [list, reversed])
+@pytest.mark.parametrize("looked_at", ["after", "meanwhile"])
+def test_what_lands_so_late_that_a_later_operation_finds_it_goes_when_that_one_failed(
+    looked_at, order, breaker, monkeypatch
+):
+    scenario, broken = SCENARIOS["create_iscsi_volume"], breaker("create_iscsi_volume")
+    before, late = scenario.before(), []
+
+    def slow(do, arguments):
+        late.append(lambda: do(**arguments))
+        raise ZeroDivisionError
+
+    broken.at(places_named("create_iscsi_volume", "carve-volume")[0], slow)
+    first = broken.run()
+    late[0]()
+    second = Breaker(monkeypatch, asked_again(first))
+
+    def fail(*_):
+        if looked_at == "meanwhile":
+            assert copy_context().run(settle_again, first).provisional
+        raise ZeroDivisionError
+
+    second.at(places_named("create_iscsi_volume", "record-carved")[0], fail)
+    assert receipt_of(second.run())["carve-volume"] == ("present", "present")
+    ends = [settle_again(each) for each in order((first, second.operation))]
+    assert not any(each.left_behind or each.provisional for each in ends)
+    require_nothing_left(scenario, before, cloud.operations.read(first.id))
+
+
+def test_what_cannot_be_undone_once_more_keeps_no_lock_and_is_tried_again(breaker):
+    broken = breaker("create_iscsi_volume")
+    cloud.world.set_fate("storage.discard_volume", "lies")
+    cloud.world.set_fate("storage.discard_volume", "fails", times=1 + cloud.settings.retries)
+    cloud.world.set_fate("storage.discard_volume", "refuses")
+    fail_at_the_end(broken)
+    ended = broken.run()
+    for _ in "12":
+        assert ended.state is OperationState.FAILED
+        assert (ended.left_behind, ended.provisional) == (True, True)
+        assert receipt_of(ended)["carve-volume"] == ("absent", "present")
+        assert_unlocked()
+        ended = settle_again(ended)
+    assert (ended.left_behind, ended.provisional) == (False, False)
+    assert not cloud.world.all("volume")
+
+
+def test_what_was_there_before_is_not_undone_once_more(breaker, monkeypatch):
+    """Nor does a second undo touch what nobody could be asked about."""
+    broken = breaker("create_iscsi_volume")
+    STEPS["carve-volume"].do(**carved_by(broken))
+    fail_at_the_end(broken)
+    question, asked = STEPS["enter-volume"].question, []
+
+    def away(**arguments):
+        asked.append(arguments)
+        if len(asked) > 1:
+            raise Transient("nobody answers")
+        return question(**arguments)
+
+    monkeypatch.setattr(STEPS["enter-volume"], "question", away)
+    ended = broken.run()
+    assert ended.left_behind
+    assert receipt_of(ended)["carve-volume"] == ("present", "present")
+    assert receipt_of(ended)["enter-volume"] == ("absent", "unknown: nobody answers")
+    attempts = {line.name: line.attempts for line in cloud.journal.lines(ended.id)}
+    assert attempts == {"enter-volume": 2, "carve-volume": 1, "record-carved": 2}
+    assert cloud.world.all("volume")
+
+
+def carved_by(broken: Breaker) -> dict[str, Any]:
+    """What the operation will ask its pool for."""
+    record = VolumeRecord.model_validate(broken.operation.arguments["volume"])
+    return {"volume": as_volume(record), "pool": record.pool_id}
+
+
+def test_what_an_abandoned_operation_leaves_is_not_undone(breaker):
+    broken = breaker("create_iscsi_volume")
+    cloud.world.set_fate("storage.discard_volume", "refuses")
+    fail_at_the_end(broken)
+    assert broken.run().state is OperationState.STUCK
+    cloud.operations.abandon(broken.operation.id, "somebody looks after it", "tests")
+    ended = broken.run()
+    assert (ended.state, ended.left_behind) == (OperationState.ABANDONED, True)
+    assert len(cloud.world.all("volume")) == 1
+    assert cloud.world.calls("storage.discard_volume") == [str(ended.target_id)]
 
 
 def test_whoever_follows_a_killed_unwinder_undoes_only_the_rest(breaker):

@@ -9,6 +9,10 @@ from adapters.database import models
 from adapters.database.session import utc_now
 from adapters.types import Format, OperationState
 from flows.cloud import cloud
+from tests.flows.breaking import Breaker, Place
+from tests.flows.scenarios import SCENARIOS
+from tests.flows.test_fates import settle_again
+from tests.flows.test_sagas import assert_unlocked
 from tests.worlds import World
 
 DAY_S = 86_400
@@ -66,6 +70,26 @@ def test_evidence_goes_in_its_own_time(world):
     evidence = over(world, 366, left_behind=True)
     world.run("trim_history", world.datacenter)
     assert evidence not in known()
+
+
+def test_what_was_left_is_left_once_later_operations_may_be_forgotten(world, monkeypatch):
+    """Else a second look would take for its own what one of them has made."""
+    target, asked = SCENARIOS["create_iscsi_volume"].prepare(world)
+    broken = Breaker(monkeypatch, world.accept("create_iscsi_volume", target, **asked))
+    broken.at(Place("record-carved", "", 0), lambda *_: 1 / 0)
+    cloud.world.set_fate("storage.discard_volume", "lies", times=2)
+    failed = broken.run()
+    assert (failed.left_behind, failed.provisional) == (True, True)
+    later = world.run("create_iscsi_volume", target, **asked)
+    long_ago = utc_now(-31 * DAY_S)
+    with cloud.database.write() as db:
+        db.execute(update(models.Operation).values(accepted_at=long_ago, ended_at=long_ago))
+    world.run("trim_history", world.datacenter)
+    assert later.id not in known()
+    ended = settle_again(failed)
+    assert cloud.world.all("volume").keys() == {str(target)}
+    assert (ended.left_behind, ended.provisional) == (True, False)
+    assert_unlocked()
 
 
 def test_another_datacenters_operations_are_its_own_business(world):

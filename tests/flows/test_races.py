@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from threading import Event
 from uuid import UUID, uuid4
 
 import psutil
@@ -12,10 +14,13 @@ from prefect.client.schemas.objects import FlowRun
 from sqlalchemy import select, update
 
 from adapters.database import models
+from adapters.database.claims import Claims
 from adapters.database.operations import LeaseLost, Operations
 from adapters.database.runners import Runner, this_runner
+from adapters.database.session import utc_now
 from adapters.errors import Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.storage.memory import MemoryStorage
 from adapters.types import OperationState, StepState
 from flows import saga
 from flows.catalog import FLOWS
@@ -24,12 +29,13 @@ from flows.cloud import cloud
 from flows.exports import rebuild
 from flows.operation import accept_maintenance
 from flows.steps import STEPS, Effect
-from tests.flows.breaking import Breaker, Place, lapse
+from tests.flows.breaking import Breaker, Killed, Place, lapse
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_fates import (
+    asked_again,
+    fail_at_the_end,
     places_named,
     receipt_of,
-    request_like,
     settle_again,
 )
 from tests.flows.test_sagas import (
@@ -303,19 +309,19 @@ def test_a_look_with_a_defect_keeps_no_lock(breaker, monkeypatch):
 
 def test_what_was_left_behind_stays_said_when_a_later_operation_came(breaker):
     broken = breaker("create_iscsi_volume")
-    cloud.world.set_fate("storage.discard_volume", "lies")
-    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    cloud.world.set_fate("storage.discard_volume", "lies", times=2)
+    fail_at_the_end(broken)
     failed = broken.run()
     assert failed.left_behind
-    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
-    cloud.operations.accept(again)
+    assert FLOWS[failed.kind](asked_again(failed).id).state is OperationState.SUCCEEDED
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (True, False)
+    assert len(cloud.world.all("volume")) == 1
 
 
 def test_what_could_not_be_asked_a_later_operation_has_asked(breaker, monkeypatch):
     broken = breaker("create_iscsi_volume")
-    broken.at(places_named("create_iscsi_volume", "record-carved")[0], lambda *_: 1 / 0)
+    fail_at_the_end(broken)
     question, asked = STEPS["carve-volume"].question, []
 
     def away(**arguments):
@@ -324,12 +330,15 @@ def test_what_could_not_be_asked_a_later_operation_has_asked(breaker, monkeypatc
             raise Transient("nobody answers")
         return question(**arguments)
 
-    monkeypatch.setattr(STEPS["carve-volume"], "question", away)
-    failed = broken.run()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(STEPS["carve-volume"], "question", away)
+        failed = broken.run()
     assert failed.left_behind
     assert receipt_of(failed)["carve-volume"] == ("absent", "unknown: nobody answers")
-    again = request_like(failed, id=UUID(int=7), locks=(("volume", failed.target_id),))
-    cloud.operations.accept(again)
+    again = asked_again(failed)
+    waits = settle_again(failed)
+    assert (waits.left_behind, waits.provisional) == (True, True)
+    assert FLOWS[again.kind](again.id).state is OperationState.SUCCEEDED
     ended = settle_again(failed)
     assert (ended.left_behind, ended.provisional) == (False, False)
     assert receipt_of(ended)["carve-volume"][1].startswith("asked by a later operation")
@@ -341,7 +350,7 @@ def test_what_no_later_operation_had_is_looked_at_again(world, monkeypatch):
     db, web = (vm.id for vm in cloud.inventory.vms_of(appliance))
     locks = [("appliance", appliance), ("vm", db), ("vm", web)]
     cloud.become(cloud.settings.model_copy(update={"backend_timeout_s": 60}))
-    cloud.world.set_fate("hypervisors.delete_disk", "lies", times=2)
+    cloud.world.set_fate("hypervisors.delete_disk", "lies", times=4)
     asked = {"vms": [str(db), str(web)]}
     broken = Breaker(monkeypatch, world.accept("deploy_appliance", appliance, *locks, **asked))
     broken.at(Place("define-vm", "web", 0), lambda *_: 1 / 0)
@@ -438,6 +447,139 @@ def test_an_export_that_cannot_be_rebuilt_keeps_no_other_away(world):
     for look in range(len(exports)):
         rebuild(world.pool, look)
     assert len(cloud.world.all("export")) == len(exports)
+
+
+@pytest.fixture
+def lost(world):
+    """A deployed VM, and its one export, which the target daemon has lost."""
+    (export,) = deployed_with_volumes(world, 1)
+    cloud.world.remove("export", export.id)
+    (vm,) = map(UUID, cloud.world.all("vm"))
+    return vm, export
+
+
+def while_rebuilding(monkeypatch, meanwhile) -> None:
+    """Call `meanwhile()` while an export is being made again, and before it is there."""
+    restore = MemoryStorage.restore
+
+    def slowly(storage, exports):
+        meanwhile()
+        return restore(storage, exports)
+
+    monkeypatch.setattr(MemoryStorage, "restore", slowly)
+
+
+def let_keepers_time_pass() -> None:
+    with cloud.database.write() as db:
+        db.execute(update(models.SharedThing).values(kept_until=utc_now(-1)))
+
+
+def waits_for_rebuilding(monkeypatch, then=lambda: None) -> Event:
+    """Set when a withdrawal has to wait; `then()` is called each time."""
+    release, waits = Claims.release, Event()
+
+    def patient(claims, *arguments):
+        try:
+            return release(claims, *arguments)
+        except Transient:
+            waits.set()
+            then()
+            raise
+
+    monkeypatch.setattr(Claims, "release", patient)
+    return waits
+
+
+def assert_nothing_is_exported(world) -> None:
+    assert not cloud.world.all("export")
+    assert not cloud.inventory.exports_of(world.pool)
+    with cloud.database.read() as db:
+        assert not [x for x in db.scalars(select(models.SharedThing.name)) if "export" in x]
+
+
+def test_no_writer_waits_while_an_export_is_rebuilt(world, lost, monkeypatch):
+    """A target daemon that hangs would hold up every lease on SQLite."""
+
+    def write() -> None:
+        with closing(sqlite3.connect(world.home / "cloudloom.sqlite", timeout=0)) as db:
+            db.execute("BEGIN IMMEDIATE")
+
+    while_rebuilding(monkeypatch, write)
+    rebuild(world.pool)
+    assert cloud.world.all("export")
+
+
+def test_an_export_is_withdrawn_when_it_has_been_rebuilt(world, lost, monkeypatch):
+    vm, _ = lost
+    waits = waits_for_rebuilding(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        undeploying = []
+
+        def withdraw() -> None:
+            undeploying.append(pool.submit(world.run, "undeploy_vm", vm))
+            assert waits.wait(30)
+
+        while_rebuilding(monkeypatch, withdraw)
+        rebuild(world.pool)
+        undeploying[0].result(30)
+    assert_nothing_is_exported(world)
+
+
+def test_what_is_being_withdrawn_is_not_rebuilt(world, lost):
+    vm, export = lost
+    thing, remover = f"export:{export.id}", world.accept("undeploy_vm", vm).id
+    assert cloud.claims.release(thing, f"vm:{vm}", remover)
+    rebuild(world.pool)
+    assert not cloud.world.all("export")
+    cloud.claims.removed(thing, remover)
+    rebuild(world.pool)
+    assert not cloud.world.all("export")
+
+
+def test_a_worker_that_dies_while_it_rebuilds_holds_up_a_withdrawal_for_a_while(
+    world, lost, monkeypatch
+):
+    vm, _ = lost
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Claims, "let_go", die)
+        with pytest.raises(Killed):
+            rebuild(world.pool)
+    assert cloud.world.all("export")
+    waits = waits_for_rebuilding(monkeypatch, then=let_keepers_time_pass)
+    world.run("undeploy_vm", vm)
+    assert waits.is_set()
+    assert_nothing_is_exported(world)
+
+
+@pytest.mark.parametrize("then", ["withdrawn", "made anew"])
+def test_an_export_that_is_rebuilt_too_late_is_ended_unless_somebody_needs_it(
+    then, world, lost, monkeypatch
+):
+    """Its worker stood still for longer than a withdrawal waits."""
+    vm, export = lost
+    overtaken = []
+
+    def overtake() -> None:
+        if overtaken:
+            return
+        overtaken.append(vm)
+        let_keepers_time_pass()
+        world.run("undeploy_vm", vm)
+        if then == "made anew":
+            world.run("deploy_vm", vm)
+
+    while_rebuilding(monkeypatch, overtake)
+    rebuild(world.pool)
+    if then == "withdrawn":
+        assert_nothing_is_exported(world)
+    else:
+        assert cloud.world.all("export").keys() == {str(export.id)}
+        world.run("undeploy_vm", vm)
+        assert_nothing_is_exported(world)
 
 
 def test_a_run_for_a_process_that_has_just_died_is_found_with_it():

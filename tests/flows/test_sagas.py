@@ -218,6 +218,29 @@ def test_an_undo_that_stumbles(name, place, fate, breaker, monkeypatch):
     require_nothing_left(scenario, before, ended)
 
 
+@pytest.mark.parametrize(("name", "place"), steps_that(lambda s: s.backward and s.question))
+def test_an_undo_that_lies_once_leaves_nothing_or_sticks(name, place, breaker, monkeypatch):
+    """What it left is seen before the locks go, or is in the way of another undo."""
+    scenario, broken, before = breaker(name)
+    if no_way_back(name, place):
+        pytest.skip("it is never undone here")
+    step = STEPS[place.step]
+    undo, lied = step.backward, []
+
+    def lying_once(**arguments):
+        if lied:
+            undo(**arguments)
+        lied.append(arguments)
+
+    monkeypatch.setattr(step, "backward", lying_once)
+    broken.at(place, refuse_after)
+    ended = broken.run()
+    assert lied
+    if ended.state is not OperationState.STUCK:
+        assert ended.state is OperationState.FAILED
+        require_nothing_left(scenario, before, ended)
+
+
 @pytest.mark.parametrize(
     ("name", "place"), steps_that(lambda s: s.effect is Effect.MAKES and s.question)
 )

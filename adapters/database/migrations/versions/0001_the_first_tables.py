@@ -87,6 +87,7 @@ def upgrade() -> None:
         "shared_things",
         sa.Column("name", sa.String(length=500), nullable=False),
         sa.Column("remover", sa.Uuid(), nullable=True),
+        sa.Column("kept_until", adapters.database.session.UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_shared_things")),
         mysql_charset="utf8mb4",
         mysql_collate="utf8mb4_bin",

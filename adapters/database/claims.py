@@ -21,7 +21,7 @@ from adapters.database.operations import ENDED
 from adapters.database.session import Database, insert_missing, utc_now
 from adapters.errors import InUse, Transient
 
-KEPT_S = 60.0  # longer than one may take that still lives
+KEPT_S = 60.0  # whoever takes longer is taken for dead
 
 _THINGS = cast(Table, models.SharedThing.__table__)
 _CLAIMS = cast(Table, models.Claim.__table__)

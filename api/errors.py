@@ -39,7 +39,7 @@ _STATUS: tuple[tuple[type[AdapterError], int], ...] = (
     (Unsupported, 422),
     (Transient, 503),
 )
-_CODES = {404: "no-such-route", 405: "method-not-allowed"}
+PLAIN = {404: "no-such-route", 405: "method-not-allowed"}
 
 
 class Problem(HTTPException):
@@ -113,7 +113,7 @@ def answer(error: Exception, instance: str) -> Response:
         told = problem(error.status_code, error.code, error.detail, **error.details)
         headers = error.headers or {}
     elif isinstance(error, HTTPException):
-        code = _CODES.get(error.status_code, "refused")
+        code = PLAIN.get(error.status_code, "refused")
         told = problem(error.status_code, code, str(error.detail))
         headers = error.headers or {}
     else:

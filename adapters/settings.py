@@ -86,6 +86,16 @@ class Settings(BaseSettings):
         4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."
     )
     max_upload_mib: int = Field(1024 * 1024, gt=0, description="Largest file that is uploaded.")
+    rate_per_s: float = Field(
+        100.0,
+        ge=0,
+        description="Requests a second of one token at one API process; 0: any number.",
+    )
+    rate_burst: int = Field(1000, gt=0, description="How many of them may come at once.")
+    address_rate_per_s: float = Field(
+        20.0, ge=0, description="The same for requests without a good token, by their address."
+    )
+    address_rate_burst: int = Field(200, gt=0, description="How many of those may come at once.")
     consoles: int = Field(64, ge=0, description="Consoles open at once in one API process.")
     console_idle_s: float = Field(
         600.0, gt=0, description="A console is closed when nothing has passed for so long."

@@ -1,7 +1,12 @@
 """Admission: nothing of a request to `/v1` is read before its token is known to be good.
 
-A body that is read is at most 1 MiB: images go through the gateway.
+Who asks too often is refused before the database is asked: a token that was good before by its
+own bucket, everybody else by their address's. So nobody is locked out by guesses at their token,
+nor somebody at work by a neighbour. A body that is read is at most 1 MiB: images go through the
+gateway.
 """
+
+from hashlib import sha256
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -9,37 +14,58 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import AdapterError
 from api.errors import Problem, answer, unauthenticated
+from api.rates import Rates, neighbourhood
 from api.tokens import Caller, bearer
 from flows.cloud import cloud
 
 MAX_BODY_BYTES = 2**20
+_NEVER_REFUSED = ("/health/", "/metrics")
 
 
 class Admission:
-    """The door of `/v1`."""
+    """The door of `/v1`, and who may knock at any."""
 
     def __init__(self, app: ASGIApp) -> None:
+        settings = cloud.settings
         self.app = app
+        self._tokens = Rates(settings.rate_per_s, settings.rate_burst)
+        self._addresses = Rates(settings.address_rate_per_s, settings.address_rate_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, with its caller, or refuse it."""
-        if scope["type"] != "http" or not f"{scope['path']}/".startswith("/v1/"):
+        if scope["type"] != "http" or scope["path"].startswith(_NEVER_REFUSED):
             await self.app(scope, receive, send)
             return
         try:
-            scope.setdefault("state", {})["caller"] = await _caller(Headers(scope=scope))
+            if not f"{scope['path']}/".startswith("/v1/"):
+                self._count_address(scope)
+                await self.app(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = await self._caller(scope)
         except (AdapterError, Problem) as error:
             await answer(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, _limited(receive), send)
 
+    async def _caller(self, scope: Scope) -> Caller:
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        shown = token.strip() if scheme.lower() == "bearer" else ""
+        key = sha256(shown.encode()).hexdigest()
+        known = key in self._tokens
+        if known:
+            self._tokens.take(key)
+        else:
+            self._count_address(scope)
+        if found := await run_in_threadpool(lambda: bearer(cloud.database, shown)):
+            if not known:
+                self._tokens.take(key)
+            return found
+        self._tokens.forget(key)
+        raise unauthenticated()
 
-async def _caller(headers: Headers) -> Caller:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    shown = token.strip() if scheme.lower() == "bearer" else ""
-    if found := await run_in_threadpool(lambda: bearer(cloud.database, shown)):
-        return found
-    raise unauthenticated()
+    def _count_address(self, scope: Scope) -> None:
+        if client := scope.get("client"):  # a Unix socket's peer has none
+            self._addresses.take(neighbourhood(client[0]))
 
 
 def _limited(receive: Receive) -> Receive:

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
+from api.matching import Matching
 from api.observing import Observed
 from api.routers import (
     api_tokens,
@@ -40,6 +41,7 @@ def create_app() -> FastAPI:
         # FastAPI's own would tell whole paths: signed addresses. `Observed` tells patterns.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.add_middleware(Matching)
     app.add_middleware(Admission)
     app.add_middleware(Observed)
     errors.install(app)

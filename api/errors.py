@@ -24,6 +24,7 @@ from adapters.errors import (
     Unsupported,
 )
 from api.once import Replay
+from flows import logs
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _STATUS: tuple[tuple[type[AdapterError], int], ...] = (
     (Unsupported, 422),
     (Transient, 503),
 )
-_CODES = {404: "no-such-route", 405: "method-not-allowed"}
+PLAIN = {404: "no-such-route", 405: "method-not-allowed"}
 
 
 class Problem(HTTPException):
@@ -98,7 +99,10 @@ def status_of(error: AdapterError) -> int:
 
 
 def answer(error: Exception, instance: str) -> Response:
-    """The response to a request that met this error; of a defect it tells nothing but that."""
+    """The response to a request that met this error; of a defect it tells nothing but that.
+
+    Who reports it can name the request, and finds it in the logs by that.
+    """
     headers: Mapping[str, str] = {}
     if isinstance(error, AdapterError):
         status = status_of(error)
@@ -109,13 +113,13 @@ def answer(error: Exception, instance: str) -> Response:
         told = problem(error.status_code, error.code, error.detail, **error.details)
         headers = error.headers or {}
     elif isinstance(error, HTTPException):
-        code = _CODES.get(error.status_code, "refused")
+        code = PLAIN.get(error.status_code, "refused")
         told = problem(error.status_code, code, str(error.detail))
         headers = error.headers or {}
     else:
         told = problem(500, "internal-error", "something went wrong here, not with the request")
     return JSONResponse(
-        {**told, "instance": instance},
+        {**told, "instance": instance, "request_id": logs.told("request")},
         told["status"],
         headers=dict(headers),
         media_type="application/problem+json",
@@ -127,16 +131,18 @@ def replayed(replay: Replay) -> Response:
     return replay.answer.response(headers={"Idempotency-Replayed": "true"})
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of the application leave it as a problem."""
+async def told(request: Request, error: Exception) -> Response:
+    """The answer to a request that met this error: an equal one may have been answered."""
+    if once := getattr(request.state, "once", None):
+        try:
+            await run_in_threadpool(once.replay)
+        except Replay as replay:
+            return replayed(replay)
+    return answer(error, request.url.path)
 
-    async def told(request: Request, error: Exception) -> Response:
-        if once := getattr(request.state, "once", None):
-            try:
-                await run_in_threadpool(once.replay)
-            except Replay as replay:
-                return replayed(replay)
-        return answer(error, request.url.path)
+
+def install(app: FastAPI) -> None:
+    """Let every error leave the application as a problem; of defects, `Observed` tells."""
 
     async def again(_request: Request, error: Exception) -> Response:
         if not isinstance(error, Replay):
@@ -155,4 +161,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AdapterError, told)
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, told)

@@ -1,5 +1,7 @@
 """What is told of a request: an id, a line in the log, and the span that its trace begins with.
 
+A defect is answered here, around everything else, so that its answer has the id, too.
+
 Only a route's pattern is told, never the path itself: signed addresses are passwords.
 """
 
@@ -10,8 +12,10 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import errors
 from flows import logs, traces
 
 _HEADER = "X-Request-ID"
@@ -37,9 +41,12 @@ class Observed:
         given = headers.get(_HEADER, "")
         request = given if _ID.fullmatch(given) else uuid4().hex
         told: dict[str, Any] = {"status": 500}
+        begun = False
 
         async def answered(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            nonlocal begun
+            if message["type"].endswith("http.response.start"):
+                begun = True
                 out = MutableHeaders(scope=message)
                 out[_HEADER] = request
                 told["status"] = message["status"]
@@ -54,6 +61,12 @@ class Observed:
         ):
             try:
                 await self.app(scope, receive, answered)
+            except Exception as error:
+                if begun or scope["type"] != "http":
+                    raise
+                log.exception("a defect")
+                response = await errors.told(Request(scope), error)
+                await response(scope, receive, answered)
             finally:
                 what = f"{method} {_pattern(scope)}"
                 span.update_name(what)

@@ -87,11 +87,17 @@ class Starter:
         for vm in vms:
             lifecycle.require(what, vm.name, vm.state)
 
-    def start(self, plan: Plan, check: Callable[[], None] = lambda: None) -> JSONResponse:
+    def start(
+        self,
+        plan: Plan,
+        check: Callable[[], None] = lambda: None,
+        unchanged: Callable[[Session], None] = lambda _db: None,
+    ) -> JSONResponse:
         """Accept what `plan` makes of the database, and answer 202.
 
         `plan` is asked before `check`, which may take its time, and once more under the locks:
-        what it decides on must not have changed in between.
+        what it decides on must not have changed in between. `unchanged` is asked before anything
+        is locked for the operation.
         """
         with cloud.database.read() as db:
             request = plan(db)
@@ -101,6 +107,7 @@ class Starter:
         accepted: list[Operation] = []
 
         def act(db: Session) -> Answer:
+            unchanged(db)
             operation = accept(db, request)
             if plan(db) != request:
                 raise Conflict("it was changed in the meantime", code="changed-meanwhile")

@@ -1,4 +1,4 @@
-"""`python -m deployments.tables [--write]`: README.md's tables and prefect.yaml, from the code.
+"""`python -m deployments.tables [--write]`: the READMEs' tables and prefect.yaml, from the code.
 
 Without `--write` it prints them. A test holds that the files show what is printed.
 """
@@ -17,13 +17,16 @@ import yaml
 
 import adapters
 from adapters.settings import Settings
+from api.codes import MEANINGS
 from api.metrics import METRICS
+from deployments.codes import codes
 from flows.catalog import CATALOG
 from flows.outline import Steps, steps_of
 from flows.registration import FIRST_OF_SCHEDULES
 from flows.steps import Effect, Step
 
 README = Path(__file__).parent.parent / "README.md"
+API_README = README.parent / "api" / "README.md"
 PREFECT = Path(__file__).with_name("prefect.yaml")
 _NOTE = """\
 # Made by `python -m deployments.tables --write`. A worker registers these by itself at its start,
@@ -73,6 +76,15 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
+def codes_table() -> str:
+    """Every problem's code, with the statuses that it comes with; some only operations have."""
+    rows = ["| code | status | what it means |", "|---|---|---|"]
+    for code, statuses in codes().items():
+        shown = ", ".join(map(str, sorted(statuses))) or "in operations"
+        rows.append(f"| `{code}` | {shown} | {MEANINGS[code]} |")
+    return "\n".join(rows)
+
+
 def _shown(step: Step[Any, Any]) -> str:
     return _SHOWN[step.effect].format(step.name) if step.question else f"({step.name})"
 
@@ -112,12 +124,16 @@ def _sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(text.split()))[0]
 
 
-TABLES = {"flows": flows_table, "adapters": adapters_table, "metrics": metrics_table}
+TABLES = {
+    README: {"flows": flows_table, "adapters": adapters_table, "metrics": metrics_table},
+    API_README: {"codes": codes_table},
+}
 
 
-def with_tables(text: str) -> str:
-    """A text whose marked places hold the tables."""
-    for name, table in TABLES.items():
+def with_tables(page: Path) -> str:
+    """A page whose marked places hold its tables."""
+    text = page.read_text()
+    for name, table in TABLES[page].items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(start)
         after = rest.partition(end)[2]
@@ -153,7 +169,9 @@ def _schedule(every: timedelta) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
-        README.write_text(with_tables(README.read_text()))
+        for page in TABLES:
+            page.write_text(with_tables(page))
         PREFECT.write_text(prefect_yaml())
     else:
-        print("\n\n".join([*(table() for table in TABLES.values()), prefect_yaml()]))
+        tables = [table() for tables in TABLES.values() for table in tables.values()]
+        print("\n\n".join([*tables, prefect_yaml()]))

@@ -9,7 +9,7 @@ import logging
 import sys
 from contextlib import AbstractContextManager
 
-from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars, merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import JSONRenderer, TimeStamper, format_exc_info
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
@@ -23,6 +23,11 @@ _OURS = ("adapters", "api", "flows")
 def telling(**bound: str) -> AbstractContextManager[None]:
     """Have this on every line of a log that is written inside."""
     return bound_contextvars(**{name: value for name, value in bound.items() if value})
+
+
+def told(name: str) -> str | None:
+    """What is bound under this name here."""
+    return get_contextvars().get(name)
 
 
 def install(settings: Settings) -> None:

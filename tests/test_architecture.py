@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from adapters.settings import Settings
-from deployments.tables import PREFECT, README, prefect_yaml, with_tables
+from api.codes import MEANINGS
+from deployments.codes import codes
+from deployments.tables import PREFECT, README, TABLES, prefect_yaml, with_tables
 from flows import dispatch, prefect_private, registration
 from flows.catalog import CATALOG, FLOWS
 from flows.outline import steps_of
@@ -208,8 +210,13 @@ def test_the_runbook_names_no_setting_that_is_not_there():
     assert named_there - settings - others == set()
 
 
-def test_the_readmes_tables_are_what_the_code_is():
-    assert README.read_text() == with_tables(README.read_text())
+def test_every_code_in_the_source_has_a_meaning_and_every_meaning_a_code():
+    assert codes().keys() == MEANINGS.keys()
+
+
+@pytest.mark.parametrize("page", TABLES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_readmes_tables_are_what_the_code_is(page):
+    assert page.read_text() == with_tables(page)
 
 
 def test_prefect_yaml_is_what_the_catalog_is():

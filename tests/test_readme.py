@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", *(f"{x}/README.md" for x in ("flows", "adapters")))]
+PAGES = [
+    ROOT / name
+    for name in ("README.md", *(f"{x}/README.md" for x in ("api", "flows", "adapters")))
+]
 PATH = re.compile(r"`((?:api|flows|adapters|tests|deployments)/[\w/.]+)`")
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "README.md").read_text())
 

@@ -44,6 +44,8 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "conversion_days": 0.01,
         "sweep_removes": True,
         "sweep_max_percent": 50,
+        "rate_per_s": 0,
+        "address_rate_per_s": 0,
     }
     return Settings(**{**fields, **changes})
 

@@ -16,6 +16,7 @@ from adapters.types import ApplianceState, OnFailure, Scope, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
 from api.dependencies import Caller, Once, Pages, require_scope
+from api.matching import Match
 from api.once import Answer
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
@@ -115,10 +116,13 @@ def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
 
 
 @router.patch("/{appliance_id}")
-def change_appliance(appliance_id: UUID, change: ApplianceChange, caller: Caller) -> Appliance:
+def change_appliance(
+    appliance_id: UUID, change: ApplianceChange, caller: Caller, match: Match
+) -> Appliance:
     """Ask for approval of its deployments; or no more, which needs the scope `approve`."""
     with cloud.database.write() as db:
         row = finding.appliance(db, caller, appliance_id)
+        match.require(db, row, _appliance)
         if row.approval and not change.approval:
             require_scope(caller, Scope.APPROVE)
         row.approval = change.approval
@@ -126,10 +130,11 @@ def change_appliance(appliance_id: UUID, change: ApplianceChange, caller: Caller
 
 
 @router.delete("/{appliance_id}", status_code=204)
-def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting) -> None:
+def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, match: Match) -> None:
     """Delete an appliance that is not deployed; its volumes stay, detached."""
     with cloud.database.write() as db:
         row = finding.appliance(db, caller, appliance_id)
+        match.require(db, row, _appliance)
         vms = _vms(db, row)
         starter.require_free(db, "appliance", row.id)
         starter.require_free(db, "vm", *(vm.id for vm in vms))

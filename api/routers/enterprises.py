@@ -9,6 +9,7 @@ from sqlalchemy import select
 from adapters.database import models
 from api import finding
 from api.dependencies import Admin, Caller, Pages
+from api.matching import Match
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/enterprises", tags=["enterprises"])
@@ -43,10 +44,21 @@ def list_enterprises(caller: Caller, page: Pages, name: str | None = None) -> li
         return [Enterprise.model_validate(row) for row in rows]
 
 
+@router.get("/{enterprise_id}")
+def read_enterprise(enterprise_id: UUID, caller: Caller) -> Enterprise:
+    """Read the caller's enterprise."""
+    with cloud.database.read() as db:
+        row = finding.shared(db, models.Enterprise, enterprise_id, id=caller.enterprise_id)
+        return Enterprise.model_validate(row)
+
+
 @router.patch("/{enterprise_id}")
-def change_enterprise(enterprise_id: UUID, change: EnterpriseChange, admin: Admin) -> Enterprise:
+def change_enterprise(
+    enterprise_id: UUID, change: EnterpriseChange, admin: Admin, match: Match
+) -> Enterprise:
     """Ask for approval of every deployment from now on, or no more; needs the scope `admin`."""
     with cloud.database.write() as db:
         row = finding.shared(db, models.Enterprise, enterprise_id, id=admin.enterprise_id)
+        match.require(db, row, lambda _db, row: Enterprise.model_validate(row))
         row.approval = change.approval
         return Enterprise.model_validate(row)

@@ -15,6 +15,7 @@ from adapters.errors import Conflict
 from adapters.types import VolumeState
 from api import finding
 from api.dependencies import Caller, Name, Pages, Reference
+from api.matching import Match
 from api.reports import Operation
 from api.starting import Starting
 from flows.abilities import require_sockets
@@ -114,7 +115,7 @@ def read_volume(volume_id: UUID, caller: Caller) -> Volume:
 
 
 @router.delete("/{volume_id}", status_code=202, responses=_ACCEPTED)
-def delete_volume(volume_id: UUID, caller: Caller, starter: Starting) -> Response:
+def delete_volume(volume_id: UUID, caller: Caller, starter: Starting, match: Match) -> Response:
     """Delete a detached volume, with its bytes."""
 
     def plan(db: Session) -> Request:
@@ -123,7 +124,11 @@ def delete_volume(volume_id: UUID, caller: Caller, starter: Starting) -> Respons
         _require_detached(row)
         return starter.request("delete_iscsi_volume", row.id, row.name, _datacenter(db, row))
 
-    return starter.start(plan)
+    def unchanged(db: Session) -> None:
+        row = finding.volume(db, caller, volume_id)
+        match.require(db, row, lambda _db, row: Volume.model_validate(row))
+
+    return starter.start(plan, unchanged=unchanged)
 
 
 @router.post("/{volume_id}/attach", status_code=202, responses=_ACCEPTED)

@@ -79,6 +79,7 @@ def refused(response: Any, status: int, code: str) -> Any:
     assert problem["type"] == f"urn:cloudloom:problem:{code}"
     assert problem["title"]
     assert problem["instance"]
+    assert problem["request_id"] == response.headers["x-request-id"]
     return problem
 
 

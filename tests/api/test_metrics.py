@@ -144,3 +144,17 @@ def test_a_line_names_the_route_and_the_operation_but_no_signed_address(api, cap
     assert ours["POST /v1/volumes"].status == 202
     assert {"PUT /gateway/uploads/{signed}", "GET (no such route)"} <= ours.keys()
     assert secret not in json.dumps([str(vars(x)) for x in ours.values()])
+
+
+def test_a_defect_is_told_with_the_id_that_its_traceback_has(api, caplog, monkeypatch):
+    def broken(*_args: object) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr("api.routers.volumes.finding.volumes", broken)
+    answer = api.get("/v1/volumes", headers={"X-Request-ID": "from-a-client"})
+    problem = refused(answer, 500, "internal-error")
+    assert problem["request_id"] == "from-a-client"
+    assert "secret words" not in answer.text
+    [line] = [x for x in caplog.records if x.exc_info]
+    assert "secret words" in str(line.exc_info[1])
+    assert (line.name, line.getMessage()) == ("api.observing", "a defect")

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import AdapterError
 from api.errors import Problem, answer, unauthenticated
-from api.tokens import Caller, bearer
+from api.tokens import Caller, bearer, known
 from flows.cloud import cloud
 
 MAX_BODY_BYTES = 2**20
@@ -27,7 +27,7 @@ class Admission:
             await self.app(scope, receive, send)
             return
         try:
-            scope.setdefault("state", {})["caller"] = await _caller(Headers(scope=scope))
+            scope.setdefault("state", {})["caller"] = known(await _caller(Headers(scope=scope)))
         except (AdapterError, Problem) as error:
             await answer(error, scope["path"])(scope, receive, send)
             return

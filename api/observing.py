@@ -12,6 +12,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapters.database import events
 from flows import logs, traces
 
 _HEADER = "X-Request-ID"
@@ -48,6 +49,8 @@ class Observed:
             await send(message)
 
         began, method = time.monotonic(), scope.get("method", "WEBSOCKET")
+        peer = scope.get("client")
+        events.origin.set(events.Origin(client=peer[0] if peer else None, request=request))
         with (
             logs.telling(request=request),
             traces.span(method, headers.get("traceparent"), request=request) as span,

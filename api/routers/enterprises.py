@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
 from adapters.database import models
+from adapters.database.events import tell
 from api import finding
 from api.dependencies import Admin, Caller, Pages
 from flows.cloud import cloud
@@ -49,4 +50,5 @@ def change_enterprise(enterprise_id: UUID, change: EnterpriseChange, admin: Admi
     with cloud.database.write() as db:
         row = finding.shared(db, models.Enterprise, enterprise_id, id=admin.enterprise_id)
         row.approval = change.approval
+        tell(db, "enterprise.changed", row, approval=change.approval)
         return Enterprise.model_validate(row)

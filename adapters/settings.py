@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     evidence_days: float = Field(
         365.0, gt=0, description="How long those are kept that left something behind."
     )
+    event_days: float = Field(
+        365.0, gt=0, description="How long events are kept: who did what, when."
+    )
     idempotency_days: float = Field(
         7.0, gt=0, description="How long an `Idempotency-Key` is remembered."
     )

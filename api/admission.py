@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters.errors import AdapterError
 from api.errors import Problem, answer, unauthenticated
 from api.rates import Rates, neighbourhood
-from api.tokens import Caller, bearer
+from api.tokens import Caller, bearer, known
 from flows.cloud import cloud
 
 MAX_BODY_BYTES = 2**20
@@ -41,7 +41,7 @@ class Admission:
                 self._count_address(scope)
                 await self.app(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = await self._caller(scope)
+            scope.setdefault("state", {})["caller"] = known(await self._caller(scope))
         except (AdapterError, Problem) as error:
             await answer(error, scope["path"])(scope, receive, send)
             return
@@ -51,13 +51,13 @@ class Admission:
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         shown = token.strip() if scheme.lower() == "bearer" else ""
         key = sha256(shown.encode()).hexdigest()
-        known = key in self._tokens
-        if known:
+        is_known = key in self._tokens
+        if is_known:
             self._tokens.take(key)
         else:
             self._count_address(scope)
         if found := await run_in_threadpool(lambda: bearer(cloud.database, shown)):
-            if not known:
+            if not is_known:
                 self._tokens.take(key)
             return found
         self._tokens.forget(key)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 
+from adapters.database.events import Tide
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
@@ -16,6 +17,7 @@ from api.routers import (
     api_tokens,
     appliances,
     enterprises,
+    events,
     health,
     infrastructure,
     operations,
@@ -24,7 +26,7 @@ from api.routers import (
     vms,
     volumes,
 )
-from api.watching import Watch
+from api.watching import Watch, glance
 from flows import logs, traces
 from flows.cloud import cloud
 
@@ -57,6 +59,7 @@ def create_app() -> FastAPI:
         appliances,
         vms,
         operations,
+        events,
     ):
         v1.include_router(each.router)
     app.include_router(v1)
@@ -76,13 +79,16 @@ def served() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.watch = Watch()
+    app.state.watch = Watch(glance)
+    app.state.tide = Tide(cloud.database)
+    app.state.tide_watch = Watch(app.state.tide.look)
     app.state.consoles = set()
     try:
         with traces.sent(cloud.settings, "api"):
             yield
     finally:
         await app.state.watch.close()
+        await app.state.tide_watch.close()
 
 
 def _describe(app: FastAPI) -> None:

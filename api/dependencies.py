@@ -110,10 +110,12 @@ class Page:
             raise Problem(422, "invalid-request", f"cannot sort by {field}")
         column, falling = getattr(table, field), sort.startswith("-")
         if self._cursor:
-            value, last = self._after(sort, column)
+            value, last = self._after(sort, column, table.id)
             beyond = column < value if falling else column > value
-            query = query.where(or_(beyond, and_(column == value, table.id > last)))
-        query = query.order_by(column.desc() if falling else column, table.id)
+            later = table.id < last if falling else table.id > last
+            query = query.where(or_(beyond, and_(column == value, later)))
+        order = (column, table.id)  # both one way: an index has them so
+        query = query.order_by(*[each.desc() if falling else each for each in order])
         rows = list(db.scalars(query.limit(self._limit + 1)))
         if len(rows) > self._limit:
             rows = rows[: self._limit]
@@ -121,20 +123,20 @@ class Page:
             self._offer(sort, value, cast(Any, rows[-1]).id)
         return rows
 
-    def _after(self, sort: str, column: Any) -> tuple[Any, UUID]:
+    def _after(self, sort: str, column: Any, key: Any) -> tuple[Any, Any]:
         wrong = Problem(422, "invalid-cursor", "the cursor is not one of this list")
         try:
             said, value, last = json.loads(urlsafe_b64decode(self._cursor or ""))
             if column.type.python_type is datetime:
                 value = datetime.fromisoformat(value)
-            after = value, UUID(last)
+            after = value, key.type.python_type(last)
         except (ValueError, TypeError, AttributeError) as error:
             raise wrong from error
         if said != sort:
             raise wrong
         return after
 
-    def _offer(self, sort: str, value: Any, last: UUID) -> None:
+    def _offer(self, sort: str, value: Any, last: UUID | int) -> None:
         said = value.isoformat() if isinstance(value, datetime) else value
         cursor = urlsafe_b64encode(json.dumps([sort, said, str(last)]).encode()).decode()
         url = self._request.url.include_query_params(cursor=cursor)

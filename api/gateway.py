@@ -78,6 +78,7 @@ async def upload(
 ) -> Response:
     """Take an image, and start its import."""
     transfer, caller = await asyncio.to_thread(opened, Transfer, signed, _VALID_S)
+    tokens.known(caller)
     length = _declared_length(request)
     once = await asyncio.to_thread(_begin, transfer, caller)
     repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapters.database import events
 from api import errors
 from flows import logs, traces
 
@@ -55,6 +56,8 @@ class Observed:
             await send(message)
 
         began, method = time.monotonic(), scope.get("method", "WEBSOCKET")
+        peer = scope.get("client")
+        events.origin.set(events.Origin(client=peer[0] if peer else None, request=request))
         with (
             logs.telling(request=request),
             traces.span(method, headers.get("traceparent"), request=request) as span,

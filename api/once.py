@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
-from adapters.database import models
-from adapters.database.session import utc_now
+from adapters.database import events, models
+from adapters.database.session import is_last_written, utc_now
 from adapters.errors import Conflict, Transient
 from api.tokens import Caller
 from flows.cloud import cloud
@@ -64,9 +65,20 @@ class Once:
         with cloud.database.write() as db:
             row = self._reserve(db)
             answer = act(db)
+            if not is_last_written(db):
+                self._tell(db, answer)
             if row:
                 row.status, row.location, row.answer = answer.status, answer.location, answer.body
             return answer
+
+    def _tell(self, db: Session, answer: Answer) -> None:
+        """What was done, in the words of the route: no route can forget to."""
+        about, *rest = self._route.partition("/v1/")[2].split("/")
+        noun = events.singular(about.replace("-", "_"))
+        which, what = (rest[0], "-".join(rest[1:])) if rest else (answer.body.get("id"), "created")
+        table = events.table_of(noun)
+        row = db.get(table, UUID(which)) if table and which else None
+        events.tell(db, f"{noun}.{what or 'changed'}", row)
 
     def _reserve(self, db: Session) -> models.IdempotencyKey | None:
         if self._key is None:

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from adapters.database import models
+from adapters.database import events, models
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.database.session import Database, utc_now
 from adapters.types import Scope, Value
@@ -89,6 +89,13 @@ def holder(database: Database, token: UUID) -> Caller | None:
     """Who a token stands for that was shown before, unless it has expired or been revoked."""
     row = _valid(database, token)
     return _caller(row) if row else None
+
+
+def known(caller: Caller) -> Caller:
+    """Let what this request changes be told of its caller."""
+    who = {"who": caller.name, "who_id": caller.token_id, "enterprise_id": caller.enterprise_id}
+    events.origin.set(events.origin.get().model_copy(update=who))
+    return caller
 
 
 def _valid(database: Database, token: UUID) -> models.ApiToken | None:

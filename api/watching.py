@@ -6,9 +6,10 @@ Waiters are futures: five hundred of them hold no thread and no connection.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -18,6 +19,9 @@ from adapters.database.operations import ENDED
 from adapters.errors import Transient
 from adapters.types import OperationState
 from flows.cloud import cloud
+
+T = TypeVar("T")
+Ask = Callable[[Iterable[UUID]], Mapping[UUID, T]]
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 0.2
@@ -38,24 +42,23 @@ class Glance:
 
 
 @dataclass(eq=False)
-class _Waiter:
-    operation: UUID
-    wants: Callable[[Glance], bool]
-    glance: asyncio.Future[Glance]
+class _Waiter(Generic[T]):
+    about: UUID
+    wants: Callable[[T], bool]
+    glance: asyncio.Future[T]
 
 
-class Watch:
-    """Those who wait in one event loop."""
+class Watch(Generic[T]):
+    """Those who wait in one event loop; `ask` answers how all that they wait for stands."""
 
-    def __init__(self) -> None:
-        self._waiters: set[_Waiter] = set()
+    def __init__(self, ask: Ask[T]) -> None:
+        self._ask = ask
+        self._waiters: set[_Waiter[T]] = set()
         self._polling: asyncio.Task[None] | None = None
 
-    async def until(
-        self, operation: UUID, wants: Callable[[Glance], bool], timeout_s: float
-    ) -> Glance | None:
-        """Wait until the operation stands as wanted; None when it takes too long."""
-        waiter = _Waiter(operation, wants, asyncio.get_running_loop().create_future())
+    async def until(self, about: UUID, wants: Callable[[T], bool], timeout_s: float) -> T | None:
+        """Wait until it stands as wanted; None when that takes too long."""
+        waiter = _Waiter(about, wants, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
@@ -75,20 +78,20 @@ class Watch:
 
     async def _poll(self) -> None:
         while self._waiters:
-            waiting = {waiter.operation for waiter in self._waiters}
+            waiting = {waiter.about for waiter in self._waiters}
+            glances: Mapping[UUID, T] = {}
             try:
-                glances = await asyncio.to_thread(glance, waiting)
+                glances = await asyncio.to_thread(self._ask, waiting)
             except Transient:
                 log.warning("the database does not answer; those who wait wait on")
-                glances = {}
             except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
                 for waiter in self._waiters:
                     if not waiter.glance.done():
                         waiter.glance.set_exception(error)
                 return
             for waiter in self._waiters:
-                found = glances.get(waiter.operation)
-                if found and not waiter.glance.done() and waiter.wants(found):
+                found = glances.get(waiter.about)
+                if found is not None and not waiter.glance.done() and waiter.wants(found):
                     waiter.glance.set_result(found)
             await asyncio.sleep(_PAUSE_S)
 

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, get_run_context
 from prefect.states import Cancelled
 
+from adapters.database import events
 from adapters.database.operations import LeaseLost, Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.errors import Conflict
@@ -47,6 +48,7 @@ def accept_maintenance(flow: "OperationFlow", operation: UUID | None = None) -> 
         enterprise_id=FIRST_ENTERPRISE,
         datacenter_id=datacenter,
         requested_by="maintenance",
+        by_itself=True,
     )
     return cloud.operations.accept(request).id
 
@@ -106,7 +108,8 @@ class OperationFlow:
             raise OperationFailed(f"operation {operation} has {row.state}: nothing to retry")
         again = context and context.flow_run and context.flow_run.run_count > 1
         if again and row.state is OperationState.STUCK:
-            cloud.operations.resume(operation)
+            with events.acting("somebody in Prefect"):
+                cloud.operations.resume(operation)
 
     @cached_property
     def flow(self) -> Flow[[UUID | None], State[None] | None]:

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Running
 
+from adapters.database import events
 from adapters.database.operations import Operation, Operations
 from adapters.database.sent import Sent, sent
 from adapters.database.session import Joined
@@ -68,7 +69,7 @@ class Runs:
     @staticmethod
     def _heed(asked: Sent) -> None:
         try:
-            with cloud.database.write() as db:
+            with cloud.database.write() as db, events.acting("somebody in Prefect"):
                 ask(Operations(Joined(db), cloud.settings.lease_s), asked.operation, "cancel")
         except Conflict as refusal:
             log.info("operation %s is not cancelled: %s", asked.operation, refusal)

@@ -28,7 +28,8 @@ _BATCHES = 50  # at most, an hour: 10,000 operations; what is more waits for the
 def trim_history(request: Operation) -> None:
     """Forget operations, keys and Prefect's runs that are over, and conversions not needed."""
     datacenter = request.datacenter_id
-    findings = [forget_operations(datacenter), forget_keys(datacenter), forget_runs(datacenter)]
+    forgetting = (forget_operations, forget_events, forget_keys, forget_runs)
+    findings = [forget(datacenter) for forget in forgetting]
     for image in survey_conversions(datacenter):
         drop_conversion(image, datacenter)
         findings.append(Finding(what="conversion", name=image.path, state="forgotten"))
@@ -48,6 +49,13 @@ def forget_keys(datacenter: UUID) -> Finding:
     days = cloud.settings.idempotency_days
     forgotten = _in_batches(lambda: cloud.history.forget_keys(days))
     return Finding(what="idempotency keys", name=f"{days} days", state=f"{forgotten} forgotten")
+
+
+@step("forget-events")
+def forget_events(datacenter: UUID) -> Finding:
+    days = cloud.settings.event_days
+    forgotten = _in_batches(lambda: cloud.history.forget_events(days))
+    return Finding(what="events", name=f"{days} days", state=f"{forgotten} forgotten")
 
 
 @step("forget-runs")

@@ -27,7 +27,7 @@ DATABASE = "cloudloom.sqlite"
 # What an operation leaves in the database on purpose: its own story.
 STORY = {
     *("operations", "steps", "receipts", "idempotency_keys", "locks", "places"),
-    *("durations", "workers"),
+    *("durations", "workers", "events"),
 }
 
 

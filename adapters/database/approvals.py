@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.events import tell_of
 from adapters.database.operations import Operation, Operations, as_value, let_go
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
@@ -33,6 +34,7 @@ class Approvals:
             row.approval = _record(Decision.APPROVED, by, token, reason)
             row.state = OperationState.ACCEPTED
             row.due_at = utc_now()
+            tell_of(db, row, Decision.APPROVED, reason=reason)
             return _value(db, row)
 
     def reject(self, operation: UUID, by: str, token: UUID, reason: str | None) -> Operation:
@@ -41,6 +43,7 @@ class Approvals:
             row = _waiting_in_time(db, operation)
             row.approval = _record(Decision.REJECTED, by, token, reason)
             why = f"rejected by {by}" + (f": {reason}" if reason else "")
+            tell_of(db, row, Decision.REJECTED, reason=reason)
             return _end(db, row, "approval-rejected", why)
 
     def time_out(self, operation: UUID) -> Operation:
@@ -50,6 +53,7 @@ class Approvals:
             if row.state != OperationState.WAITING or not _is_late(db, operation):
                 return as_value(row)
             row.approval = _record(Decision.TIMED_OUT, None, None, None)
+            tell_of(db, row, Decision.TIMED_OUT)
             return _end(db, row, "approval-timeout", _LATE)
 
     def withdraw(self, operation: UUID, wish: str) -> Operation | None:
@@ -100,6 +104,7 @@ def _end(db: Session, row: models.Operation, code: str, why: str) -> Operation:
     row.error = {"code": code, "detail": why}
     row.ended_at = utc_now()
     let_go(row)
+    tell_of(db, row, row.state, error=row.error)
     db.execute(delete(models.Lock).where(models.Lock.operation_id == row.id))
     return _value(db, row)
 

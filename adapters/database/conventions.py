@@ -6,7 +6,7 @@ Names compare by bytes on every database. States are strings, so that a new one 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
-from uuid import UUID
+from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from sqlalchemy import JSON, Double, Enum, LargeBinary, MetaData, String, Text, Uuid
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
@@ -23,6 +23,8 @@ from adapters.types import (
     VmState,
     VolumeState,
 )
+
+FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
 
 
 def _words(*enums: type[StrEnum]) -> dict[type[StrEnum], Any]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 
-from adapters.database import models
+from adapters.database import events, models
 from adapters.database.operations import ENDED
 from adapters.database.session import Database, utc_now
 from adapters.types import OperationState
@@ -62,6 +62,15 @@ class History:
             old = list(db.scalars(query))
             for each in old:
                 db.delete(each)
+            return len(old)
+
+    def forget_events(self, days: float) -> int:
+        """Forget the oldest batch of events; answers how many."""
+        row = events.EventRow
+        query = select(row.id).where(row.at < utc_now(-days * _DAY_S)).order_by(row.at)
+        with self._database.write() as db:
+            old = list(db.scalars(query.limit(BATCH)))
+            db.execute(delete(row).where(row.id.in_(old)))
             return len(old)
 
     def last_answer(self, kind: str, datacenter: UUID, step: str) -> Any:

@@ -12,18 +12,11 @@ from typing import Any, cast
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import (
-    CursorResult,
-    Table,
-    Update,
-    bindparam,
-    delete,
-    select,
-    update,
-)
+from sqlalchemy import CursorResult, Table, Update, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.events import tell_of
 from adapters.database.intents import Intent, intend
 from adapters.database.locks import lock
 from adapters.database.runners import Runner, machine
@@ -108,6 +101,7 @@ class Request(Value):
     intents: tuple[Intent, ...] = ()
     waits_s: float | None = None  # how long for approval; None: it may begin at once
     traceparent: str | None = None  # the trace that it belongs to, as W3C has it
+    by_itself: bool = False  # nobody asked: told of only when it goes wrong
 
 
 def as_value(row: models.Operation) -> Operation:
@@ -117,7 +111,7 @@ def as_value(row: models.Operation) -> Operation:
 
 def accept(db: Session, request: Request) -> Operation:
     """Write down what was asked for, and lock what it is about. Raises `Locked`."""
-    fields = request.model_dump(exclude={"locks", "intents", "waits_s"})
+    fields = request.model_dump(exclude={"locks", "intents", "waits_s", "by_itself"})
     waits = request.waits_s is not None
     row = models.Operation(
         **fields,
@@ -135,6 +129,8 @@ def accept(db: Session, request: Request) -> Operation:
     lock(db, request.id, request.locks)
     intend(db, request.id, request.intents)
     db.refresh(row)
+    if not request.by_itself:
+        tell_of(db, row, "accepted", waits=waits)
     return as_value(row)
 
 
@@ -271,14 +267,18 @@ class Operations:
             row = db.get_one(models.Operation, lease.operation)
             row.state = OperationState.RUNNING
             row.version = version
+            if row.started_at is None:
+                tell_of(db, row, "started")
             row.started_at = row.started_at or utc_now()
 
     def turn_back(self, lease: Lease, error: dict[str, Any]) -> None:
         """Go back: `unwinding`, because of the first error."""
         with self.holding(lease) as db:
             row = db.get_one(models.Operation, lease.operation)
-            row.state = OperationState.UNWINDING
             row.error = row.error or error
+            if row.state is not OperationState.UNWINDING:
+                tell_of(db, row, "unwinding", error=row.error)
+            row.state = OperationState.UNWINDING
 
     def end(
         self, lease: Lease, state: OperationState, error: dict[str, Any] | None = None
@@ -290,6 +290,7 @@ class Operations:
             row.ended_at = utc_now()
             if error or state is OperationState.SUCCEEDED:  # whatever it was stuck at
                 row.error = error
+            tell_of(db, row, state, error=row.error)
 
     def stick(self, lease: Lease, error: dict[str, Any], *, going_back: bool = False) -> None:
         """An undo or a destructive step was refused: an operator has to look.
@@ -303,6 +304,7 @@ class Operations:
             if going_back:
                 row.wish = row.wish or "unwind"
             let_go(row)
+            tell_of(db, row, "stuck", error=error)
 
     def locked_by(self, operation: UUID) -> tuple[UUID, ...]:
         """The objects that an operation has."""
@@ -336,6 +338,7 @@ class Operations:
         with self.database.write() as db:
             row = self._live(db, operation)
             row.wish = wish
+            tell_of(db, row, f"{wish}-asked")
             return self._take_up(db, row)
 
     def resume(self, operation: UUID) -> Operation:
@@ -344,6 +347,7 @@ class Operations:
             row = self._live(db, operation)
             if row.state != OperationState.STUCK:
                 raise Conflict(f"operation {operation} is {row.state}", code="not-stuck")
+            tell_of(db, row, "resumed")
             return self._take_up(db, row)
 
     def abandon(self, operation: UUID, reason: str, who: str) -> Operation:
@@ -357,7 +361,7 @@ class Operations:
             row.ended_at = utc_now()
             row.due_at = utc_now()
             db.execute(delete(models.Lock).where(models.Lock.operation_id == operation))
-            db.flush()
+            tell_of(db, row, "abandoned", reason=reason)
             db.refresh(row)
             return as_value(row)
 

@@ -4,19 +4,20 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import NAMESPACE_DNS, uuid4, uuid5
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import figures, models
+from adapters.database import conventions, events, figures, models  # noqa: F401 - all tables
 from adapters.database.session import Database
 from adapters.errors import Transient
 
-METADATA = figures.Duration.metadata  # whoever knows this module knows all tables
+# Whoever knows this module knows all tables.
+METADATA = conventions.Base.metadata
 _PATIENCE_S = 300
-FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
+FIRST_ENTERPRISE = conventions.FIRST_ENTERPRISE
 
 
 def migrate(database: Database, home: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     DateTime,
     Engine,
+    Executable,
     Insert,
     create_engine,
     event,
@@ -31,6 +32,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from adapters.errors import Transient
 
+_LAST = "last"
 _WAIT_S = 30  # how long a writer waits for others on SQLite
 _SQLITE_PRAGMAS = (
     f"busy_timeout={_WAIT_S * 1000}",
@@ -49,6 +51,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     impl = DateTime
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        """What cursors are read as; a decorator does not say so by itself."""
+        return datetime
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """MySQL drops microseconds unless told."""
@@ -164,6 +171,8 @@ class Database:
             db.begin(),
         ):
             yield db
+            for statement, values in db.info.pop(_LAST, ()):
+                db.execute(statement, values)
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -187,6 +196,16 @@ class Database:
         """Open a transaction that only reads, and never waits for a writer on SQLite."""
         with _speaking_sql(), Session(self._reads) as db, db.begin():
             yield db
+
+
+def write_last(db: Session, statement: Executable, values: dict[str, Any]) -> None:
+    """Have this written by the end of the transaction: after it nothing waits, but the commit."""
+    db.info.setdefault(_LAST, []).append((statement, values))
+
+
+def is_last_written(db: Session) -> bool:
+    """Whether anything is to be written by the end of the transaction."""
+    return bool(db.info.get(_LAST))
 
 
 class Joined(Database):

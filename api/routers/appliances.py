@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.events import tell
 from adapters.errors import Conflict
 from adapters.types import ApplianceState, OnFailure, Scope, VmState
 from api import blueprint, finding
@@ -126,6 +127,7 @@ def change_appliance(
         if row.approval and not change.approval:
             require_scope(caller, Scope.APPROVE)
         row.approval = change.approval
+        tell(db, "appliance.changed", row, approval=change.approval)
         return _appliance(db, row)
 
 
@@ -140,6 +142,7 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
         starter.require_free(db, "vm", *(vm.id for vm in vms))
         if any(vm.state is not VmState.NOT_ALLOCATED for vm in vms):
             raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
         db.delete(row)
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
 from adapters.database import models
+from adapters.database.events import tell
 from api import finding
 from api.dependencies import Admin, Caller, Pages
 from api.matching import Match
@@ -61,4 +62,5 @@ def change_enterprise(
         row = finding.shared(db, models.Enterprise, enterprise_id, id=admin.enterprise_id)
         match.require(db, row, lambda _db, row: Enterprise.model_validate(row))
         row.approval = change.approval
+        tell(db, "enterprise.changed", row, approval=change.approval)
         return Enterprise.model_validate(row)

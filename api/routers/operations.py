@@ -31,12 +31,12 @@ _HEARTBEAT_S = 15.0
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
 
 
-def _watch(request: Request) -> Watch:
-    watch: Watch = request.app.state.watch
+def _watch(request: Request) -> Watch[Glance]:
+    watch: Watch[Glance] = request.app.state.watch
     return watch
 
 
-Watching = Annotated[Watch, Depends(_watch)]
+Watching = Annotated[Watch[Glance], Depends(_watch)]
 Sending = Annotated[Send, Depends(sender)]
 
 
@@ -229,7 +229,7 @@ def _change(
 
 
 async def _events(
-    caller: Caller, operation: UUID, watch: Watch, seen: str | None
+    caller: Caller, operation: UUID, watch: Watch[Glance], seen: str | None
 ) -> AsyncIterator[str]:
     while True:
         now = await watch.until(operation, _differs_from(seen), _HEARTBEAT_S)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.events import tell
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Power, VmState
@@ -202,8 +203,10 @@ def open_console(
     vm_id: UUID, wish: ConsoleWish, request: Request, caller: Caller
 ) -> ConsoleAddress:
     """Say where the serial port or the screen of a VM that is not off can be opened."""
-    with cloud.database.read() as db:
-        vm = finding.vm(db, caller, vm_id).id
+    with cloud.database.write() as db:
+        row = finding.vm(db, caller, vm_id)
+        vm = row.id
+        tell(db, "vm.console-opened", row, console=wish.kind)
     path = consoles.address(Console(token_id=caller.token_id, vm=vm, kind=wish.kind))
     base = urlsplit(cloud.settings.public_url or str(request.base_url))
     scheme = "wss" if base.scheme == "https" else "ws"

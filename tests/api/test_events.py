@@ -1,0 +1,484 @@
+"""Every change leaves an event: who, what, on what, from where; and nobody else sees it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from adapters.database import events as told
+from adapters.database.session import utc_now
+from api.routers import events as router
+from flows.cloud import cloud
+from flows.trim_history import trim_history
+from tests.api.conftest import Api, refused
+from tests.api.test_cli import Workers, workers  # noqa: F401 - a fixture
+from tests.api.test_gateway import IMAGE
+
+REQUEST = "a-request-of-ours"
+WITH_VOLUME = """{appliance: shop, virtual_datacenter: demo, vms: [
+    {name: db, template: tiny, volumes: [{name: data, size_mib: 8}]}]}"""
+PLAIN = "{appliance: shop, virtual_datacenter: demo, vms: [{name: db, template: tiny}]}"
+VOLUME = {"name": "data", "size_mib": 8, "virtual_datacenter": "demo"}
+
+
+def events(api: Api, **query: Any) -> list[Any]:
+    answer = api.get("/v1/events", params=query)
+    assert answer.status_code == 200, answer.text
+    found: list[Any] = answer.json()
+    return found
+
+
+def kinds(api: Api, **query: Any) -> list[str]:
+    return [each["kind"] for each in events(api, sort="at", **query)]
+
+
+# --- every route --------------------------------------------------------------------------------
+
+
+def shop(api: Api) -> str:
+    return f"/v1/appliances/{api.appliance(WITH_VOLUME)['id']}"
+
+
+def deployed(api: Api) -> str:
+    made = api.appliance(PLAIN)
+    api.done(api.post(f"/v1/appliances/{made['id']}/deploy"))
+    return f"/v1/vms/{made['vms'][0]['id']}"
+
+
+def switched_off(api: Api) -> str:
+    vm = deployed(api)
+    api.done(api.post(f"{vm}/power", json={"power": "off"}))
+    return vm
+
+
+def waiting(api: Api) -> str:
+    appliance = shop(api)
+    api.call("PATCH", appliance, json={"approval": True})
+    return f"/v1/operations/{api.post(f'{appliance}/deploy').json()['id']}"
+
+
+def accepted(api: Api) -> str:
+    return f"/v1/operations/{api.post('/v1/volumes', json=VOLUME).json()['id']}"
+
+
+def stuck(api: Api) -> str:
+    volume = api.volume()
+    cloud.world.set_fate("storage.delete_volume", "refuses", times=1)
+    ended = api.run(api.delete(f"/v1/volumes/{volume}"))
+    assert ended["state"] == "stuck"
+    return f"/v1/operations/{ended['id']}"
+
+
+def a_vm(api: Api) -> dict[str, str]:
+    return {"vm": api.appliance(PLAIN)["vms"][0]["id"]}
+
+
+def detach(api: Api) -> Any:
+    vm = api.appliance(WITH_VOLUME)["vms"][0]
+    return api.post(f"/v1/volumes/{vm['volumes'][0]['id']}/detach", json={"vm": vm["id"]})
+
+
+def send_image(api: Api, method: str = "POST") -> Any:
+    wish = {"name": "fresh", "format": "vmdk", "datacenter": "main"}
+    where = api.post("/v1/templates", params=wish).headers["location"]
+    return api.call(method, where, content=IMAGE)
+
+
+def create_datacenter(api: Api) -> Any:
+    folder = cloud.settings.home / f"more-{uuid4()}"
+    folder.mkdir()
+    return api.post("/v1/datacenters", json={"name": "more", "repository": str(folder)})
+
+
+def create_host(api: Api) -> Any:
+    folder = cloud.settings.home / f"disks-{uuid4()}"
+    folder.mkdir()
+    where = {"family": "memory", "address": "memory", "datastores": [str(folder)]}
+    return api.post("/v1/hosts", json={"datacenter": "main", "name": "fresh", **where})
+
+
+def create_device(api: Api) -> Any:
+    what = {"name": "fresh", "technology": "memory", "host": "127.0.0.1"}
+    return api.post("/v1/storage-devices", json={"datacenter": "main", **what})
+
+
+def create_pool(api: Api) -> Any:
+    device = create_device(api).json()["id"]
+    body = {"storage_device": device, "name": "fresh", "total_mib": 9}
+    return api.post("/v1/storage-pools", json=body)
+
+
+def create_vdc(api: Api) -> Any:
+    return api.post("/v1/virtual-datacenters", json={"name": "lab", "datacenter": "main"})
+
+
+def change_enterprise(api: Api) -> Any:
+    (mine,) = api.get("/v1/enterprises").json()
+    return api.call("PATCH", f"/v1/enterprises/{mine['id']}", json={"approval": True})
+
+
+def maintain(api: Api) -> Any:
+    path = f"/v1/datacenters/{api.world.datacenter}/maintenance"
+    return api.post(path, json={"kind": "trim_history"})
+
+
+def convert(api: Api) -> Any:
+    path = f"/v1/templates/{api.world.template}/conversions"
+    return api.post(path, json={"format": "qcow2"})
+
+
+def blueprint(api: Api) -> Any:
+    headers = {"Content-Type": "application/yaml"}
+    return api.post("/v1/appliances", content=PLAIN, headers=headers)
+
+
+EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
+    "PATCH /v1/enterprises/{enterprise_id}": ("enterprise.changed", change_enterprise),
+    "POST /v1/api-tokens": (
+        "api-token.created",
+        lambda api: api.post("/v1/api-tokens", json={"name": "fresh"}),
+    ),
+    "POST /v1/datacenters": ("datacenter.created", create_datacenter),
+    "POST /v1/datacenters/{datacenter_id}/maintenance": ("operation.accepted", maintain),
+    "POST /v1/hosts": ("host.created", create_host),
+    "POST /v1/storage-devices": ("storage-device.created", create_device),
+    "POST /v1/storage-pools": ("storage-pool.created", create_pool),
+    "POST /v1/virtual-datacenters": ("virtual-datacenter.created", create_vdc),
+    # Says where the image may be sent; what is sent there is told of.
+    "POST /v1/templates": ("operation.accepted", send_image),
+    "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),
+    "PUT /gateway/uploads/{signed}": (
+        "operation.accepted",
+        lambda api: send_image(api, "PUT"),
+    ),
+    "POST /v1/templates/{template_id}/conversions": ("operation.accepted", convert),
+    "POST /v1/volumes": (
+        "operation.accepted",
+        lambda api: api.post("/v1/volumes", json=VOLUME),
+    ),
+    "DELETE /v1/volumes/{volume_id}": (
+        "operation.accepted",
+        lambda api: api.delete(f"/v1/volumes/{api.volume()}"),
+    ),
+    "POST /v1/volumes/{volume_id}/attach": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/volumes/{api.volume()}/attach", json=a_vm(api)),
+    ),
+    "POST /v1/volumes/{volume_id}/detach": ("operation.accepted", detach),
+    "POST /v1/appliances": ("appliance.created", blueprint),
+    "PATCH /v1/appliances/{appliance_id}": (
+        "appliance.changed",
+        lambda api: api.call("PATCH", shop(api), json={"approval": True}),
+    ),
+    "DELETE /v1/appliances/{appliance_id}": (
+        "appliance.deleted",
+        lambda api: api.delete(shop(api)),
+    ),
+    "POST /v1/appliances/{appliance_id}/deploy": (
+        "operation.accepted",
+        lambda api: api.post(f"{shop(api)}/deploy"),
+    ),
+    "POST /v1/appliances/{appliance_id}/undeploy": (
+        "operation.accepted",
+        lambda api: api.post(
+            f"/v1/appliances/{api.get(deployed(api)).json()['appliance_id']}/undeploy"
+        ),
+    ),
+    "POST /v1/vms/{vm_id}/deploy": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/deploy"),
+    ),
+    "POST /v1/vms/{vm_id}/undeploy": (
+        "operation.accepted",
+        lambda api: api.post(f"{deployed(api)}/undeploy"),
+    ),
+    "POST /v1/vms/{vm_id}/power": (
+        "operation.accepted",
+        lambda api: api.post(f"{deployed(api)}/power", json={"power": "off"}),
+    ),
+    "POST /v1/vms/{vm_id}/reset": (
+        "operation.accepted",
+        lambda api: api.post(f"{deployed(api)}/reset"),
+    ),
+    "POST /v1/vms/{vm_id}/console": (
+        "vm.console-opened",
+        lambda api: api.post(f"{deployed(api)}/console", json={"kind": "serial"}),
+    ),
+    "POST /v1/vms/{vm_id}/persist": (
+        "operation.accepted",
+        lambda api: api.post(f"{switched_off(api)}/persist", json={}),
+    ),
+    "POST /v1/operations/{operation_id}/cancel": (
+        "operation.cancel-asked",
+        lambda api: api.post(f"{accepted(api)}/cancel"),
+    ),
+    "POST /v1/operations/{operation_id}/unwind": (
+        "operation.unwind-asked",
+        lambda api: api.post(f"{accepted(api)}/unwind"),
+    ),
+    "POST /v1/operations/{operation_id}/resume": (
+        "operation.resumed",
+        lambda api: api.post(f"{stuck(api)}/resume"),
+    ),
+    "POST /v1/operations/{operation_id}/abandon": (
+        "operation.abandoned",
+        lambda api: api.post(f"{stuck(api)}/abandon", json={"reason": "it burnt"}),
+    ),
+    "POST /v1/operations/{operation_id}/approve": (
+        "operation.approved",
+        lambda api: api.post(f"{waiting(api)}/approve"),
+    ),
+    "POST /v1/operations/{operation_id}/reject": (
+        "operation.rejected",
+        lambda api: api.post(f"{waiting(api)}/reject", json={"reason": "not now"}),
+    ),
+}
+
+
+def test_every_route_that_changes_something_is_in_the_matrix(api: Api) -> None:
+    paths = api.client.get("/openapi.json").json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, each in paths.items() for method in each}
+    assert {each for each in routes if not each.startswith("GET ")} == set(EVENTS)
+
+
+@pytest.mark.parametrize("route", EVENTS)
+def test_what_changes_something_leaves_an_event(api: Api, route: str) -> None:
+    kind, ask = EVENTS[route]
+    answer = ask(api)
+    assert answer.status_code < 300, answer.text
+    last = events(api, kind=kind)[0]
+    assert last["who"]["name"] == "first"
+    assert last["who"]["token"]
+    assert last["client"] == "127.0.0.1"
+    assert last["request"] == answer.headers["x-request-id"]
+    assert last["object"]["id"]
+    assert last["object"]["name"]
+    assert {"id", "name"} == set(last["about"][last["object"]["kind"]])
+    if kind.startswith("operation."):
+        assert last["operation"] == answer.json()["id"]
+
+
+def test_no_route_changes_or_removes_an_event(api: Api) -> None:
+    paths = api.client.get("/openapi.json").json()["paths"]
+    mine = [
+        method for path, each in paths.items() if path.startswith("/v1/events") for method in each
+    ]
+    assert mine == ["get"] * 3
+
+
+def test_what_is_refused_leaves_none(api: Api) -> None:
+    create_vdc(api)
+    before = kinds(api)
+    refused(create_vdc(api), 409, "name-taken")
+    refused(api.post("/v1/vms/nobody/deploy"), 422, "invalid-request")
+    assert kinds(api) == before
+
+
+def test_what_is_asked_again_with_its_key_is_told_once(api: Api) -> None:
+    for _ in range(2):
+        key = {"Idempotency-Key": "once"}
+        assert api.post("/v1/api-tokens", json={"name": "t"}, headers=key).status_code == 201
+    assert kinds(api, kind="api-token.created") == ["api-token.created"]
+
+
+# --- what an event says -------------------------------------------------------------------------
+
+
+def test_an_operation_tells_how_it_went_and_for_whom(api: Api) -> None:
+    vm = api.appliance(WITH_VOLUME)["vms"][0]
+    headers = {"X-Request-ID": REQUEST}
+    ended = api.done(api.post(f"/v1/vms/{vm['id']}/deploy", headers=headers))
+    found = events(api, operation_id=ended["id"], kind="operation", sort="at")
+    assert [each["kind"].partition(".")[2] for each in found] == [
+        "accepted",
+        "started",
+        "succeeded",
+    ]
+    for each in found:
+        assert (each["who"]["name"], each["request"], each["client"]) == (
+            "first",
+            REQUEST,
+            "127.0.0.1",
+        )
+        assert each["details"]["kind"] == "deploy_vm"
+        assert list(each["about"])[:2] == ["vm", "appliance"]
+        assert set(each["about"]) >= {"virtual_datacenter", "datacenter", "enterprise"}
+        assert each["about"]["appliance"]["name"] == "shop"
+
+
+def test_an_operation_that_fails_tells_why(api: Api) -> None:
+    cloud.world.set_fate("storage.ensure_volume", "refuses")
+    ended = api.run(api.post("/v1/volumes", json=VOLUME))
+    found = events(api, operation_id=ended["id"], sort="at")
+    assert [(each["kind"], each["severity"]) for each in found] == [
+        ("operation.accepted", "info"),
+        ("operation.started", "info"),
+        ("operation.unwinding", "warning"),
+        ("operation.failed", "error"),
+    ]
+    assert found[-1]["details"]["error"]["code"] == ended["error"]["code"]
+
+
+def test_what_runs_by_itself_is_told_of_only_when_it_goes_wrong(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.operation import accept_maintenance
+
+    trim_history(accept_maintenance(trim_history))
+    assert kinds(api) == []
+
+    def away(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(cloud.history, "forget_keys", away)
+    trim_history(accept_maintenance(trim_history))
+    assert kinds(api) == ["operation.unwinding", "operation.failed"]
+
+
+def test_what_is_gone_is_still_told_of_by_its_name(api: Api) -> None:
+    path = shop(api)
+    assert api.delete(path).status_code == 204
+    gone = path.rpartition("/")[2]
+    assert kinds(api, appliance_id=gone) == ["appliance.created", "appliance.deleted"]
+    assert events(api, object_id=gone)[0]["about"]["appliance"]["name"] == "shop"
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def test_events_are_filtered(api: Api) -> None:
+    create_vdc(api)
+    ended = api.done(api.post("/v1/volumes", json=VOLUME))
+    assert kinds(api, kind="virtual-datacenter") == ["virtual-datacenter.created"]
+    assert kinds(api, kind="operation.succeeded") == ["operation.succeeded"]
+    assert kinds(api, kind="operation.succ") == []
+    assert len(kinds(api, kind="operation")) == 3
+    assert kinds(api, severity="error") == []
+    assert len(kinds(api, who="first")) == 4
+    assert kinds(api, who="second") == []
+    assert len(kinds(api, object_id=ended["target"]["id"])) == 3
+    assert len(kinds(api, operation_id=ended["id"])) == 3
+    (first, *others) = events(api, sort="at")
+    at = datetime.fromisoformat(first["at"])
+    assert len(events(api, since=(at + timedelta(microseconds=1)).isoformat())) == len(others)
+    assert events(api, until=at.isoformat()) == []
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
+    refused(api.get("/v1/events", params={"kind": "a.b.c"}), 422, "invalid-request")
+    refused(api.get("/v1/events", params={"sort": "kind"}), 422, "invalid-request")
+
+
+@pytest.mark.parametrize("sort", ["at", "-at"])
+def test_pages_follow_each_other(api: Api, sort: str) -> None:
+    with cloud.database.write() as db:
+        for number in range(7):  # in one transaction: of one time on some databases
+            told.tell(db, "test.number", number=number)
+    found, path = [], f"/v1/events?limit=3&sort={sort}"
+    while path:
+        answer = api.get(path)
+        assert answer.status_code == 200, answer.text
+        found += [each["details"]["number"] for each in answer.json()]
+        path = answer.links.get("next", {}).get("url")
+    assert found == (list(range(7)) if sort == "at" else list(range(7))[::-1])
+
+
+def test_the_export_has_all_in_their_order(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_BATCH", 3)
+    with cloud.database.write() as db:
+        for number in range(8):
+            told.tell(db, "test.number", number=number)
+        told.tell(db, "other.number", number=9)
+    answer = api.get("/v1/events/export", params={"kind": "test"})
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["details"]["number"] for line in lines] == list(range(8))
+    assert lines == events(api, kind="test", sort="at")
+
+
+def test_another_enterprise_sees_none_of_them(api: Api, stranger: Api) -> None:
+    ended = api.done(api.post("/v1/volumes", json=VOLUME))
+    mine = events(api)[0]
+    assert events(stranger) == []
+    assert events(stranger, operation_id=ended["id"]) == []
+    assert events(stranger, enterprise_id=mine["about"]["enterprise"]["id"]) == []
+    assert stranger.get("/v1/events/export").text == ""
+    made = stranger.post("/v1/virtual-datacenters", json={"name": "theirs", "datacenter": "main"})
+    assert made.status_code == 201
+    assert kinds(stranger) == ["virtual-datacenter.created"]
+    assert "virtual-datacenter.created" not in kinds(api)
+
+
+def test_old_events_are_forgotten_after_their_time(api: Api) -> None:
+    create_vdc(api)
+    with cloud.database.write() as db:
+        told.tell(db, "test.old")
+    with cloud.database.write() as db:
+        db.query(told.EventRow).filter_by(kind="test.old").update({"at": utc_now(-366 * 86400)})
+    ended = api.done(maintain(api))
+    assert "test.old" not in kinds(api)
+    assert "virtual-datacenter.created" in kinds(api)
+    assert "1 forgotten" in [each["state"] for each in ended["report"]]
+
+
+# --- following ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def following(
+    api: Api, url: str, last: int | None = None, **query: str
+) -> Iterator[Iterator[Any]]:
+    headers = {"Authorization": f"Bearer {api.token}"}
+    if last is not None:
+        headers["Last-Event-ID"] = str(last)
+    with httpx.stream(
+        "GET", f"{url}/v1/events/stream", headers=headers, params=query, timeout=30
+    ) as answer:
+        assert answer.status_code == 200, answer.read()
+        lines = answer.iter_lines()
+        assert next(lines) == ": from here on"
+        yield (json.loads(line[6:]) for line in lines if line.startswith("data: "))
+
+
+@pytest.fixture
+def url(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> str:  # noqa: F811 - the fixture
+    import os
+
+    workers.resting = True
+    return os.environ["CLOUDLOOM_URL"]
+
+
+def test_a_stream_tells_what_happens_and_goes_on_where_it_was(
+    api: Api, stranger: Api, url: str
+) -> None:
+    create_device(api)
+    with following(api, url) as heard:
+        create_vdc(stranger)
+        create_vdc(api)
+        first = next(heard)
+        assert first["kind"] == "virtual-datacenter.created"
+        assert first["who"]["name"] == "first"
+    create_host(api)
+    create_datacenter(api)
+    with following(api, url, last=first["id"]) as heard:
+        assert [next(heard)["kind"] for _ in range(2)] == ["host.created", "datacenter.created"]
+    with following(api, url, last=0, kind="datacenter") as heard:
+        assert next(heard)["kind"] == "datacenter.created"
+    with following(stranger, url, last=0) as heard:
+        assert next(heard)["about"]["enterprise"]["name"] == "others"
+
+
+def test_a_stream_ends_with_its_token(api: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from api import tokens
+
+    monkeypatch.setattr(router, "_HEARTBEAT_S", 0.05)
+    guest = Api(api.client, api.world, tokens.mint(cloud.database, "guest"))
+    with following(guest, url) as heard:
+        with cloud.database.read() as db:
+            token = UUID(guest.token.split("_")[1])
+            assert db is not None
+        tokens.revoke(cloud.database, token)
+        assert list(heard) == []

@@ -133,6 +133,39 @@ def doctor() -> None:
     raise typer.Exit(int(any(each.state is State.ILL for each in found)))
 
 
+@app.command("rotate-keys")
+def rotate_keys() -> None:
+    """Encrypt all passwords anew with a new key, while everything runs; may be repeated."""
+    from getpass import getuser
+
+    from cryptography.fernet import Fernet
+
+    from adapters.database.events import acting
+    from adapters.database.rotation import rotate
+    from adapters.database.secrets import Keyring
+    from adapters.database.session import Database
+    from adapters.errors import AdapterError, problem_of
+    from adapters.settings import settings
+    from api.client import Refusal
+
+    try:
+        keys = Keyring(settings())
+        with acting(getuser()):
+            done = rotate(Database(settings().database), keys)
+    except AdapterError as error:
+        raise Refusal(problem_of(error)) from error
+    console.print(f"{done.secrets} secrets, {done.anew} of them encrypted anew")
+    if keys.file:
+        console.print(f"{done.dropped} old keys dropped; keep a copy of {keys.file} elsewhere")
+    elif len(keys.keys) > 1:
+        console.print("none needs any but the first of CLOUDLOOM_SECRET_KEYS: drop the others,")
+        console.print("and restart every process; before the next time, put a new key first")
+    else:
+        console.print("CLOUDLOOM_SECRET_KEYS has one key: put a new one before it, such as")
+        console.print(f"  {Fernet.generate_key().decode()}", soft_wrap=True)
+        console.print("restart every process with both, and run this again")
+
+
 # --- verbs -------------------------------------------------------------------------------------
 
 
@@ -276,6 +309,36 @@ def operations(operation: Annotated[UUID | None, typer.Argument()] = None) -> No
         if found.flow_run_url:
             console.print(f"Prefect: {found.flow_run_url}", soft_wrap=True)
         _show_receipt(client.get(f"/v1/operations/{operation}/receipt"))
+
+
+@app.command()
+def events(
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show what happens from now on, until Ctrl-C.")
+    ] = False,
+    kind: Annotated[str | None, typer.Option(help="operation.failed; or operation: all.")] = None,
+    severity: Annotated[str | None, typer.Option(help="info, warning or error.")] = None,
+    who: Annotated[str | None, typer.Option(help="By whom.")] = None,
+    operation: Annotated[UUID | None, typer.Option(help="What became of it.")] = None,
+    about: Annotated[UUID | None, typer.Option(help="An object's id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of the latest.")] = 20,
+) -> None:
+    """Show who has changed what, the latest last; or follow what happens."""
+    from api.progress import event_line
+
+    asked = {
+        "kind": kind,
+        "severity": severity,
+        "who": who,
+        "operation_id": operation,
+        "object_id": about,
+    }
+    wanted = {name: str(value) for name, value in asked.items() if value}
+    with _client() as client:
+        latest = [] if follow else client.get("/v1/events", limit=limit, **wanted)
+        for each in client.events(**wanted) if follow else reversed(latest):
+            console.print(event_line(each), soft_wrap=True)
 
 
 @app.command()

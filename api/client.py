@@ -208,6 +208,22 @@ class Client:
                         if now.resting:
                             return
 
+    def events(self, **wanted: str) -> Iterator[dict[str, Any]]:
+        """Answer events as they happen, for ever: where an answer ends, the next goes on."""
+        seen: dict[str, str] = {}
+        while True:
+            with (
+                speaking_http(self.url),
+                self._http.stream("GET", "/v1/events/stream", headers=seen, params=wanted) as told,
+            ):
+                _require_success(told)
+                for line in told.iter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "id":
+                        seen = {"Last-Event-ID": value}
+                    elif field == "data":
+                        yield json.loads(value)
+
     def upload(
         self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
     ) -> Operation:

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -28,6 +29,7 @@ _COLOURS = {
     OperationState.CANCELLED: "yellow",
     OperationState.ABANDONED: "yellow",
 }
+_SEVERITIES = {"warning": "yellow", "error": "red"}
 _MOVING = {StepState.RUNNING, StepState.UNDOING}
 
 
@@ -135,6 +137,20 @@ def operation_table(operations: list[Operation]) -> Table:
             _seconds(each.started_at, each.ended_at),
         )
     return table
+
+
+def event_line(event: dict[str, Any]) -> Text:
+    """When, what, on what, and by whom: one line."""
+    at = datetime.fromisoformat(event["at"]).astimezone(UTC)
+    about = event["object"] or {"kind": "", "name": ""}
+    done = event["details"].get("kind", "") if event["operation"] else ""
+    return Text.assemble(
+        (f"{at:%Y-%m-%d %H:%M:%S}  ", "dim"),
+        (f"{event['kind']:<24}", _SEVERITIES.get(event["severity"], "")),
+        f" {about['kind']} {about['name']}  ",
+        (f"{done.replace('_', '-')} " if done else "", "dim"),
+        (f"by {event['who']['name']}" if event["who"]["name"] else "", "dim"),
+    )
 
 
 def _words(step: Step) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy.exc import IntegrityError
 
 from adapters.database import models
-from adapters.database.secrets import keyring
+from adapters.database.secrets import Keyring
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotAllowed
 from adapters.types import Value
@@ -33,14 +33,14 @@ class Ticket(Value):
 
 def sign(ticket: Ticket) -> str:
     """The ticket as a part of an address."""
-    return keyring(cloud.settings).encrypt(ticket.model_dump_json().encode()).decode()
+    return Keyring(cloud.settings).encrypt(ticket.model_dump_json().encode()).decode()
 
 
 def opened(kind: type[T], signed: str, valid_s: int) -> tuple[T, tokens.Caller]:
     """The ticket, and for whom it is. Raises `NotAllowed`."""
     code = f"{kind.use}-invalid"
     try:
-        ticket = kind.model_validate_json(keyring(cloud.settings).decrypt(signed, ttl=valid_s))
+        ticket = kind.model_validate_json(Keyring(cloud.settings).decrypt(signed, ttl=valid_s))
     except (InvalidToken, ValueError) as error:
         raise NotAllowed("this address is not valid, or no longer", code=code) from error
     if caller := tokens.holder(cloud.database, ticket.token_id):

@@ -19,7 +19,7 @@ from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.places import Places
 from adapters.database.receipts import Receipts
-from adapters.database.secrets import Secrets, keyring
+from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
 from adapters.database.stories import Stories
 from adapters.errors import Unsupported
@@ -128,7 +128,9 @@ class Cloud:
     @cached_property
     def secrets(self) -> Secrets:
         """Passwords."""
-        return Secrets(self.database, keyring(self.settings))
+        from flows.witness import witness
+
+        return Secrets(self.database, Keyring(self.settings), witness)
 
     @cached_property
     def world(self) -> World:

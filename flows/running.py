@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 lane_name: ContextVar[str] = ContextVar("lane_name", default="")
 lane_host: ContextVar[str] = ContextVar("lane_host", default="")
+step_key: ContextVar[str] = ContextVar("step_key", default="")
 saga: ContextVar["Saga"] = ContextVar("saga")
 
 

@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
+from adapters.database import events
 from adapters.database.figures import Took
 from adapters.database.journal import Line, Writer
 from adapters.database.locks import Locked
@@ -70,6 +71,7 @@ class Saga:
         self._called: set[str] = set()
         self._tried: dict[str, int] = {}  # how often, what is on its way
         self._took: list[Took] = []
+        self._handed: set[UUID] = set()
         self._layer = 0
         self._known = {line.key: line for line in cloud.journal.lines(operation.id)}
         self._position = count(
@@ -352,6 +354,7 @@ class Saga:
         name = f"undo {key}" if back else key
         told = {"step": name, "lane": running.lane_name.get()}
         began, outcome = time.monotonic(), "refused" if back else "failed"
+        token = running.step_key.set(key)
         with logs.telling(**told), traces.span(name, **told):
             try:
                 yield
@@ -362,6 +365,22 @@ class Saga:
             finally:
                 took_s, again = time.monotonic() - began, self._tried.pop(key, 1) - 1
                 self._took.append(Took("step", step, outcome, took_s, again))
+                running.step_key.reset(token)
+
+    def witness(self, secret: UUID) -> None:
+        """Tell once of each secret that this runner is handed, with what is committed next.
+
+        Who loses its lease or dies before has its intent in the journal, which names the same.
+        """
+        if secret not in self._handed:
+            self._handed.add(secret)
+            step = running.step_key.get()
+            self._writer.tell(events.secret_read(self._story, secret, step))
+
+    @cached_property
+    def _story(self) -> dict[str, Any]:
+        with cloud.database.read() as db:
+            return events.story(db, self.operation.id)
 
     def report(self) -> None:
         """Add what it took to the figures; those of a killed runner are lost."""

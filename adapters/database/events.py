@@ -140,11 +140,11 @@ def tell_of(
     Who asked for it has caused it, unless somebody acts now. One that began by itself, and was not
     told of then, is told of when it goes wrong.
     """
-    values = None if what == "accepted" else story(db, row.id)
+    values = None if what == "accepted" else _known(db, row)
     if values is None:
         if what in _AS_WISHED - {"accepted"}:
             return
-        values = _first(db, row)
+        values = _anew(db, row)
     if (here := origin.get()).who:
         values |= here.model_dump(include=set(_ORIGIN))
     said = {"kind": row.kind, **details}
@@ -156,10 +156,16 @@ def tell_of(
     write_last(db, TELL, _told(values, f"operation.{what}", severity, said))
 
 
-def story(db: Session, operation: UUID) -> dict[str, Any] | None:
-    """What all events of an operation have in common, as its first one has it, if there is one."""
+def story(db: Session, operation: UUID) -> dict[str, Any]:
+    """What all events of an operation have in common."""
+    row = db.get_one(models.Operation, operation)
+    return _known(db, row) or _anew(db, row)
+
+
+def _known(db: Session, row: models.Operation) -> dict[str, Any] | None:
+    """The same as its first event has it, if there is one."""
     columns = [_EVENTS.c[name] for name in (*_ORIGIN, *_OBJECT, *_TARGET, "operation_id")]
-    query = select(*columns).where(_EVENTS.c.operation_id == operation).order_by(_EVENTS.c.id)
+    query = select(*columns).where(_EVENTS.c.operation_id == row.id).order_by(_EVENTS.c.id)
     first = db.execute(query.limit(1)).mappings().first()
     return dict(first) if first else None
 
@@ -202,8 +208,8 @@ def table_of(noun: str) -> type[Base] | None:
     return None
 
 
-def _first(db: Session, row: models.Operation) -> dict[str, Any]:
-    """The story of an operation that nothing has been told of yet."""
+def _anew(db: Session, row: models.Operation) -> dict[str, Any]:
+    """The same of an operation that nothing has been told of yet."""
     about = {row.target_kind: {"id": str(row.target_id), "name": row.target_name}}
     target = table_of(row.target_kind)
     for known in (

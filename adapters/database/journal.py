@@ -25,6 +25,7 @@ from sqlalchemy import Column, Executable, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.events import TELL
 from adapters.database.operations import Lease, Operations
 from adapters.database.session import insert_missing, utc_now
 from adapters.errors import Transient
@@ -167,6 +168,10 @@ class Writer:
             self._write(_Entry(_FINISH, {**values, "its_result": result}, awaited=False))
         else:
             self._write(_Entry(_SETTLE, values, awaited=False))
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Write an event with what is committed next."""
+        self._write(_Entry(TELL, event, awaited=False))
 
     def flush(self) -> None:
         """Wait until all that was written is on disk."""

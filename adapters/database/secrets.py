@@ -1,13 +1,20 @@
-"""Secrets: encrypted with a keyring whose keys are outside the database."""
+"""Secrets: encrypted with a keyring whose keys are outside the database.
+
+The keys' file may be replaced while everything runs (`rotation`): who cannot open a secret reads
+it again, and who encrypts one looks first whether it is still the same.
+"""
 
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlalchemy import delete
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.session import Database
@@ -16,13 +23,78 @@ from adapters.settings import Settings
 from adapters.types import Chap
 
 
-def keyring(settings: Settings) -> MultiFernet:
+class Keyring:
     """The keys, newest first; one is made in `home/secret.key` where none are set."""
-    if settings.secret_keys is not None:
-        keys = settings.secret_keys.get_secret_value().split(",")
-    else:
-        keys = [_key_file(settings.home / "secret.key").read_text().strip()]
-    return MultiFernet([Fernet(key.strip()) for key in keys])
+
+    def __init__(self, settings: Settings) -> None:
+        self.file = None if settings.secret_keys else settings.home / "secret.key"
+        self._turn = Lock()
+        self._seen: tuple[int, ...] | None = None
+        self.keys: Sequence[bytes] = ()
+        if settings.secret_keys:
+            self.keys = _split(settings.secret_keys.get_secret_value())
+        self.renew()
+
+    def renew(self) -> bool:
+        """Read the file again if it is another one by now; answers whether it was."""
+        if self.file is None:
+            return False
+        with self._turn:
+            stat = _key_file(self.file).stat()
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen == self._seen:
+                return False
+            self.keys, self._seen = _split(self.file.read_text()), seen
+            return True
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Keep these keys from now on: all of them, or those that were there, whatever happens."""
+        if self.file is None:
+            raise NotAllowed("the keys are those of CLOUDLOOM_SECRET_KEYS")
+        fresh, former = self.file.with_suffix(".new"), self.file.stat()
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        os.chown(fresh, former.st_uid, former.st_gid)
+        with fresh.open("wb") as opened:
+            opened.write(b"\n".join(keys))
+            opened.flush()
+            os.fsync(opened.fileno())
+        fresh.replace(self.file)
+        folder = os.open(self.file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self.renew()
+
+    def encrypt(self, plain: bytes) -> bytes:
+        """Encrypt with the newest key that there is now."""
+        self.renew()
+        return Fernet(self.keys[0]).encrypt(plain)
+
+    def decrypt(self, token: bytes | str, ttl: int | None = None) -> bytes:
+        """Decrypt with whichever key does it. Raises `InvalidToken`."""
+        try:
+            return self._ring().decrypt(token, ttl)
+        except InvalidToken:
+            if not self.renew():
+                raise
+            return self._ring().decrypt(token, ttl)
+
+    def rotated(self, token: bytes) -> bytes | None:
+        """The same encrypted with the newest key; None when it is already."""
+        try:
+            Fernet(self.keys[0]).decrypt(token)
+        except InvalidToken:
+            return self._ring().rotate(token)
+        return None
+
+    def _ring(self) -> MultiFernet:
+        return MultiFernet([Fernet(key) for key in self.keys])
+
+
+def _split(text: str) -> list[bytes]:
+    return [key.encode() for key in text.replace(",", " ").split()]
 
 
 def _key_file(path: Path) -> Path:
@@ -41,40 +113,63 @@ def _key_file(path: Path) -> Path:
 
 
 class Secrets:
-    """User names and passwords by id."""
+    """User names and passwords by id; `witness` hears of each that is handed out."""
 
-    def __init__(self, database: Database, keys: MultiFernet) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: Keyring,
+        witness: Callable[[UUID], None] = lambda _secret: None,
+    ) -> None:
         self._database = database
         self._keys = keys
+        self._witness = witness
 
     def ensure(self, secret: UUID) -> Chap:
         """The user and password under this id; random ones when there are none yet."""
-        with self._database.write() as db:
-            row = db.get(models.Secret, secret)
-            if row is None:
-                row = models.Secret(
-                    id=secret,
-                    user=secret.hex,
-                    ciphertext=self._keys.encrypt(secrets.token_hex(8).encode()),
-                )
-                db.add(row)
-            return self._open(row)
+        try:
+            return self.read(secret)
+        except NotFound:
+            self._make(secret)
+        return self.read(secret)
 
     def read(self, secret: UUID) -> Chap:
         """The user and password under this id. Raises `NotFound`."""
-        with self._database.read() as db:
-            if row := db.get(models.Secret, secret):
-                return self._open(row)
-        raise NotFound(f"no secret {secret}")
+        try:
+            chap = self._read(secret)
+        except InvalidToken:
+            chap = self._read_again(secret)
+        self._witness(secret)
+        return chap
 
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""
         with self._database.write() as db:
             db.execute(delete(models.Secret).where(models.Secret.id == secret))
 
-    def _open(self, row: models.Secret) -> Chap:
+    def _make(self, secret: UUID) -> None:
+        plain = secrets.token_hex(8).encode()
+        with self._database.write() as db:
+            still(db)  # the newest key stays the newest one until this is there
+            ciphertext = self._keys.encrypt(plain)
+            db.add(models.Secret(id=secret, user=secret.hex, ciphertext=ciphertext))
+
+    def _read_again(self, secret: UUID) -> Chap:
+        """It was encrypted anew, and the key that it was read with has gone meanwhile."""
         try:
-            password = self._keys.decrypt(row.ciphertext).decode()
+            return self._read(secret)
         except InvalidToken as error:
-            raise NotAllowed(f"secret {row.id}: no key of the keyring opens it") from error
-        return Chap(user=row.user, password=SecretStr(password))
+            raise NotAllowed(f"secret {secret}: no key of the keyring opens it") from error
+
+    def _read(self, secret: UUID) -> Chap:
+        with self._database.read() as db:
+            row = db.get(models.Secret, secret)
+            if row is None:
+                raise NotFound(f"no secret {secret}")
+            password = self._keys.decrypt(row.ciphertext).decode()
+            return Chap(user=row.user, password=SecretStr(password))
+
+
+def still(db: Session, *, alone: bool = False) -> None:
+    """Let nobody drop a key until this transaction ends; `alone`: nor encrypt anything."""
+    db.execute(select(models.Installation).with_for_update(read=not alone)).all()

@@ -31,7 +31,7 @@ from adapters.database.receipts import Receipts
 from adapters.database.records import VolumeRecord
 from adapters.database.runners import Runner, machine, this_runner
 from adapters.database.schema import FIRST_ENTERPRISE, differences, migrate
-from adapters.database.secrets import Secrets, keyring
+from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database, Joined, utc_now
 from adapters.errors import AdapterError, Conflict, InUse, NotAllowed, OutOfSpace, Transient
 from adapters.settings import Settings
@@ -720,7 +720,7 @@ def settings(home: Path, *keys: bytes) -> Settings:
 
 def test_a_password_is_encrypted_at_rest(database, tmp_path):
     secret = uuid4()
-    chap = Secrets(database, keyring(settings(tmp_path))).ensure(secret)
+    chap = Secrets(database, Keyring(settings(tmp_path))).ensure(secret)
     with database.read() as db:
         ciphertext = db.get_one(models.Secret, secret).ciphertext
     assert chap.password.get_secret_value().encode() not in ciphertext
@@ -728,7 +728,7 @@ def test_a_password_is_encrypted_at_rest(database, tmp_path):
 
 
 def test_a_secret_is_made_once_and_forgotten(database, tmp_path):
-    kept = Secrets(database, keyring(settings(tmp_path)))
+    kept = Secrets(database, Keyring(settings(tmp_path)))
     secret, other = uuid4(), uuid4()
     chap = kept.ensure(secret)
     assert kept.ensure(secret) == chap == kept.read(secret)
@@ -743,21 +743,21 @@ def test_a_secret_is_made_once_and_forgotten(database, tmp_path):
 def test_a_new_key_goes_first_and_the_old_one_still_opens(database, tmp_path):
     old, new, other = (Fernet.generate_key() for _ in range(3))
     before, after = uuid4(), uuid4()
-    chap = Secrets(database, keyring(settings(tmp_path, old))).ensure(before)
-    rotated = Secrets(database, keyring(settings(tmp_path, new, old)))
+    chap = Secrets(database, Keyring(settings(tmp_path, old))).ensure(before)
+    rotated = Secrets(database, Keyring(settings(tmp_path, new, old)))
     assert rotated.read(before) == chap
     fresh = rotated.ensure(after)
-    assert Secrets(database, keyring(settings(tmp_path, new))).read(after) == fresh
+    assert Secrets(database, Keyring(settings(tmp_path, new))).read(after) == fresh
     with pytest.raises(NotAllowed):
-        Secrets(database, keyring(settings(tmp_path, other))).read(before)
+        Secrets(database, Keyring(settings(tmp_path, other))).read(before)
 
 
 def test_the_key_is_made_once_for_its_owner_alone(tmp_path):
-    keyring(settings(tmp_path))
+    Keyring(settings(tmp_path))
     key = tmp_path / "secret.key"
     first = key.read_bytes()
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    keyring(settings(tmp_path))
+    Keyring(settings(tmp_path))
     assert key.read_bytes() == first
     assert list(tmp_path.iterdir()) == [key]
 

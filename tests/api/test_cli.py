@@ -220,3 +220,30 @@ def test_a_worker_is_told_what_it_serves(monkeypatch):
     told = {name: env[f"CLOUDLOOM_{name}"] for name in ("DATACENTER", "QUEUES", "SLOTS")}
     assert told == {"DATACENTER": "north", "QUEUES": "images,storage", "SLOTS": "3"}
     assert env["PREFECT_API_URL"]
+
+
+def test_events_are_shown(workers: Workers) -> None:
+    assert run("token", "guest").exit_code == 0
+    shown = run("events")
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"api-token.created +api_token guest +by first", shown.output)
+    assert run("events", "--kind", "operation").output == ""
+    assert run("events", "--severity", "grave").exit_code == 1
+
+
+def test_events_are_followed(workers: Workers) -> None:
+    command = [sys.executable, "-c", "from api.cli import app; app()", "events", "--follow"]
+    following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert following.stdout
+        heard: list[str] = []
+        listener = threading.Thread(target=lambda: heard.append(following.stdout.readline()))
+        listener.start()
+        while listener.is_alive():  # until it listens, nobody hears of them
+            run("token", "guest")
+            listener.join(0.2)
+        assert "api-token.created" in heard[0]
+    finally:
+        following.kill()
+        following.wait()
+        following.stdout.close()

@@ -65,6 +65,7 @@ MEANINGS = {
     "program-failed": "An external program ended with an error.",
     "rate-limited": "Too many requests: `Retry-After` says when to ask again.",
     "refused": "It will not work however often it is tried.",
+    "rotating": "Keys are being rotated already.",
     "scope-missing": "The token lacks a scope; `scope` names it.",
     "stopped": "The operation was asked to stop, or nobody decided on it.",
     "template-not-available": "The template is not there yet, or no more.",

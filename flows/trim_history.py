@@ -1,24 +1,22 @@
 """Forget what is over, so that nothing grows for ever: here, in Prefect, and in the library."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import httpx
 from prefect.exceptions import PrefectException
 
 from adapters.database.history import BATCH
-from adapters.database.library import Image
 from adapters.database.operations import Operation
-from adapters.errors import InUse
 from adapters.types import Finding
 from flows import prefect_history
 from flows.cloud import cloud
+from flows.drop_conversions import drop_conversion, survey_conversions
 from flows.engine import is_prefect_watching
 from flows.operation import operation
-from flows.running import running
-from flows.steps import Effect, step
+from flows.steps import step
 from flows.upkeep import publish_report
 
 _BATCHES = 50  # at most, an hour: 10,000 operations; what is more waits for the next time
@@ -39,23 +37,22 @@ def trim_history(request: Operation) -> None:
 @step("forget-operations")
 def forget_operations(datacenter: UUID) -> Finding:
     days, evidence = cloud.settings.history_days, cloud.settings.evidence_days
-    forgotten = _in_batches(lambda: cloud.history.forget_operations(datacenter, days, evidence))
+    forget = partial(cloud.history.forget_operations, datacenter, days, evidence)
+    forgotten = _forgotten("operations", days, forget)
     cloud.history.compact()
-    return Finding(what="operations", name=f"{days} days", state=f"{forgotten} forgotten")
+    return forgotten
 
 
 @step("forget-keys")
 def forget_keys(datacenter: UUID) -> Finding:
     days = cloud.settings.idempotency_days
-    forgotten = _in_batches(lambda: cloud.history.forget_keys(days))
-    return Finding(what="idempotency keys", name=f"{days} days", state=f"{forgotten} forgotten")
+    return _forgotten("idempotency keys", days, partial(cloud.history.forget_keys, days))
 
 
 @step("forget-events")
 def forget_events(datacenter: UUID) -> Finding:
     days = cloud.settings.event_days
-    forgotten = _in_batches(lambda: cloud.history.forget_events(days))
-    return Finding(what="events", name=f"{days} days", state=f"{forgotten} forgotten")
+    return _forgotten("events", days, partial(cloud.history.forget_events, days))
 
 
 @step("forget-runs")
@@ -78,6 +75,10 @@ def forget_runs(datacenter: UUID) -> Finding:
     return Finding(what="runs", name=f"{days} days", state=state, detail=detail)
 
 
+def _forgotten(what: str, days: float, forget: Callable[[], int]) -> Finding:
+    return Finding(what=what, name=f"{days} days", state=f"{_in_batches(forget)} forgotten")
+
+
 def _in_batches(forget: Callable[[], int]) -> int:
     forgotten = 0
     for _ in range(_BATCHES):
@@ -85,40 +86,3 @@ def _in_batches(forget: Callable[[], int]) -> int:
         if batch < BATCH:
             break
     return forgotten
-
-
-@step("survey-conversions")
-def survey_conversions(datacenter: UUID) -> list[Image]:
-    """Those that no disk claims, and that were made long enough ago; none unless so set."""
-    days, repository = cloud.settings.conversion_days, cloud.repository(datacenter)
-    if not days:
-        return []
-    before_ns = time.time_ns() - int(timedelta(days=days).total_seconds() * 1e9)
-    return [
-        image
-        for image in cloud.library.conversions(datacenter)
-        if image.identity.modified_ns < before_ns
-        and not cloud.claims.holders(f"file:{repository.path(image.path)}")
-    ]
-
-
-@step("drop-conversion", Effect.REMOVES)
-def drop_conversion(image: Image, datacenter: UUID) -> None:
-    """Remove row and file, unless a disk has claimed it meanwhile."""
-    repository = cloud.repository(datacenter)
-    file = f"file:{repository.path(image.path)}"
-    try:
-        cloud.claims.begin_removal(file, running())
-    except InUse:
-        return
-    cloud.library.forget_conversion(image.id)
-    repository.delete(image.path)
-    cloud.claims.removed(file, running())
-
-
-@drop_conversion.look
-def _(image: Image, datacenter: UUID) -> bool:
-    """Whether it is there although nobody needs it."""
-    repository = cloud.repository(datacenter)
-    claimed = cloud.claims.holders(f"file:{repository.path(image.path)}")
-    return repository.has(image.path) and not claimed

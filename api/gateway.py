@@ -28,7 +28,7 @@ from api.reports import Operation
 from api.starting import Starter
 from api.tickets import Ticket, opened, sign, use_up
 from flows.cloud import cloud
-from flows.import_image import take_upload
+from flows.uploads import take_upload
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600

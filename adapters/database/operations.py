@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from adapters.amounts import Force
 from adapters.database import models
 from adapters.database.intents import Intent, intend
 from adapters.database.locks import lock
@@ -76,6 +77,12 @@ class Operation(Value):
     flow_run_id: UUID | None
     due_at: datetime | None
     traceparent: str | None = None
+
+    @property
+    def force(self) -> Force | None:
+        """Who lets it pass soft limits, and why; if anybody does."""
+        given = self.arguments.get("force")
+        return Force.model_validate(given) if given else None
 
     @property
     def ended(self) -> bool:

@@ -10,11 +10,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import figures, models
+from adapters.database import figures, ledger, models
+from adapters.database.conventions import Base
 from adapters.database.session import Database
 from adapters.errors import Transient
 
-METADATA = figures.Duration.metadata  # whoever knows this module knows all tables
+_TABLES = (figures, ledger, models)  # whoever knows this module knows all tables
+METADATA = Base.metadata
 _PATIENCE_S = 300
 FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
 

@@ -17,6 +17,7 @@ from api.routers import (
     enterprises,
     health,
     infrastructure,
+    limits,
     operations,
     templates,
     virtual_datacenters,
@@ -54,6 +55,7 @@ def create_app() -> FastAPI:
         volumes,
         appliances,
         vms,
+        limits,
         operations,
     ):
         v1.include_router(each.router)

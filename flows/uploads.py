@@ -28,10 +28,15 @@ def _(template: UUID, datacenter: UUID, upload: str) -> bool:
 
 @step("measure-upload")
 def measure_upload(template: UUID, datacenter: UUID) -> int:
-    """How much of the repository the upload takes, in MiB that are begun."""
+    """How much of the repository the upload takes."""
     if (path := cloud.repository(datacenter).find_scratch(f"import-{template}")) is None:
         raise _gone()
-    files = path.iterdir() if path.is_dir() else [path]
+    return size_of(path)
+
+
+def size_of(upload: Path) -> int:
+    """What a file, or a folder of them, takes, in MiB that are begun."""
+    files = upload.iterdir() if upload.is_dir() else [upload]
     return -(-sum(each.stat().st_size for each in files) // 2**20)
 
 

@@ -394,7 +394,8 @@ def require_ledger_exact() -> None:
         exist: dict[tuple[str, UUID], dict[str, int]] = {}
         for vm in db.scalars(select(models.VirtualMachine).where(_VM.host_id.is_not(None))):
             local = sum(x.size_mib for x in disks if x.vm_id == vm.id and x.volume_id is None)
-            exist["vm", vm.id] = {"cpu": vm.cpu, "ram_mib": vm.ram_mib, "disk_mib": local}
+            used = {"cpu": vm.cpu, "ram_mib": vm.ram_mib, "disk_mib": local}
+            exist["vm", vm.id] = {k: n for k, n in used.items() if n}
             where = next(x for x in rows if x.id == vm.id)
             assert where.virtual_datacenter_id == apps[vm.appliance_id]
         for volume in db.scalars(select(models.VolumeRow).where(models.VolumeRow.carved)):

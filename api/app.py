@@ -20,6 +20,7 @@ from api.routers import (
     events,
     health,
     infrastructure,
+    limits,
     operations,
     templates,
     virtual_datacenters,
@@ -58,6 +59,7 @@ def create_app() -> FastAPI:
         volumes,
         appliances,
         vms,
+        limits,
         operations,
         events,
     ):

@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from api import limit_verbs
+
 if TYPE_CHECKING:
     from api.client import Client, Operation, Refusal
 
@@ -48,6 +50,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(limit_verbs.verbs, name="limits")
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 
@@ -219,6 +222,9 @@ def deploy(
     on_failure: Annotated[
         str, typer.Option(help="When a VM fails: undo all, or keep those that came up.")
     ] = "undo",
+    force: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
+    ] = None,
     no_wait: NoWait = False,
 ) -> None:
     """Describe an appliance, and deploy it. Ctrl-C leaves the operation running."""
@@ -228,7 +234,7 @@ def deploy(
             appliance = client.post_yaml("/v1/appliances", text)["id"]
         else:
             appliance = _find(client, "appliances", what)
-        how = {"on_failure": on_failure}
+        how = {"on_failure": on_failure, "force": bool(force), "force_reason": force or None}
         started = client.start(f"/v1/appliances/{appliance}/deploy", how)
         _finish(client, started, wait=watch or not no_wait, quiet=not watch)
 
@@ -466,7 +472,7 @@ def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool
 def _complain(refusal: "Refusal") -> None:
     told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
     complaints.print(told, soft_wrap=True)
-    for name in ("hosts", "pools", "users", "errors", "operation"):
+    for name in ("hosts", "pools", "users", "used", "errors", "operation"):
         if more := refusal.problem.get(name):
             complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
 

@@ -172,6 +172,10 @@ class Client:
         """Change something at once."""
         return self._ask("PATCH", path, json=body).json()
 
+    def put(self, path: str, body: Any) -> Any:
+        """Set something at once."""
+        return self._ask("PUT", path, json=body).json()
+
     def delete(self, path: str) -> None:
         """Remove something that is gone at once."""
         self._ask("DELETE", path)

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Protocol
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
+from adapters.amounts import Force
 from adapters.database.library import NewTemplate
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
@@ -27,8 +28,9 @@ from api.once import Once
 from api.reports import Operation
 from api.starting import Starter
 from api.tickets import Ticket, opened, sign, use_up
+from flows.charges import require_within
 from flows.cloud import cloud
-from flows.import_image import take_upload
+from flows.uploads import size_of, take_upload
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
@@ -44,6 +46,7 @@ class Transfer(Ticket):
     key: str | None
     request: str
     template: NewTemplate
+    force: Force | None = None
     format: Format
     digest: str | None
 
@@ -89,7 +92,8 @@ async def upload(
         if transfer.digest not in {None, digest}:
             text = "what arrived is not what was declared"
             raise BadImage(text, code="image-digest-mismatch")
-        return await asyncio.to_thread(_start, transfer, Starter(caller, once, send), digest)
+        starter, size_mib = Starter(caller, once, send), await asyncio.to_thread(size_of, path)
+        return await asyncio.to_thread(_start, transfer, starter, digest, size_mib)
 
 
 def _begin(transfer: Transfer, caller: tokens.Caller) -> Once:
@@ -150,8 +154,9 @@ def _require_small(size_bytes: int) -> None:
         raise Problem(413, "upload-too-large", f"at most {limit_mib} MiB are taken")
 
 
-def _start(transfer: Transfer, starter: Starter, digest: str) -> Response:
-    template = transfer.template
+def _start(transfer: Transfer, starter: Starter, digest: str, size_mib: int) -> Response:
+    template, force = transfer.template, transfer.force
+    uses = [cloud.ledger.of_template(template, size_mib)]
     taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
     return starter.start(
         lambda _db: starter.request(
@@ -164,5 +169,7 @@ def _start(transfer: Transfer, starter: Starter, digest: str) -> Response:
             format=transfer.format,
             digest=digest,
             upload=transfer.scratch,
-        )
+            force=force,
+        ),
+        lambda: require_within(uses, force),
     )

@@ -82,7 +82,11 @@ class Precondition:
         if self._wanted is None:
             return
         db.refresh(row, with_for_update=True)
-        if not _among(tag_of(body(db, row).model_dump_json().encode()), self._wanted):
+        self.require_same(body(db, row))
+
+    def require_same(self, body: BaseModel) -> None:
+        """Raise `Problem` unless this, of which the lock is held, is what was read."""
+        if self._wanted and not _among(tag_of(body.model_dump_json().encode()), self._wanted):
             raise _failed()
 
 

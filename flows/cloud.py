@@ -15,6 +15,7 @@ from adapters.database.figures import Figures
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
+from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.places import Places
@@ -114,6 +115,11 @@ class Cloud:
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What is charged, and the limits."""
+        return Ledger(self.database)
 
     @cached_property
     def library(self) -> Library:

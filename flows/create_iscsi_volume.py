@@ -5,6 +5,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
 from adapters.types import Role, Volume
+from flows.charges import charge_volume
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.steps import step
@@ -12,8 +13,9 @@ from flows.steps import step
 
 @operation("volume", role=Role.STORAGE)
 def create_iscsi_volume(request: Operation) -> None:
-    """Write the volume down, carve it in its pool, and record that it is there."""
+    """Charge the volume, write it down, carve it in its pool, and record that it is there."""
     record = VolumeRecord.model_validate(request.arguments["volume"])
+    charge_volume(record, request.force)
     enter_volume(record)
     carve(record)
 

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.types import Role, Volume
+from flows.charges import refund_volume
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.operation import operation
@@ -13,10 +14,11 @@ from flows.survey import survey_volume
 
 @operation("volume", role=Role.STORAGE)
 def delete_iscsi_volume(request: Operation) -> None:
-    """Remove the volume from its pool, then from the inventory."""
+    """Remove the volume from its pool, then from the inventory; it is charged no more."""
     record = survey_volume(request.target_id)
     remove_volume(as_volume(record), record.pool_id)
     strike_volume(record.id)
+    refund_volume(record.id)
 
 
 @step("remove-volume", Effect.REMOVES)

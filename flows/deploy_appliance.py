@@ -5,6 +5,7 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.types import OnFailure
+from flows.charges import charge_vms
 from flows.deploy_vm import bring_up, prepare
 from flows.give_up import bring_up_or_give_up, end_with_what_is_up
 from flows.lanes import Lane, lanes
@@ -16,11 +17,12 @@ from flows.survey import survey_vms
 
 @operation("appliance")
 def deploy_appliance(request: Operation) -> None:
-    """Reserve every VM's host, prepare images and volumes, then bring the VMs up in lanes."""
+    """Charge all, reserve hosts, prepare images and volumes, then bring the VMs up in lanes."""
     wanted = [UUID(vm) for vm in request.arguments["vms"]]
+    charge_vms(request.target_id, wanted, request.force)
     reserve_hosts(request.target_id, wanted)
     vms = survey_vms(request.target_id, wanted)
-    prepare(vms, request.id)
+    prepare(vms, request)
     keep = request.arguments.get("on_failure") == OnFailure.KEEP
     up = bring_up_or_give_up if keep else bring_up
     lanes(*[[Lane(vm.name, vm.host, partial(up, vm)) for vm in x] for x in layers_of(vms)])

@@ -9,6 +9,7 @@ from adapters.database.records import VmRecord
 from adapters.types import Power, Vm, VmState
 from flows.attach_volume import plug_in
 from flows.change_power import record_state, switch_vm
+from flows.charges import charge_vms, charge_volume
 from flows.cloud import cloud
 from flows.convert_image import convert
 from flows.create_iscsi_volume import carve
@@ -23,17 +24,19 @@ from flows.vm_disks import make_disks
 
 @operation("vm")
 def deploy_vm(request: Operation) -> None:
-    """Reserve a host, prepare images and volumes, make the disks, define, connect, start."""
+    """Charge it, reserve a host, prepare images and volumes, make the disks, define, start."""
+    charge_vms(request.target_id, [request.target_id], request.force)
     reserve_hosts(request.target_id, [request.target_id])
     vm = survey_vm(request.target_id)
-    prepare([vm], request.id)
+    prepare([vm], request)
     lanes([Lane("", vm.host, partial(bring_up, vm))])
 
 
-def prepare(vms: list[VmRecord], operation_id: UUID) -> None:
+def prepare(vms: list[VmRecord], request: Operation) -> None:
     """Carve the volumes that are only written down; convert, once each, what does not boot."""
     for volume in (volume for vm in vms for volume in vm.volumes):
         if not volume.carved:
+            charge_volume(volume, request.force)
             carve(volume)
     wanted: dict[UUID, Conversion] = {}
     for vm in vms:
@@ -42,7 +45,7 @@ def prepare(vms: list[VmRecord], operation_id: UUID) -> None:
                 made = Conversion(datacenter_id=vm.datacenter_id, source=disk.image, format=target)
                 wanted[made.id] = made
     for conversion in wanted.values():
-        convert(conversion, operation_id)
+        convert(conversion, request.id)
 
 
 def bring_up(vm: VmRecord) -> None:

@@ -71,9 +71,10 @@ def _failure_of(vm: VmRecord) -> Failure | None:
 
 @step("give-up-vm", Effect.STAYS)
 def give_up_vm(vm: UUID, failure: Failure) -> None:
-    """Undo what its lane has done, then give its host back; the intent keeps why."""
+    """Undo what its lane has done, give its host back, refund it; the intent keeps why."""
     this_saga().undo_lane(but=give_up_vm.name)
     cloud.inventory.free([vm])
+    cloud.ledger.refund("vm", [vm])
 
 
 @give_up_vm.undo
@@ -83,4 +84,4 @@ def _(vm: UUID, failure: Failure) -> None:
 
 @give_up_vm.look
 def _(vm: UUID, failure: Failure) -> bool:
-    return not cloud.inventory.have_host([vm])
+    return not (cloud.inventory.have_host([vm]) or cloud.ledger.has("vm", [vm]))

@@ -5,21 +5,24 @@ from uuid import UUID, uuid5
 
 from adapters.database.library import Image, NewTemplate
 from adapters.database.operations import Operation
-from adapters.errors import BadImage, NotFound
-from adapters.images.base import ImageRepository
+from adapters.errors import BadImage
 from adapters.types import Format, Identity, ImageInfo, Role, TemplateState
+from flows.charges import charge_template
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
-from flows.steps import Effect, step
+from flows.steps import step
+from flows.uploads import measure_upload, take_upload, taken
 
 
 @operation("template", role=Role.IMAGES)
 def import_image(request: Operation) -> None:
-    """Take the upload, write the template down, inspect and publish it, and offer it."""
+    """Take the upload, charge it, write the template down, inspect, publish, and offer it."""
     template = NewTemplate.model_validate(request.arguments["template"])
     declared, digest = Format(request.arguments["format"]), request.arguments["digest"]
     take_upload(template.id, template.datacenter_id, request.arguments["upload"])
+    size_mib = measure_upload(template.id, template.datacenter_id)
+    charge_template(template, size_mib, request.force)
     enter_template(template)
     with at_repository(template.datacenter_id):
         info = inspect_upload(template.id, template.datacenter_id, declared, digest)
@@ -50,30 +53,6 @@ def _(template: NewTemplate) -> None:
 @enter_template.look
 def _(template: NewTemplate) -> bool:
     return cloud.library.template_state(template.id) is not None
-
-
-@step("take-upload", Effect.TEMPORARY)
-def take_upload(template: UUID, datacenter: UUID, upload: str) -> None:
-    """Make the gateway's file, or folder of a set, this operation's own."""
-    cloud.repository(datacenter).rename_scratch(upload, f"import-{template}")
-
-
-@take_upload.undo
-def _(template: UUID, datacenter: UUID, upload: str) -> None:
-    cloud.repository(datacenter).clear(upload)
-    cloud.repository(datacenter).clear(f"import-{template}")
-
-
-@take_upload.look
-def _(template: UUID, datacenter: UUID, upload: str) -> bool:
-    return cloud.repository(datacenter).find_scratch(f"import-{template}") is not None
-
-
-def taken(repository: ImageRepository, template: UUID, name: str) -> Path:
-    """The upload that this operation took; of a set, the file that is called so."""
-    if path := repository.find_scratch(f"import-{template}"):
-        return path / name if path.is_dir() else path
-    raise NotFound("the uploaded file is gone", code="upload-missing")
 
 
 @step("inspect-upload")

@@ -12,6 +12,7 @@ from flows.attach_volume import (
     export_for,
     export_volume,
 )
+from flows.charges import charge_volume, refund_disk
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
 from flows.fill_volume import fill_volume
@@ -28,6 +29,7 @@ def persist_vm(request: Operation) -> None:
     vm = survey_vm(request.target_id)
     boot = next(disk for disk in vm.local_disks if disk.position == 0)
     volume = VolumeRecord.model_validate(request.arguments["volume"])
+    charge_volume(volume, request.force)
     enter_volume(volume)
     carve(volume)
     with at_host(vm.host):
@@ -42,6 +44,7 @@ def persist_vm(request: Operation) -> None:
     remove_disk(vm.disk(boot), vm.host)
     if boot.base:
         leave_base(boot.id, vm.id, boot.base, vm.host)
+    refund_disk(boot.id, vm.id)
 
 
 def without(vm: VmRecord, disk: UUID) -> Vm:

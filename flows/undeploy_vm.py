@@ -8,6 +8,7 @@ from adapters.database.records import VmRecord
 from adapters.errors import Conflict
 from adapters.types import Base, Disk, Power
 from flows.attach_volume import export_for
+from flows.charges import refund_vm
 from flows.cloud import cloud
 from flows.detach_volume import end_export
 from flows.lanes import Lane, lanes
@@ -34,6 +35,7 @@ def tear_down(vm: VmRecord) -> None:
         if record.base:
             leave_base(record.id, vm.id, record.base, vm.host)
     free_host(vm.id)
+    refund_vm(vm.id)
 
 
 @step("survey-deployed")

@@ -11,8 +11,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import insert, select
 
+from adapters.amounts import Amounts
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.ledger import ChargeRow
+from adapters.database.library import NewTemplate
 from adapters.database.operations import Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE, migrate
 from adapters.database.session import Database, engine, utc_now
@@ -174,7 +177,9 @@ class World:
         if carved:
             from flows.create_iscsi_volume import as_volume
 
-            cloud.storage(self.pool).ensure_volume(as_volume(cloud.inventory.volume(volume)))
+            record = cloud.inventory.volume(volume)
+            cloud.storage(self.pool).ensure_volume(as_volume(record))
+            cloud.ledger.charge(cloud.ledger.of_volumes([record]), lambda _: True)
         return volume
 
     def image(self, name: str, form: Format) -> UUID:
@@ -214,6 +219,10 @@ class World:
                     identity=identity.model_dump(),
                 )
             )
+        new = NewTemplate(
+            id=template, enterprise_id=FIRST_ENTERPRISE, datacenter_id=self.datacenter, name=name
+        )
+        cloud.ledger.charge([cloud.ledger.of_template(new, 1)], lambda _: True)
         return template
 
     def accept(
@@ -374,3 +383,38 @@ def photograph() -> dict[str, Any]:
     for properties in world.values():
         properties.pop("console", None)  # a log, of no weight
     return {"world": world, "tables": tables, "files": files}
+
+
+def require_ledger_exact() -> None:
+    """What is charged is what exists: no more, no less, nothing twice."""
+    with cloud.database.read() as db:
+        rows = db.scalars(select(ChargeRow)).all()
+        charged = {(x.kind, x.id): _counted(x) for x in rows}
+        vdcs = {x.id: x for x in db.scalars(select(models.VirtualDatacenter))}
+        apps = {x.id: x.virtual_datacenter_id for x in db.scalars(select(models.Appliance))}
+        disks, images = db.scalars(select(models.VmDisk)).all(), models.TemplateDisk
+        exist: dict[tuple[str, UUID], dict[str, int]] = {}
+        for vm in db.scalars(select(models.VirtualMachine).where(_VM.host_id.is_not(None))):
+            local = sum(x.size_mib for x in disks if x.vm_id == vm.id and x.volume_id is None)
+            used = {"cpu": vm.cpu, "ram_mib": vm.ram_mib, "disk_mib": local}
+            exist["vm", vm.id] = {k: n for k, n in used.items() if n}
+            where = next(x for x in rows if x.id == vm.id)
+            assert where.virtual_datacenter_id == apps[vm.appliance_id]
+        for volume in db.scalars(select(models.VolumeRow).where(models.VolumeRow.carved)):
+            exist["volume", volume.id] = {"storage_mib": volume.size_mib}
+        for image in db.scalars(select(images).where(images.path != "")):
+            size_mib = -(-image.size_bytes // 2**20)
+            exist["template", image.template_id] = {"repository_mib": size_mib}
+        assert charged == exist
+        for row in rows:
+            vdc = vdcs.get(row.virtual_datacenter_id)
+            assert (vdc is None) == (row.kind == "template")
+            assert vdc is None or row.datacenter_id == vdc.datacenter_id
+            assert row.enterprise_id == (vdc.enterprise_id if vdc else FIRST_ENTERPRISE)
+
+
+_VM = models.VirtualMachine
+
+
+def _counted(row: ChargeRow) -> dict[str, int]:
+    return {k: n for k in Amounts.model_fields if (n := getattr(row, k))}

@@ -15,6 +15,7 @@ from pydantic import Field
 from sqlalchemy import CursorResult, Table, Update, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from adapters.amounts import Force
 from adapters.database import models
 from adapters.database.events import tell_of
 from adapters.database.intents import Intent, intend
@@ -69,6 +70,12 @@ class Operation(Value):
     flow_run_id: UUID | None
     due_at: datetime | None
     traceparent: str | None = None
+
+    @property
+    def force(self) -> Force | None:
+        """Who lets it pass soft limits, and why; if anybody does."""
+        given = self.arguments.get("force")
+        return Force.model_validate(given) if given else None
 
     @property
     def ended(self) -> bool:

@@ -17,6 +17,7 @@ from adapters.types import ApplianceState, OnFailure, Scope, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
 from api.dependencies import Caller, Once, Pages, require_scope
+from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
 from api.reports import Operation
@@ -51,10 +52,8 @@ class Appliance(BaseModel):
     vms: list[Vm]
 
 
-class Deployment(BaseModel):
+class Deployment(Forcing):
     """How an appliance is deployed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     on_failure: OnFailure = Field(
         OnFailure.UNDO,
@@ -155,6 +154,8 @@ def deploy(
 
     Where the appliance or its enterprise asks for approval, the operation is `waiting` for it.
     """
+    wish = how or Deployment()
+    force = wish.by(caller)
     with cloud.database.read() as db:
         row = finding.appliance(db, caller, appliance_id)
         datacenter = datacenter_of(db, row.id)
@@ -176,10 +177,11 @@ def deploy(
             locks,
             waits_s,
             vms=new,
-            on_failure=(how or Deployment()).on_failure,
+            on_failure=wish.on_failure,
+            force=force,
         )
 
-    return starter.start(plan, lambda: require_room(wanted, datacenter))
+    return starter.start(plan, lambda: require_room(wanted, datacenter, force))
 
 
 @router.post("/{appliance_id}/undeploy", status_code=202, responses=_ACCEPTED)

@@ -17,10 +17,12 @@ from adapters.errors import Conflict
 from adapters.types import ConversionState, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference
+from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
 from api.once import Once
 from api.reports import Operation
 from api.starting import Starting
+from flows.charges import require_within
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/templates", tags=["templates"])
@@ -112,6 +114,7 @@ def create_template(
     name: Name,
     format: Annotated[Format, Query(description="What the file is.")],  # noqa: A002 - the API's word
     datacenter: Reference,
+    forcing: ForcingQuery,
     sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description=_DIGEST)] = None,
     cpu: Annotated[int, Query(gt=0, le=1024)] = 1,
     ram_mib: Annotated[int, Query(gt=0, le=2**24)] = 128,
@@ -133,12 +136,15 @@ def create_template(
         cpu=cpu,
         ram_mib=ram_mib,
     )
+    force = forcing.by(caller)
+    require_within([cloud.ledger.of_template(template, 1)], force)  # nothing is sent in vain
     transfer = Transfer(
         token_id=caller.token_id,
         route=route,
         key=idempotency_key,
         request=said,
         template=template,
+        force=force,
         format=format,
         digest=sha256,
     )

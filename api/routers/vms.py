@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapters.amounts import Force
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.events import tell
@@ -19,10 +20,12 @@ from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages
+from api.forcing import Forcing
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
 from flows.abilities import Capability, require_ability
+from flows.charges import require_within, to_deploy
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.reserve_host import place
@@ -103,10 +106,8 @@ class ConsoleAddress(BaseModel):
     valid_s: int
 
 
-class Persistence(BaseModel):
+class Persistence(Forcing):
     """The volume that becomes a VM's boot disk."""
-
-    model_config = ConfigDict(extra="forbid")
 
     volume: Name | None = Field(None, description="Its name; else the VM's, with `-boot`.")
     tier: Name = "default"
@@ -135,8 +136,9 @@ def read_vm(vm_id: UUID, caller: Caller) -> Vm:
 
 
 @router.post("/{vm_id}/deploy", status_code=202, responses=_ACCEPTED)
-def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+def deploy(vm_id: UUID, caller: Caller, starter: Starting, how: Forcing | None = None) -> Response:
     """Deploy a VM on the host with the most room."""
+    force = (how or Forcing()).by(caller)
     with cloud.database.read() as db:
         datacenter = datacenter_of(db, finding.vm(db, caller, vm_id).appliance_id)
 
@@ -144,9 +146,11 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "deploy", vm)
         locks, waits_s = volume_locks(db, [vm]), starter.waits_s(db, vm.appliance_id)
-        return starter.request("deploy_vm", vm.id, vm.name, datacenter, locks, waits_s)
+        return starter.request(
+            "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force
+        )
 
-    return starter.start(plan, lambda: require_room([vm_id], datacenter))
+    return starter.start(plan, lambda: require_room([vm_id], datacenter, force))
 
 
 @router.post("/{vm_id}/undeploy", status_code=202, responses=_ACCEPTED)
@@ -240,9 +244,12 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -
         _boot_disk(db, vm)
         require_new_name(db, record.virtual_datacenter_id, record.name)
         locks = volume_locks(db, [vm])
-        return starter.request("persist_vm", vm.id, vm.name, datacenter, locks, volume=record)
+        return starter.request(
+            "persist_vm", vm.id, vm.name, datacenter, locks, volume=record, force=force
+        )
 
-    return starter.start(plan)
+    uses, force = cloud.ledger.of_volumes([record]), wish.by(caller)
+    return starter.start(plan, lambda: require_within(uses, force))
 
 
 def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
@@ -290,9 +297,10 @@ def volume_locks(db: Session, vms: Iterable[models.VirtualMachine]) -> list[tupl
     return [("volume", volume) for volume in db.scalars(query)]
 
 
-def require_room(vms: Iterable[UUID], datacenter: UUID) -> None:
-    """Refuse at once what finds no host, each VM counting for those after it."""
-    place(list(vms), cloud.inventory.loads(datacenter))
+def require_room(vms: Sequence[UUID], datacenter: UUID, force: Force | None) -> None:
+    """Refuse at once what is beyond limits, or finds no host, each VM counting for those after."""
+    require_within(to_deploy(vms), force)
+    place(vms, cloud.inventory.loads(datacenter))
 
 
 def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:

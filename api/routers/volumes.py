@@ -15,10 +15,12 @@ from adapters.errors import Conflict
 from adapters.types import VolumeState
 from api import finding
 from api.dependencies import Caller, Name, Pages, Reference
+from api.forcing import Forcing
 from api.matching import Match
 from api.reports import Operation
 from api.starting import Starting
 from flows.abilities import require_sockets
+from flows.charges import require_within
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 
@@ -26,10 +28,8 @@ router = APIRouter(prefix="/volumes", tags=["volumes"])
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
 
 
-class NewVolume(BaseModel):
+class NewVolume(Forcing):
     """A volume to be carved in a pool of its tier."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(examples=["data"])
     size_mib: int = Field(gt=0, le=2**31 - 1, examples=[64])
@@ -79,10 +79,11 @@ def create_volume(new: NewVolume, caller: Caller, starter: Starting) -> Response
     def plan(db: Session) -> Request:
         require_new_name(db, vdc_id, new.name)
         return starter.request(
-            "create_iscsi_volume", record.id, new.name, datacenter, volume=record
+            "create_iscsi_volume", record.id, new.name, datacenter, volume=record, force=force
         )
 
-    return starter.start(plan)
+    uses, force = cloud.ledger.of_volumes([record]), new.by(caller)
+    return starter.start(plan, lambda: require_within(uses, force))
 
 
 @router.get("")

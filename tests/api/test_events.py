@@ -122,6 +122,15 @@ def change_enterprise(api: Api) -> Any:
     return api.call("PATCH", f"/v1/enterprises/{mine['id']}", json={"approval": True})
 
 
+def set_limits(api: Api) -> Any:
+    return api.call("PUT", f"/v1/limits/virtual-datacenter/{api.world.vdc}", json={})
+
+
+def lift_limits(api: Api) -> Any:
+    set_limits(api)
+    return api.delete(f"/v1/limits/virtual-datacenter/{api.world.vdc}")
+
+
 def maintain(api: Api) -> Any:
     path = f"/v1/datacenters/{api.world.datacenter}/maintenance"
     return api.post(path, json={"kind": "trim_history"})
@@ -149,6 +158,8 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "POST /v1/storage-devices": ("storage-device.created", create_device),
     "POST /v1/storage-pools": ("storage-pool.created", create_pool),
     "POST /v1/virtual-datacenters": ("virtual-datacenter.created", create_vdc),
+    "PUT /v1/limits/{level}/{holder_id}": ("limits.changed", set_limits),
+    "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
     "POST /v1/templates": ("operation.accepted", send_image),
     "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),

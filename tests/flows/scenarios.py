@@ -285,6 +285,7 @@ def orphaned(world: World) -> Asked:
     volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
     world.run("create_iscsi_volume", UUID(volume["id"]), volume=volume)
     cloud.inventory.forget_volume(UUID(volume["id"]))
+    cloud.ledger.refund("volume", [UUID(volume["id"])])
     world.run("deploy_vm", vm)
     cloud.world.set_fate("hypervisors.delete_disk", "lies")
     assert world.run("undeploy_vm", vm).left_behind

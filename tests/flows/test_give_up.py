@@ -17,11 +17,11 @@ from flows.steps import STEPS
 from tests.flows.breaking import Breaker, Place, places
 from tests.flows.test_fates import settle_again
 from tests.flows.test_sagas import assert_unlocked, shape
-from tests.worlds import photograph
+from tests.worlds import photograph, require_ledger_exact
 
 LANE = ["choose-base", "hold-base", "make-disk", "define-vm", "export-volume", "connect-volume"]
 UNDONE = ["switch-vm", *LANE[:0:-1]]  # of the lane that fails, as they are undone
-PREPARED = ["reserve-hosts", "survey-vms"]
+PREPARED = ["charge-vms", "reserve-hosts", "survey-vms"]
 
 
 def accepted(world, monkeypatch, *, fails=("db",), on_failure="keep"):
@@ -64,6 +64,7 @@ def require_partly(broken, ended):
     """Mail is up and stays; of db and web nothing is left, their hosts are free."""
     vms = {vm.name: vm for vm in cloud.inventory.vms_of(broken.operation.target_id)}
     assert ended.state is OperationState.FAILED
+    require_ledger_exact()
     assert ended.error["code"] == "partly-deployed"
     assert ended.error["vms"] == [
         {"name": "db", "code": "refused", "detail": "it does not boot"},

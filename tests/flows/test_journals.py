@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from adapters.database import models
+from adapters.database.ledger import ChargeRow
 from adapters.database.library import Conversion
 from adapters.database.operations import Operation
 from adapters.types import Format, OperationState, StepState
@@ -70,6 +71,9 @@ def pretend(operation: Operation, kept: dict[str, Any]) -> None:
     """Let the operation have the kept journal instead of its own."""
     steps = [as_row(step) for step in kept["steps"]]
     with cloud.database.write() as db:
+        charged = {step["name"] for step in kept["steps"]} & {"charge-vms", "charge-volume"}
+        if not charged:  # a version that charged nothing: no charge is there to be refunded
+            db.execute(delete(ChargeRow).where(ChargeRow.id.in_(made_by(operation))))
         db.execute(delete(models.Step).where(models.Step.operation_id == operation.id))
         db.execute(insert(models.Step), steps)
         db.execute(
@@ -77,6 +81,13 @@ def pretend(operation: Operation, kept: dict[str, Any]) -> None:
             .where(models.Operation.id == operation.id)
             .values(version=kept["operation"]["version"])
         )
+
+
+def made_by(operation: Operation) -> set[UUID]:
+    """What this version has charged, until it was killed."""
+    charging = {"charge-vms", "charge-volume"}
+    lines = [x for x in cloud.journal.lines(operation.id) if x.name in charging]
+    return {UUID(x.key.partition("[")[2].removesuffix("]")) for x in lines}
 
 
 def as_row(kept: dict[str, Any]) -> dict[str, Any]:

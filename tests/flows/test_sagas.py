@@ -26,7 +26,7 @@ from flows.steps import STEPS, Effect
 from tests.flows.breaking import Breaker, Place, lapse, places, somebody_else
 from tests.flows.conftest import made_folder
 from tests.flows.scenarios import SCENARIOS, Scenario, Worlds
-from tests.worlds import World
+from tests.worlds import World, require_ledger_exact
 
 
 def shape(photo: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +97,7 @@ def no_way_back(name: str, place: Place) -> bool:
 
 def require_nothing_left(scenario: Scenario, before: dict[str, Any], ended: Operation) -> None:
     assert scenario.photograph() == before
+    require_ledger_exact()
     assert not ended.left_behind
     assert_unlocked()
     lines = cloud.journal.lines(ended.id)
@@ -106,6 +107,7 @@ def require_nothing_left(scenario: Scenario, before: dict[str, Any], ended: Oper
 def require_all_there(name: str, ended: Operation) -> None:
     scenario = SCENARIOS[name]
     assert json.dumps(shape(scenario.photograph()), sort_keys=True) == clean_run(name)[1]
+    require_ledger_exact()
     assert not ended.left_behind
     assert_unlocked()
     for line in cloud.journal.lines(ended.id):

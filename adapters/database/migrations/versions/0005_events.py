@@ -6,7 +6,7 @@ from alembic import op
 from adapters.database.session import UtcDateTime
 
 revision = "0005"
-down_revision = "0001"
+down_revision = "0004"
 
 INDEXES = (
     ["enterprise_id", "at"],

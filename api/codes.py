@@ -18,7 +18,7 @@ MEANINGS = {
     "duplicate-name": "Two things in one blueprint have the same name.",
     "elsewhere": "Two things are not in the same virtual datacenter.",
     "foreign-origin": "A page of another site wants a console.",
-    "hard-limit": "A hard limit leaves no room for that; `exceeded` says which, what is used, and what was asked.",
+    "hard-limit": "A hard limit leaves no room for that; `exceeded` says which.",
     "idempotency-key-reused": "The key was used for another request.",
     "image-backing-file": "The image is a difference to another file.",
     "image-changed": "A file in the library is not the one that was published.",

@@ -226,18 +226,20 @@ class Ledger:
                     row.virtual_datacenter_id = holder
                 db.add(row)
             row.soft, row.hard = soft.model_dump(), hard.model_dump()
-            limits = {"level": level, "soft": row.soft, "hard": row.hard}
-            tell(db, "limits.changed", db.get(_HOLDERS[level], holder), **limits)
+            about = db.get(_HOLDERS[level], holder)
+            tell(db, "limits.changed", about, level=level, soft=row.soft, hard=row.hard)
 
-    def lift_limits(self, enterprise: UUID, whose: Key) -> bool:
-        """Limit a level no more; answers whether there were limits."""
+    def lift_limits(
+        self, enterprise: UUID, whose: Key, require: Callable[[Standing], None]
+    ) -> None:
+        """Limit a level no more, unless `require` refuses, knowing how it stands."""
+        level, holder = whose
         with self._database.write() as db:
-            row = db.get(Limit, limits_id(enterprise, whose))
-            if row:
+            _lock(db, enterprise)
+            require(standings(db, enterprise, [whose])[0])
+            if row := db.get(Limit, limits_id(enterprise, whose)):
                 db.delete(row)
-                level, holder = whose
                 tell(db, "limits.lifted", db.get(_HOLDERS[level], holder), level=level)
-            return row is not None
 
 
 def limits_id(enterprise: UUID, whose: Key) -> UUID:
@@ -369,10 +371,10 @@ def _write(db: Session, charges: Sequence[Charge], force: Force | None) -> None:
 def _tell_forced(db: Session, charges: Sequence[Charge], force: Force) -> None:
     """Say who has passed a soft limit, and why: of the narrowest level that they all lie in."""
     level, holder = list(charges[0].holders.items())[-1]
-    for_ = [f"{each.kind}:{each.id}" for each in charges[:_TOLD]]
+    what = [f"{each.kind}:{each.id}" for each in charges[:_TOLD]]
     with acting(force.by):
-        row = db.get(_HOLDERS[level], holder)
-        tell(db, "limits.forced", row, Severity.WARNING, reason=force.reason, charged=for_)
+        about = db.get(_HOLDERS[level], holder)
+        tell(db, "limits.forced", about, Severity.WARNING, reason=force.reason, charged=what)
 
 
 def _account() -> tuple[Any, ...]:

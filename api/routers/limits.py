@@ -110,11 +110,13 @@ def set_limits(
 
 
 @router.delete("/{level}/{holder_id}", status_code=204)
-def lift_limits(level: Level, holder_id: UUID, admin: Admin) -> None:
+def lift_limits(level: Level, holder_id: UUID, admin: Admin, match: Match) -> None:
     """Limit a level no more; needs the scope `admin`."""
     with cloud.database.read() as db:
         whose = _whose(db, admin, level, holder_id)
-    cloud.ledger.lift_limits(admin.enterprise_id, whose)
+    cloud.ledger.lift_limits(
+        admin.enterprise_id, whose, lambda now: match.require_same(_limits(now))
+    )
 
 
 def _whose(db: Session, caller: Caller_, level: Level, holder: UUID) -> Key:

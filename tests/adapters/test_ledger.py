@@ -251,7 +251,9 @@ def test_lowering_a_limit_and_charging_race_and_one_of_them_is_refused(ledger, d
         assert len(refused) == 1
         assert isinstance(refused[0], Conflict | HardLimitExceeded)
         ledger.refund("vm", [charge.id])
-        ledger.lift_limits(FIRST_ENTERPRISE, (Level.ENTERPRISE, FIRST_ENTERPRISE))
+        ledger.lift_limits(
+            FIRST_ENTERPRISE, (Level.ENTERPRISE, FIRST_ENTERPRISE), lambda _now: None
+        )
 
 
 def test_a_volume_of_no_virtual_datacenter_is_not_found(ledger):

@@ -36,6 +36,7 @@ from adapters.database.vms import parts
 from adapters.errors import NotFound
 
 Decide = Callable[[list[Standing]], bool]
+Require = Callable[[Standing], None]
 Key = tuple[Level, UUID]  # a level, and which of its kind
 _VDC = models.VirtualDatacenter
 _VM = models.VirtualMachine
@@ -229,9 +230,7 @@ class Ledger:
             about = db.get(_HOLDERS[level], holder)
             tell(db, "limits.changed", about, level=level, soft=row.soft, hard=row.hard)
 
-    def lift_limits(
-        self, enterprise: UUID, whose: Key, require: Callable[[Standing], None]
-    ) -> None:
+    def lift_limits(self, enterprise: UUID, whose: Key, require: Require) -> None:
         """Limit a level no more, unless `require` refuses, knowing how it stands."""
         level, holder = whose
         with self._database.write() as db:

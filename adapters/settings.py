@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("build/cloudloom"), description="Folder of everything that is kept.")
     database_url: str = Field(
-        "", description="Platform database; empty: SQLite in `home`. `mysql+pymysql://...`."
+        "",
+        repr=False,
+        description="Platform database; empty: SQLite in `home`. `mysql+pymysql://...`.",
     )
     secret_keys: SecretStr | None = Field(
         None,
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str = Field(
         "",
+        repr=False,
         description="Where traces go, by OTLP over HTTP: `http://127.0.0.1:4318`; empty: nowhere,"
         " unless OpenTelemetry's own `OTEL_EXPORTER_OTLP_ENDPOINT` is set.",
     )

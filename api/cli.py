@@ -68,8 +68,10 @@ def serve() -> None:
     def announce(token: str | None) -> None:
         if token:
             _keep_token(token, settings().home)
-            console.print(f"token: {token}", soft_wrap=True)
-            console.print(f"  shown this once; kept in {settings().home / 'token'} for this user")
+            if console.is_terminal:  # what is not read by somebody now is a log
+                console.print(f"token: {token}", soft_wrap=True)
+                console.print("  shown this once")
+            console.print(f"a token for this user is kept in {settings().home / 'token'}")
         console.print(f"API: {settings().api_url}/docs")
         console.print(f"Prefect: {settings().prefect_ui}", soft_wrap=True)
         auth = Path(environment(settings())["PREFECT_HOME"], "auth")

@@ -1,5 +1,6 @@
 """Infrastructure: datacenters, hosts, storage devices and pools."""
 
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -69,6 +70,14 @@ class NewHost(BaseModel):
     datastores: list[str] = Field(
         min_length=1, max_length=32, examples=[["/var/lib/cloudloom/disks"]]
     )
+
+    @field_validator("address")
+    @classmethod
+    def _has_no_password(cls, address: str) -> str:
+        """Addresses are shown to everybody who may see the host, and are in every backup."""
+        if urlsplit(address).password is not None:
+            raise ValueError("an address with a password in it would be kept, and shown")
+        return address
 
 
 class Datastore(BaseModel):

@@ -1,6 +1,8 @@
 """What can be seen from outside of one deployment: its trace, its logs, its figures."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from flows.cloud import cloud
 from tests import worlds
 
 pytestmark = pytest.mark.engine
+IN_URL = "a-password-in-a-url"
 REQUEST = "a-request-of-ours"
 VMS = """{appliance: shop, virtual_datacenter: demo, vms: [
     {name: db, template: tiny, volumes: [{name: data, size_mib: 8}], networks: [default]},
@@ -58,6 +61,10 @@ class Seen:
     operation: str = ""
     steps: list[Line] = field(default_factory=list)
     passwords: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    events: list[dict[str, object]] = field(default_factory=list)
     metrics: str = ""
     in_prefect: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
@@ -80,7 +87,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             image_tool="memory",
             retry_delay_s="0",
             log_level="DEBUG",
-            otlp_endpoint=f"http://127.0.0.1:{collector.server_port}",
+            otlp_endpoint=f"http://spy:{IN_URL}@127.0.0.1:{collector.server_port}",
         )
     found = Seen()
     ours.start()
@@ -90,6 +97,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         ours.stop()
         collector.shutdown()
         collector.server_close()
+    found.files = {
+        str(each.relative_to(ours.home)): each.read_bytes()
+        for each in ours.home.rglob("*")
+        if each.is_file()
+    }
     found.spans = collector.spans
     found.logs = {each.stem: each.read_text() for each in (folder / "home/logs").glob("*.log")}
     yield found
@@ -110,6 +122,9 @@ def observe(ours: Cloudloom, found: Seen) -> None:
     with cloud.database.read() as db:
         secrets = list(db.scalars(select(models.Secret.id)))
     found.passwords = [cloud.secrets.read(x).password.get_secret_value() for x in secrets]
+    found.secrets = planted(ours) | {f"CHAP {n}": x for n, x in enumerate(found.passwords)}
+    found.answers = answers_to(ours, found.operation)
+    found.events = json.loads(found.answers[f"/v1/events?operation_id={found.operation}"])
 
     def are_figures_there() -> bool:
         found.metrics = httpx.get(f"{ours.url}/metrics").text
@@ -127,6 +142,37 @@ def observe(ours: Cloudloom, found: Seen) -> None:
         return any("succeeded" in each for each in found.in_prefect)
 
     wait_for(are_logs_shown, 30, "the logs in Prefect", every_s=0.5)
+
+
+def planted(ours: Cloudloom) -> dict[str, str]:
+    """What nobody is to find: also of a key that was rotated away."""
+    kept = {"old key": (ours.home / "secret.key").read_text()}
+    command = [sys.executable, "-m", "api.cli", "rotate-keys"]
+    rotated = subprocess.run(command, env=ours.env, check=True, capture_output=True, text=True)
+    assert "1 of them encrypted anew" in rotated.stdout
+    with Client(ours.url, ours.token) as client:
+        guest = client.post("/v1/api-tokens", {"name": "guest"})["token"]
+    return {
+        **kept,
+        "key": (ours.home / "secret.key").read_text(),
+        "password in a URL": IN_URL,
+        "token": ours.token.rpartition("_")[2],
+        "guest's token": guest.rpartition("_")[2],
+        "Prefect's password": ours.prefect_auth.partition(":")[2],
+        "Prefect's key": (ours.home / "prefect/key").read_text(),
+    }
+
+
+def answers_to(ours: Cloudloom, operation: str) -> dict[str, str]:
+    """All that the API lists, and all of one operation."""
+    with httpx.Client(base_url=ours.url, headers={"Authorization": f"Bearer {ours.token}"}) as ask:
+        paths = ask.get("/openapi.json").json()["paths"]
+        asked = [x for x, each in paths.items() if "get" in each and "{" not in x]
+        asked = [x for x in asked if not x.endswith("/stream")]
+        of_it = f"/v1/operations/{operation}"
+        asked += [of_it, f"{of_it}/steps", f"{of_it}/receipt"]
+        asked.append(f"/v1/events?operation_id={operation}")
+        return {each: ask.get(each).text for each in asked}
 
 
 def lines(text: str) -> list[dict[str, object]]:
@@ -174,6 +220,36 @@ def test_no_password_is_in_logs_traces_metrics_or_prefect(seen):
     assert seen.passwords
     told = [*seen.logs.values(), seen.metrics, *seen.in_prefect, *map(str, seen.spans)]
     assert [x for x in seen.passwords if any(x in each for each in told)] == []
+
+
+MEANT_FOR = {
+    "secret.key": {"key"},
+    "token": {"token"},
+    "prefect/auth": {"Prefect's password"},
+    "prefect/key": {"Prefect's key"},
+}
+
+
+def test_secrets_are_only_where_they_are_meant_to_be(seen):
+    assert {"cloudloom.sqlite", "prefect/prefect.db", "logs/worker.log"} <= set(seen.files)
+    assert "/v1/events/export" in seen.answers
+    found = {
+        place: {name for name, value in seen.secrets.items() if value.encode() in content}
+        for place, content in seen.files.items()
+    }
+    for place, meant in MEANT_FOR.items():
+        assert found.pop(place, meant) == meant, place
+    assert {place: names for place, names in found.items() if names} == {}
+    told = [*seen.answers.values(), seen.metrics, *map(str, seen.spans)]
+    assert [x for x, value in seen.secrets.items() if any(value in each for each in told)] == []
+
+
+def test_whoever_was_handed_a_secret_is_told_of(seen):
+    [read] = [each for each in seen.events if each["kind"] == "secret.read"]
+    assert read["who"]["name"] == "first"
+    assert read["request"] == REQUEST
+    assert read["details"]["step"].startswith("export-volume[")
+    assert read["about"]["appliance"]["name"] == "shop"
 
 
 def test_the_metrics_tell_of_steps_slots_and_operations(seen):

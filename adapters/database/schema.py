@@ -10,11 +10,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import figures, models
+from adapters.database import figures, indexes, models
 from adapters.database.session import Database
 from adapters.errors import Transient
 
-METADATA = figures.Duration.metadata  # whoever knows this module knows all tables
+METADATA = figures.Duration.metadata
+PARTS = (models, figures, indexes)  # whoever knows this module knows all of it
 _PATIENCE_S = 300
 FIRST_ENTERPRISE = uuid5(NAMESPACE_DNS, "enterprise.cloudloom")
 

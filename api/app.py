@@ -11,6 +11,7 @@ from adapters.database.events import Tide
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
+from api.exporting import Exporting
 from api.matching import Matching
 from api.observing import Observed
 from api.routers import (
@@ -45,6 +46,7 @@ def create_app() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(Matching)
+    app.add_middleware(Exporting)
     app.add_middleware(Admission)
     app.add_middleware(Observed)
     errors.install(app)

@@ -4,16 +4,17 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request, Response
-from pydantic import StringConstraints
-from sqlalchemy import Select, and_, or_
+from pydantic import Field, StringConstraints, TypeAdapter
+from sqlalchemy import Integer, Select, and_, or_, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from adapters.database.operations import Operation
+from adapters.database.session import UtcDateTime
 from adapters.types import Scope
 from api import tokens
 from api.errors import Problem
@@ -103,7 +104,10 @@ class Page:
         self._sort = sort
 
     def rows(self, db: Session, query: Select[tuple[R]], table: Any, *fields: str) -> list[R]:
-        """The page's rows; the first field is how they are sorted unless the caller says."""
+        """The page's rows; the first field is how they are sorted unless the caller says.
+
+        Sorted are keys only: of an enterprise with thousands of rows, whole rows would be.
+        """
         sort = self._sort or fields[0]
         field = sort.removeprefix("-")
         if field not in {each.removeprefix("-") for each in fields}:
@@ -115,21 +119,21 @@ class Page:
             later = table.id < last if falling else table.id > last
             query = query.where(or_(beyond, and_(column == value, later)))
         order = (column, table.id)  # both one way: an index has them so
-        query = query.order_by(*[each.desc() if falling else each for each in order])
-        rows = list(db.scalars(query.limit(self._limit + 1)))
-        if len(rows) > self._limit:
-            rows = rows[: self._limit]
-            value = getattr(rows[-1], field)
-            self._offer(sort, value, cast(Any, rows[-1]).id)
-        return rows
+        keys = query.with_only_columns(*order)
+        keys = keys.order_by(*[each.desc() if falling else each for each in order])
+        found = list(db.execute(keys.limit(self._limit + 1)))
+        if len(found) > self._limit:
+            found.pop()
+            self._offer(sort, *found[-1])
+        page = select(table).where(table.id.in_([each.id for each in found]))
+        rows = {row.id: row for row in db.scalars(page)}
+        return [rows[each.id] for each in found if each.id in rows]
 
     def _after(self, sort: str, column: Any, key: Any) -> tuple[Any, Any]:
         wrong = Problem(422, "invalid-cursor", "the cursor is not one of this list")
         try:
             said, value, last = json.loads(urlsafe_b64decode(self._cursor or ""))
-            if column.type.python_type is datetime:
-                value = datetime.fromisoformat(value)
-            after = value, key.type.python_type(last)
+            after = _kind(column).validate_python(value), _kind(key).validate_python(last)
         except (ValueError, TypeError, AttributeError) as error:
             raise wrong from error
         if said != sort:
@@ -143,4 +147,18 @@ class Page:
         self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
 
 
+def _kind(column: Any) -> TypeAdapter[Any]:
+    kind = column.type
+    if isinstance(kind, UtcDateTime):
+        return TypeAdapter(datetime)
+    if isinstance(kind, Integer):
+        return TypeAdapter(Annotated[int, Field(ge=-(2**63), lt=2**63)])
+    return TypeAdapter(kind.python_type)
+
+
 Pages = Annotated[Page, Depends()]
+
+
+def chosen(query: Select[tuple[R]], **wanted: Any) -> Select[tuple[R]]:
+    """Those whose fields are as wanted, as far as anything is."""
+    return query.filter_by(**{name: value for name, value in wanted.items() if value is not None})

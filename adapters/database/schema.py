@@ -10,11 +10,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import conventions, events, figures, ledger, models
+from adapters.database import conventions, events, figures, indexes, ledger, models
 from adapters.database.session import Database
 from adapters.errors import Transient
 
-_TABLES = (events, figures, ledger, models)  # whoever knows this module knows all tables
+PARTS = (events, figures, indexes, ledger, models)  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
 _PATIENCE_S = 300
 FIRST_ENTERPRISE = conventions.FIRST_ENTERPRISE

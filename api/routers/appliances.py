@@ -1,5 +1,6 @@
 """Appliances: given as a blueprint, deployed whole, taken away whole."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from adapters.errors import Conflict
 from adapters.types import ApplianceState, OnFailure, Scope, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
-from api.dependencies import Caller, Once, Pages, require_scope
+from api.dependencies import Caller, Once, Pages, chosen, require_scope
 from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
@@ -101,11 +102,11 @@ def list_appliances(
     virtual_datacenter_id: UUID | None = None,
 ) -> list[Appliance]:
     """List appliances."""
-    wanted = {"name": name, "virtual_datacenter_id": virtual_datacenter_id}
-    query = finding.appliances(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = finding.appliances(caller)
+    query = chosen(query, name=name, virtual_datacenter_id=virtual_datacenter_id)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Appliance, "name", "created_at")
-        return [_appliance(db, row) for row in rows]
+        return _appliances(db, rows)
 
 
 @router.get("/{appliance_id}")
@@ -224,13 +225,25 @@ def _vms(db: Session, row: models.Appliance) -> list[models.VirtualMachine]:
 
 
 def _appliance(db: Session, row: models.Appliance) -> Appliance:
-    vms = vms_of(db, _vms(db, row))
-    return Appliance(
-        id=row.id,
-        name=row.name,
-        virtual_datacenter_id=row.virtual_datacenter_id,
-        state=appliance_state(vm.state for vm in vms),
-        approval=row.approval,
-        created_at=row.created_at,
-        vms=vms,
-    )
+    return _appliances(db, [row])[0]
+
+
+def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance]:
+    """Appliances with their VMs, however many, by a few queries."""
+    table = models.VirtualMachine
+    mine = select(table).where(table.appliance_id.in_([row.id for row in rows]))
+    vms: dict[UUID, list[Vm]] = {row.id: [] for row in rows}
+    for vm in vms_of(db, list(db.scalars(mine.order_by(table.position)))):
+        vms[vm.appliance_id].append(vm)
+    return [
+        Appliance(
+            id=row.id,
+            name=row.name,
+            virtual_datacenter_id=row.virtual_datacenter_id,
+            state=appliance_state(vm.state for vm in vms[row.id]),
+            approval=row.approval,
+            created_at=row.created_at,
+            vms=vms[row.id],
+        )
+        for row in rows
+    ]

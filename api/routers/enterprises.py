@@ -9,7 +9,7 @@ from sqlalchemy import select
 from adapters.database import models
 from adapters.database.events import tell
 from api import finding
-from api.dependencies import Admin, Caller, Pages
+from api.dependencies import Admin, Caller, Pages, chosen
 from api.matching import Match
 from flows.cloud import cloud
 
@@ -37,9 +37,7 @@ class EnterpriseChange(BaseModel):
 @router.get("")
 def list_enterprises(caller: Caller, page: Pages, name: str | None = None) -> list[Enterprise]:
     """List the caller's enterprise."""
-    query = select(models.Enterprise).where(models.Enterprise.id == caller.enterprise_id)
-    if name:
-        query = query.where(models.Enterprise.name == name)
+    query = chosen(select(models.Enterprise), id=caller.enterprise_id, name=name)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Enterprise, "name")
         return [Enterprise.model_validate(row) for row in rows]

@@ -1,5 +1,6 @@
 """Infrastructure: datacenters, hosts, storage devices and pools."""
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.types import Family
 from api import finding
-from api.dependencies import Name, Once, Pages, Reference
+from api.dependencies import Name, Once, Pages, Reference, chosen
 from api.once import Answer
 from api.reports import Operation
 from api.starting import Starting
@@ -169,9 +170,7 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
 @router.get("/datacenters")
 def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
     """List datacenters."""
-    query = select(models.Datacenter)
-    if name:
-        query = query.where(models.Datacenter.name == name)
+    query = chosen(select(models.Datacenter), name=name)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Datacenter, "name")
         return [Datacenter.model_validate(row) for row in rows]
@@ -208,26 +207,29 @@ def create_host(new: NewHost, once: Once) -> Response:
 
     def act(db: Session) -> Answer:
         row = db.get_one(models.Host, entry(db))
-        return _created("hosts", _host(db, row))
+        return _created("hosts", _hosts(db, [row])[0])
 
     return once.answer(act).response()
 
 
 @router.get("/hosts")
-def list_hosts(page: Pages, name: str | None = None) -> list[Host]:
+def list_hosts(
+    page: Pages,
+    name: str | None = None,
+    datacenter_id: UUID | None = None,
+    family: Family | None = None,
+) -> list[Host]:
     """List hosts."""
-    query = select(models.Host)
-    if name:
-        query = query.where(models.Host.name == name)
+    query = chosen(select(models.Host), name=name, datacenter_id=datacenter_id, family=family)
     with cloud.database.read() as db:
-        return [_host(db, row) for row in page.rows(db, query, models.Host, "name")]
+        return _hosts(db, page.rows(db, query, models.Host, "name"))
 
 
 @router.get("/hosts/{host_id}")
 def read_host(host_id: UUID) -> Host:
     """Read a host."""
     with cloud.database.read() as db:
-        return _host(db, finding.shared(db, models.Host, host_id))
+        return _hosts(db, [finding.shared(db, models.Host, host_id)])[0]
 
 
 @router.post("/storage-devices", status_code=201, responses={201: {"model": StorageDevice}})
@@ -246,11 +248,11 @@ def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
 
 
 @router.get("/storage-devices")
-def list_storage_devices(page: Pages, name: str | None = None) -> list[StorageDevice]:
+def list_storage_devices(
+    page: Pages, name: str | None = None, datacenter_id: UUID | None = None
+) -> list[StorageDevice]:
     """List storage devices."""
-    query = select(models.StorageDevice)
-    if name:
-        query = query.where(models.StorageDevice.name == name)
+    query = chosen(select(models.StorageDevice), name=name, datacenter_id=datacenter_id)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.StorageDevice, "name")
         return [StorageDevice.model_validate(row) for row in rows]
@@ -279,11 +281,14 @@ def create_pool(new: NewPool, once: Once) -> Response:
 
 
 @router.get("/storage-pools")
-def list_pools(page: Pages, tier: str | None = None) -> list[Pool]:
+def list_pools(
+    page: Pages,
+    name: str | None = None,
+    tier: str | None = None,
+    device_id: UUID | None = None,
+) -> list[Pool]:
     """List storage pools."""
-    query = select(models.StoragePool)
-    if tier:
-        query = query.where(models.StoragePool.tier == tier)
+    query = chosen(select(models.StoragePool), name=name, tier=tier, device_id=device_id)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.StoragePool, "name", "tier")
         return [Pool.model_validate(row) for row in rows]
@@ -300,15 +305,22 @@ def _created(kind: str, body: Datacenter | Host | StorageDevice | Pool) -> Answe
     return Answer(201, body.model_dump(mode="json"), f"/v1/{kind}/{body.id}")
 
 
-def _host(db: Session, row: models.Host) -> Host:
-    stores = select(models.Datastore).where(models.Datastore.host_id == row.id)
-    return Host(
-        id=row.id,
-        datacenter_id=row.datacenter_id,
-        name=row.name,
-        family=row.family,
-        address=row.address,
-        cpu=row.cpu,
-        ram_mib=row.ram_mib,
-        datastores=[Datastore.model_validate(each) for each in db.scalars(stores)],
-    )
+def _hosts(db: Session, rows: Sequence[models.Host]) -> list[Host]:
+    """Hosts with their datastores, however many, by one query."""
+    stores: dict[UUID, list[Datastore]] = {row.id: [] for row in rows}
+    query = select(models.Datastore).where(models.Datastore.host_id.in_(stores))
+    for each in db.scalars(query.order_by(models.Datastore.directory)):
+        stores[each.host_id].append(Datastore.model_validate(each))
+    return [
+        Host(
+            id=row.id,
+            datacenter_id=row.datacenter_id,
+            name=row.name,
+            family=row.family,
+            address=row.address,
+            cpu=row.cpu,
+            ram_mib=row.ram_mib,
+            datastores=stores[row.id],
+        )
+        for row in rows
+    ]

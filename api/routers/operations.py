@@ -19,7 +19,7 @@ from adapters.database.approvals import Approvals
 from adapters.database.session import Joined
 from adapters.types import OperationState, StepState
 from api import finding
-from api.dependencies import Approver, Caller, Once, Pages, Send, sender
+from api.dependencies import Approver, Caller, Once, Pages, Send, chosen, sender
 from api.once import Answer
 from api.reports import Operation, Question, Receipt, Step, report, reports, steps_of
 from api.watching import Glance, Watch, glance
@@ -65,9 +65,7 @@ def list_operations(
     target_id: UUID | None = None,
 ) -> list[Operation]:
     """List operations, the newest first."""
-    query = finding.operations(caller)
-    wanted = {"state": state, "kind": kind, "target_id": target_id}
-    query = query.filter_by(**{name: value for name, value in wanted.items() if value})
+    query = chosen(finding.operations(caller), state=state, kind=kind, target_id=target_id)
     with cloud.database.read() as db:
         return reports(db, page.rows(db, query, models.Operation, "-accepted_at", "kind"))
 

@@ -1,5 +1,6 @@
 """Templates: images with their hardware wishes, in a datacenter's library."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
 from adapters.types import ConversionState, Format, TemplateState
 from api import finding
-from api.dependencies import Caller, Key, Name, Pages, Reference
+from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
 from api.once import Once
@@ -160,18 +161,17 @@ def list_templates(
     datacenter_id: UUID | None = None,
 ) -> list[Template]:
     """List templates."""
-    wanted = {"name": name, "state": state, "datacenter_id": datacenter_id}
-    query = finding.templates(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
-        return [_template(db, row) for row in rows]
+        return _templates(db, rows)
 
 
 @router.get("/{template_id}")
 def read_template(template_id: UUID, caller: Caller) -> Template:
     """Read a template, with its disks and their conversions."""
     with cloud.database.read() as db:
-        return _template(db, finding.template(db, caller, template_id))
+        return _templates(db, [finding.template(db, caller, template_id)])[0]
 
 
 @router.post("/{template_id}/conversions", status_code=202, responses={202: {"model": Operation}})
@@ -193,26 +193,36 @@ def convert(
     return starter.start(plan)
 
 
-def _template(db: Session, row: models.Template) -> Template:
-    disks = (
-        select(models.TemplateDisk)
-        .where(models.TemplateDisk.template_id == row.id)
-        .order_by(models.TemplateDisk.position)
-    )
-    return Template(
-        id=row.id,
-        datacenter_id=row.datacenter_id,
-        name=row.name,
-        state=row.state,
-        cpu=row.cpu,
-        ram_mib=row.ram_mib,
-        created_at=row.created_at,
-        disks=[_disk(db, row.datacenter_id, disk) for disk in db.scalars(disks)],
-    )
+def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
+    """Templates with their disks and conversions, however many, by two queries."""
+    table = models.TemplateDisk
+    mine = select(table).where(table.template_id.in_([row.id for row in rows]))
+    disks = list(db.scalars(mine.order_by(table.position)))
+    digests = models.Conversion.source_digest.in_({disk.digest for disk in disks})
+    made: dict[tuple[UUID, str], list[Conversion]] = {}
+    for each in db.scalars(select(models.Conversion).where(digests)):
+        key = each.datacenter_id, each.source_digest
+        made.setdefault(key, []).append(Conversion.model_validate(each))
+    return [
+        Template(
+            id=row.id,
+            datacenter_id=row.datacenter_id,
+            name=row.name,
+            state=row.state,
+            cpu=row.cpu,
+            ram_mib=row.ram_mib,
+            created_at=row.created_at,
+            disks=[
+                _disk(disk, made.get((row.datacenter_id, disk.digest), []))
+                for disk in disks
+                if disk.template_id == row.id
+            ],
+        )
+        for row in rows
+    ]
 
 
-def _disk(db: Session, datacenter: UUID, row: models.TemplateDisk) -> TemplateDisk:
-    made = select(models.Conversion).filter_by(datacenter_id=datacenter, source_digest=row.digest)
+def _disk(row: models.TemplateDisk, conversions: list[Conversion]) -> TemplateDisk:
     return TemplateDisk(
         id=row.id,
         position=row.position,
@@ -222,5 +232,5 @@ def _disk(db: Session, datacenter: UUID, row: models.TemplateDisk) -> TemplateDi
         path=row.path,
         size_bytes=row.size_bytes,
         virtual_size_mib=row.virtual_size_mib,
-        conversions=[Conversion.model_validate(each) for each in db.scalars(made)],
+        conversions=conversions,
     )

@@ -11,7 +11,7 @@ from adapters.database import models
 from adapters.errors import Conflict
 from adapters.types import Family
 from api import finding
-from api.dependencies import Caller, Name, Once, Pages, Reference
+from api.dependencies import Caller, Name, Once, Pages, Reference, chosen
 from api.once import Answer
 from flows.cloud import cloud
 
@@ -71,12 +71,16 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
 
 @router.get("")
 def list_virtual_datacenters(
-    caller: Caller, page: Pages, name: str | None = None
+    caller: Caller,
+    page: Pages,
+    name: str | None = None,
+    datacenter_id: UUID | None = None,
+    family: Family | None = None,
 ) -> list[VirtualDatacenter]:
     """List virtual datacenters."""
-    query = finding.virtual_datacenters(caller)
-    if name:
-        query = query.where(models.VirtualDatacenter.name == name)
+    query = chosen(
+        finding.virtual_datacenters(caller), name=name, datacenter_id=datacenter_id, family=family
+    )
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.VirtualDatacenter, "name")
         return [VirtualDatacenter.model_validate(row) for row in rows]

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session
 
 from adapters.amounts import Force
@@ -19,7 +19,7 @@ from adapters.errors import Conflict
 from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
-from api.dependencies import Caller, Name, Pages
+from api.dependencies import Caller, Name, Pages, chosen
 from api.forcing import Forcing
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
@@ -118,12 +118,28 @@ def list_vms(
     caller: Caller,
     page: Pages,
     name: str | None = None,
+    state: VmState | None = None,
+    virtual_datacenter_id: UUID | None = None,
     appliance_id: UUID | None = None,
     host_id: UUID | None = None,
+    template_id: UUID | None = None,
 ) -> list[Vm]:
     """List VMs."""
-    wanted = {"name": name, "appliance_id": appliance_id, "host_id": host_id}
-    query = finding.vms(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = finding.vms(caller)
+    if virtual_datacenter_id:
+        inside = models.Appliance.virtual_datacenter_id == virtual_datacenter_id
+        query = query.where(
+            models.VirtualMachine.appliance_id.in_(select(models.Appliance.id).where(inside))
+        )
+    if state:
+        query = query.where(_in_state(state))
+    query = chosen(
+        query,
+        name=name,
+        appliance_id=appliance_id,
+        host_id=host_id,
+        template_id=template_id,
+    )
     with cloud.database.read() as db:
         return vms_of(db, page.rows(db, query, models.VirtualMachine, "name", "state"))
 
@@ -308,6 +324,13 @@ def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:
     if boot.volume_id is not None:
         raise Conflict(f"VM {vm.name} is persistent already", code="already-persistent")
     return boot
+
+
+def _in_state(state: VmState) -> ColumnElement[bool]:
+    """As it is shown: LOCKED while an operation has it, whatever it was before."""
+    table = models.VirtualMachine
+    locked = exists().where(models.Lock.object_id == table.id)
+    return locked if state is VmState.LOCKED else and_(table.state == state, ~locked)
 
 
 def _by_vm(db: Session, table: type[R], vms: Sequence[UUID]) -> dict[UUID | None, list[R]]:

@@ -14,7 +14,7 @@ from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import VolumeState
 from api import finding
-from api.dependencies import Caller, Name, Pages, Reference
+from api.dependencies import Caller, Name, Pages, Reference, chosen
 from api.forcing import Forcing
 from api.matching import Match
 from api.reports import Operation
@@ -94,15 +94,17 @@ def list_volumes(
     state: VolumeState | None = None,
     virtual_datacenter_id: UUID | None = None,
     vm_id: UUID | None = None,
+    pool_id: UUID | None = None,
 ) -> list[Volume]:
     """List volumes."""
-    wanted = {
-        "name": name,
-        "state": state,
-        "virtual_datacenter_id": virtual_datacenter_id,
-        "vm_id": vm_id,
-    }
-    query = finding.volumes(caller).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = chosen(
+        finding.volumes(caller),
+        name=name,
+        state=state,
+        virtual_datacenter_id=virtual_datacenter_id,
+        vm_id=vm_id,
+        pool_id=pool_id,
+    )
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.VolumeRow, "name", "size_mib")
         return [Volume.model_validate(row) for row in rows]

@@ -60,13 +60,16 @@ class Once:
         self.replay()
 
     def answer(self, act: Callable[[Session], Answer]) -> Answer:
-        """Act and keep the answer, in one transaction."""
-        with cloud.database.write() as db:
+        """Act and keep the answer, in one transaction; both again when a deadlock undid it."""
+
+        def acted(db: Session) -> Answer:
             row = self._reserve(db)
             answer = act(db)
             if row:
                 row.status, row.location, row.answer = answer.status, answer.location, answer.body
             return answer
+
+        return cloud.database.alone(acted)
 
     def _reserve(self, db: Session) -> models.IdempotencyKey | None:
         if self._key is None:

@@ -289,7 +289,7 @@ def volume_locks(db: Session, vms: Iterable[models.VirtualMachine]) -> list[tupl
 
 def require_room(vms: Iterable[UUID], datacenter: UUID) -> None:
     """Refuse at once what finds no host, each VM counting for those after it."""
-    place(list(vms), cloud.inventory.loads(datacenter))
+    place(list(vms), datacenter)
 
 
 def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:

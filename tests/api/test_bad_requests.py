@@ -174,7 +174,7 @@ def test_a_backend_that_is_away_is_503_and_a_defect_tells_nothing(
     def defect(*_: object) -> None:
         raise ZeroDivisionError("the secret is forty-two")
 
-    monkeypatch.setattr(cloud.inventory, "loads", defect)
+    monkeypatch.setattr(cloud.inventory, "situation", defect)
     appliance = api.appliance(APP)
     answer = api.post(f"/v1/appliances/{appliance['id']}/deploy")
     refused(answer, 500, "internal-error")

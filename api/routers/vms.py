@@ -73,6 +73,9 @@ class Vm(BaseModel):
     cpu: int
     ram_mib: int
     depends_on: list[str]
+    tier_id: UUID | None
+    affinity: str | None
+    anti_affinity: str | None
     host: HostOfVm | None
     disks: list[Disk]
     volumes: list[Volume]
@@ -262,6 +265,9 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             cpu=row.cpu,
             ram_mib=row.ram_mib,
             depends_on=row.depends_on,
+            tier_id=row.tier_id,
+            affinity=row.affinity,
+            anti_affinity=row.anti_affinity,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=[Disk.model_validate(each) for each in disks.get(row.id, [])],
             volumes=[Volume.model_validate(each) for each in volumes.get(row.id, [])],

@@ -63,6 +63,7 @@ def test_yaml_that_is_none_or_not_plain(api: Api, text: str) -> None:
         (("size_mib: 8", "tier: default"), 422, "volume-size-missing"),
         (("size_mib: 8", "size_mib: 8, tier: gold"), 404, "unknown-tier"),
         (("size_mib: 8", "size_mib: 5000"), 409, "no-room"),
+        (("name: db,", "name: db, tier: gold,"), 404, "unknown-tier"),
         (("appliance: shop", "name: shop"), 422, "invalid-request"),
     ],
 )

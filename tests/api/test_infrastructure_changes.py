@@ -298,6 +298,32 @@ def test_tiers_choose_pools(api: Api) -> None:
     assert api.delete(tier).status_code == 204
 
 
+def test_vms_ask_for_a_tier_of_datastores(api: Api) -> None:
+    gold = made(api, "tiers", datacenter="main", name="gold")
+    appliance = api.appliance(APP.replace("template: tiny", "template: tiny, tier: gold"))
+    assert appliance["vms"][0]["tier_id"] == gold["id"]
+    deploy = f"/v1/appliances/{appliance['id']}/deploy"
+    problem = refused(api.post(deploy), 409, "no-room")
+    assert {*problem["hosts"].values()} == {"has no datastore of tier gold"}
+    host = only(api, "hosts", name="host-1")
+    path = f"/v1/hosts/{host['id']}/datastores"
+    changed(api, f"{path}/{host['datastores'][0]['id']}", tier="gold")
+    api.done(api.post(deploy))
+    assert api.get(f"/v1/vms/{appliance['vms'][0]['id']}").json()["host"]["name"] == "host-1"
+    assert ("vm", "db") in users(api.delete(f"/v1/tiers/{gold['id']}"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "word", "hosts"),
+    [("progressive", "anti_affinity", 2), ("performance", "affinity", 1)],
+)
+def test_vms_ask_to_be_apart_or_near(api: Api, policy: str, word: str, hosts: int) -> None:
+    made(api, "allocation-rules", kind="fit", policy=policy)
+    shop = deployed(api, TWO.replace("template: tiny", f"template: tiny, {word}: web"))
+    assert {vm[word] for vm in shop["vms"]} == {"web"}
+    assert len({vm["host"]["name"] for vm in shop["vms"]}) == hosts
+
+
 # --- datacenters -------------------------------------------------------------------------------
 
 

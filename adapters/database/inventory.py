@@ -245,10 +245,11 @@ class Inventory:
             return db.get(models.VolumeRow, volume) is not None
 
     def enter_volume(self, volume: VolumeRecord) -> None:
-        """Write a new volume down. Raises `Conflict` when its name is taken."""
+        """Write a new volume down. Raises `Conflict` when its name is taken, `NotFound`."""
         with self._database.write() as db:
             if db.get(models.VolumeRow, volume.id):
                 return
+            _get(db, models.StoragePool, volume.pool_id)  # it may have gone since it was chosen
             try:
                 with db.begin_nested():
                     db.add(models.VolumeRow(**volume.model_dump(), state=VolumeState.DETACHED))

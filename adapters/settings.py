@@ -75,7 +75,9 @@ class Settings(BaseSettings):
         60.0, ge=0, description="How long a running guest may take to release a volume."
     )
     cpu_overcommit: float = Field(
-        4.0, gt=0, description="Virtual CPUs that a physical one may carry."
+        4.0,
+        gt=0,
+        description="Virtual CPUs that a physical one may carry where no load rule says.",
     )
     image_tool: str = Field(
         "qemu-img", description="`qemu-img`, or `memory` for simulated images (tests, simulation)."

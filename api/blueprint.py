@@ -40,6 +40,13 @@ class WantedVm(BaseModel):
     depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
     volumes: list[WantedVolume] = Field(default_factory=list, max_length=24)
     networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
+    tier: Name | None = Field(None, description="Of the datastore that its disks are to be on.")
+    affinity: Name | None = Field(
+        None, description="VMs of the appliance with one such word are placed near each other."
+    )
+    anti_affinity: Name | None = Field(
+        None, description="VMs of the appliance with one such word are placed on different hosts."
+    )
 
 
 class Blueprint(BaseModel):

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from api import limit_verbs
+from api import infrastructure_verbs, limit_verbs
 
 if TYPE_CHECKING:
     from api.client import Client, Operation, Refusal
@@ -474,7 +474,7 @@ def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool
 def _complain(refusal: "Refusal") -> None:
     told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
     complaints.print(told, soft_wrap=True)
-    for name in ("hosts", "pools", "users", "used", "errors", "operation"):
+    for name in ("hosts", "pools", "users", "used", "rack", "errors", "operation"):
         if more := refusal.problem.get(name):
             complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
 
@@ -502,6 +502,8 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
     for each in odd:
         console.print(f"  [red]{escape(each['key'])}[/red]: {escape(each['answer'])}")
 
+
+infrastructure_verbs.add_to(app, _client, _show)
 
 if __name__ == "__main__":
     app()

@@ -37,6 +37,7 @@ class Composer:
             self._vdc, self._datacenter = vdc.id, vdc.datacenter_id
             for vm in self._vms:
                 self._template(db, vm)
+                self._tier(db, vm)
             wanted = [volume for vm in self._vms for volume in vm.volumes]
             new = [volume for volume in wanted if self._existing(db, volume) is None]
         self._pools = {volume.name: self._pool(volume) for volume in new}
@@ -75,6 +76,9 @@ class Composer:
                 cpu=vm.wanted.cpu or template.cpu,
                 ram_mib=vm.wanted.ram_mib or template.ram_mib,
                 state=VmState.NOT_ALLOCATED,
+                tier_id=self._tier(db, vm),
+                affinity=vm.wanted.affinity,
+                anti_affinity=vm.wanted.anti_affinity,
             )
         )
         db.flush()
@@ -157,6 +161,12 @@ class Composer:
             text = f"template {row.name} is {row.state}"
             raise Conflict(text, code="template-not-available")
         return row
+
+    def _tier(self, db: Session, vm: PlannedVm) -> UUID | None:
+        if vm.wanted.tier is None:
+            return None
+        within = {"datacenter_id": self._datacenter}
+        return finding.shared(db, models.Tier, vm.wanted.tier, **within).id
 
     def _networks(self, db: Session) -> dict[str, UUID]:
         query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)

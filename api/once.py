@@ -61,8 +61,9 @@ class Once:
         self.replay()
 
     def answer(self, act: Callable[[Session], Answer]) -> Answer:
-        """Act and keep the answer, in one transaction."""
-        with cloud.database.write() as db:
+        """Act and keep the answer, in one transaction; both again when a deadlock undid it."""
+
+        def acted(db: Session) -> Answer:
             row = self._reserve(db)
             answer = act(db)
             if not is_last_written(db):
@@ -70,6 +71,8 @@ class Once:
             if row:
                 row.status, row.location, row.answer = answer.status, answer.location, answer.body
             return answer
+
+        return cloud.database.alone(acted)
 
     def _tell(self, db: Session, answer: Answer) -> None:
         """What was done, in the words of the route: no route can forget to."""

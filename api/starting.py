@@ -116,7 +116,7 @@ class Starter:
             return Answer(202, body, f"/v1/operations/{operation.id}")
 
         answer = self._once.answer(act)
-        return answer.response(BackgroundTask(self._send, accepted[0]))
+        return answer.response(BackgroundTask(self._send, accepted[-1]))
 
 
 def _starter(caller: Caller, once: Once, send: Annotated[Send, Depends(sender)]) -> Starter:

@@ -29,7 +29,9 @@ def _pools(datacenter: UUID, tier: str) -> dict[UUID, str]:
     query = (
         select(models.StoragePool)
         .join(models.StorageDevice, models.StorageDevice.id == models.StoragePool.device_id)
-        .where(models.StorageDevice.datacenter_id == datacenter, models.StoragePool.tier == tier)
+        .join(models.Tier, models.Tier.id == models.StoragePool.tier_id)
+        .where(models.StorageDevice.datacenter_id == datacenter)
+        .where(models.Tier.name == tier, models.Tier.enabled)
     )
     with cloud.database.read() as db:
         return {row.id: row.name for row in db.scalars(query)}

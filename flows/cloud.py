@@ -46,7 +46,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self._made = threading.RLock()
-        self._hosts: dict[UUID, Hypervisor] = {}
+        self._hosts: dict[UUID, tuple[str, Hypervisor]] = {}
         self._said: dict[tuple[str, UUID], tuple[float, Any]] = {}
 
     def become(self, settings: Settings) -> None:
@@ -173,12 +173,14 @@ class Cloud:
         return answer
 
     def hypervisor(self, host: UUID) -> Hypervisor:
-        """A host's hypervisor, connected once per process."""
+        """A host's hypervisor, connected once per process and address."""
+        record = self._recently(self.inventory.host, host)
         with self._made:
-            if host not in self._hosts:
-                record = self.inventory.host(host)
-                self._hosts[host] = self.hypervisor_at(record.family, record.address, host)
-            return self._hosts[host]
+            address, hypervisor = self._hosts.get(host, ("", None))
+            if hypervisor is None or address != record.address:
+                hypervisor = self.hypervisor_at(record.family, record.address, host)
+                self._hosts[host] = record.address, hypervisor
+            return hypervisor
 
     @handed_out
     def hypervisor_at(self, family: Family, address: str, host: UUID) -> Hypervisor:

@@ -4,8 +4,9 @@ Each function asks what has to be asked, and answers how to write down what it f
 may take their time, transactions may not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -14,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
-from adapters.errors import Conflict, Refused
+from adapters.errors import Conflict, NotFound, Refused
 from adapters.images.repository import initialise
-from adapters.types import Family
+from adapters.nodes.base import MARKER
+from adapters.types import Family, VmState
 from flows.cloud import cloud
 
 Entry = Callable[[Session], UUID]
@@ -27,20 +29,63 @@ def enrol_datacenter(name: str, repository: str) -> Entry:
     root = _directory(repository)
     _require_new(models.Datacenter, name)
     marker = initialise(root)
+    datacenter = uuid4()
     return _entry(
-        models.Datacenter(id=uuid4(), name=name, repository=repository, repository_marker=marker)
+        models.Datacenter(
+            id=datacenter, name=name, repository=repository, repository_marker=marker
+        ),
+        models.Tier(id=uuid4(), datacenter_id=datacenter, name="default"),
     )
 
 
+def require_moved(repository: str, marker: UUID) -> None:
+    """Refuse a directory that is not the repository of this marker."""
+    root = _directory(repository)
+    kept = root / MARKER
+    if not kept.is_file() or kept.read_text().strip() != str(marker):
+        text = f"{repository} is not the repository with the marker {marker}"
+        raise Conflict(text, code="other-repository")
+
+
+def ask_host_at(host: UUID, address: str) -> dict[str, Any]:
+    """What a host says at an address, as its row has it; it has to know the VMs that are there."""
+    record = cloud.inventory.host(host)
+    hypervisor = cloud.hypervisor_at(record.family, address, host)
+    facts = hypervisor.describe()
+    (load,) = (x for x in cloud.inventory.loads(record.datacenter_id) if x.id == host)
+    for _, directory in load.datastores:
+        hypervisor.datastore(directory)
+    if address != record.address and (missing := _defined_on(host) - {*hypervisor.vms()}):
+        text = f"the host at {address} does not have VM {min(missing)}"
+        raise Conflict(text, code="other-host")
+    return {"address": address, "cpu": facts.cpu, "ram_mib": facts.ram_mib}
+
+
+def require_datastore(host: UUID, directory: str) -> None:
+    """Refuse what the host does not have. Raises `NotFound`."""
+    cloud.hypervisor(host).datastore(directory)
+
+
+def _defined_on(host: UUID) -> set[UUID]:
+    table, unmade = models.VirtualMachine, (VmState.NOT_ALLOCATED, VmState.ALLOCATED)
+    query = select(table.id).where(table.host_id == host, table.state.not_in(unmade))
+    with cloud.database.read() as db:
+        return {*db.scalars(query)}
+
+
 def enrol_host(
-    datacenter: UUID, name: str, family: Family, address: str, datastores: Iterable[str]
+    datacenter: UUID,
+    name: str,
+    family: Family,
+    address: str,
+    datastores: Mapping[str, UUID | None],
 ) -> Entry:
-    """A machine that runs VMs; what it has, it says itself."""
+    """A machine that runs VMs; what it has, it says itself. A datastore may be one we know."""
     _require_new(models.Host, name, datacenter_id=datacenter)
-    host, directories = uuid4(), list(dict.fromkeys(datastores))
+    host = uuid4()
     hypervisor = cloud.hypervisor_at(family, address, host)
     facts = hypervisor.describe()
-    for directory in directories:
+    for directory in datastores:
         hypervisor.datastore(directory)
     return _entry(
         models.Host(
@@ -53,8 +98,8 @@ def enrol_host(
             ram_mib=facts.ram_mib,
         ),
         *(
-            models.Datastore(id=uuid4(), host_id=host, uuid=uuid4(), directory=each)
-            for each in directories
+            models.Datastore(id=uuid4(), host_id=host, uuid=uuid or uuid4(), directory=directory)
+            for directory, uuid in datastores.items()
         ),
     )
 
@@ -80,7 +125,11 @@ def enrol_storage_device(
 def enrol_pool(device: UUID, name: str, tier: str, directory: str, total_mib: int) -> Entry:
     """A part of a storage device, of one tier."""
     with cloud.database.read() as db:
-        technology = db.get_one(models.StorageDevice, device).technology
+        row = db.get_one(models.StorageDevice, device)
+        technology, datacenter = row.technology, row.datacenter_id
+        tiers = select(models.Tier.id).filter_by(datacenter_id=datacenter, name=tier)
+        if (tier_id := db.scalars(tiers).one_or_none()) is None:
+            raise NotFound(f"the datacenter has no tier {tier}", code="unknown-tier")
     if technology == "directory":
         _directory(directory)
     _require_new(models.StoragePool, name, device_id=device)
@@ -89,7 +138,7 @@ def enrol_pool(device: UUID, name: str, tier: str, directory: str, total_mib: in
             id=uuid4(),
             device_id=device,
             name=name,
-            tier=tier,
+            tier_id=tier_id,
             directory=directory,
             total_mib=total_mib,
         )

@@ -1,29 +1,35 @@
 """Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
-from adapters.database.records import HostLoad
-from adapters.errors import Transient
+from adapters.allocation import Load, Room, Situation
+from adapters.errors import Refused, Transient
 from flows.cloud import cloud
-from flows.policies.placement import Choice, NoRoom, Room, Wish, choose_hosts
+from flows.policies.placement import Choice, NoRoom, choose_hosts
 from flows.steps import step
+
+log = logging.getLogger(__name__)
+_TOLD = 20
 
 
 @step("reserve-hosts")
 def reserve_hosts(target: UUID, vms: list[UUID]) -> None:
-    """The hosts with the most room, reserved in the transaction that counts what is reserved.
+    """The best hosts by filters and rules, reserved in the transaction that counts what is.
 
     The hosts are asked before it: one that takes its time must not hold up every writer.
     """
     datacenter = cloud.inventory.vm(vms[0]).datacenter_id
-    rooms = ask(cloud.inventory.loads(datacenter))
+    placer = Placer(datacenter, vms)
 
-    def choose(left: list[UUID], loads: list[HostLoad]) -> dict[UUID, tuple[UUID, UUID]]:
-        choices = place(left, loads, rooms)
+    def choose(left: list[UUID], now: Situation) -> dict[UUID, tuple[UUID, UUID]]:
+        choices = placer.place(left, now)
         return {vm: (each.host, each.datastore) for vm, each in choices.items()}
 
     cloud.inventory.reserve(vms, datacenter, choose)
+    placer.tell()
 
 
 @reserve_hosts.undo
@@ -36,48 +42,75 @@ def _(target: UUID, vms: list[UUID]) -> bool:
     return cloud.inventory.have_host(vms)
 
 
-def place(
-    vms: Sequence[UUID], loads: list[HostLoad], asked: dict[UUID, Room] | None = None
-) -> dict[UUID, Choice]:
-    """Choose a host for each VM among these, which are asked unless they have been.
+def place(vms: Sequence[UUID], datacenter: UUID) -> dict[UUID, Choice]:
+    """Choose a host for each VM as things are now; nothing is reserved.
 
     Raises `NoRoom`, with each host's reason; `Transient` while a host that may have room is away.
     """
-    rooms = ask(loads) if asked is None else asked
-    wishes = {
-        vm.id: Wish(
-            family=vm.family,
-            cpu=vm.cpu,
-            ram_mib=vm.ram_mib,
-            disk_mib=sum(disk.size_mib for disk in vm.local_disks),
+    return Placer(datacenter, vms).place(vms, cloud.inventory.situation(datacenter, vms))
+
+
+class Placer:
+    """Places VMs, with what they wish for and what hosts said: neither is asked again."""
+
+    def __init__(self, datacenter: UUID, vms: Sequence[UUID]) -> None:
+        self._wishes = cloud.inventory.wishes(vms)
+        families = {wish.family for wish in self._wishes.values()}
+        hosts = cloud.inventory.situation(datacenter).hosts
+        self._asked = {
+            host.id: _asked(host)
+            for host in hosts
+            if host.family in families and not host.maintenance
+        }
+        self._choices: dict[UUID, Choice] = {}
+
+    def place(self, vms: Sequence[UUID], now: Situation) -> dict[UUID, Choice]:
+        """A host for each VM, as things are now. Raises `NoRoom`, `Transient`."""
+        hosts = tuple(self._as_is(host) for host in now.hosts)
+        percent = round(cloud.settings.cpu_overcommit * 100)
+        rules = now.rules.model_copy(
+            update={"default": Load(cpu_percent=percent, ram_percent=100)}
         )
-        for vm in cloud.inventory.vms(vms)
-    }
-    now = [_as_reserved(rooms[load.id], load) for load in loads if load.id in rooms]
+        wishes = {vm: self._wishes[vm] for vm in vms}
+        try:
+            self._choices = choose_hosts(
+                wishes, now.model_copy(update={"hosts": hosts, "rules": rules})
+            )
+        except NoRoom as refusal:
+            if refusal.waits:
+                raise Transient(str(refusal)) from refusal
+            raise
+        return self._choices
+
+    def _as_is(self, host: Room) -> Room:
+        """A host as the database has it now, with what it has said of its datastores."""
+        if (said := self._asked.get(host.id)) is None:
+            return host.model_copy(update={"stores": ()})
+        known = {store.id: store for store in said.stores}
+        stores = tuple(
+            known[each.id].model_copy(update={"promised_mib": each.promised_mib})
+            for each in host.stores
+            if each.id in known
+        )
+        return host.model_copy(update={"stores": stores, "silent": said.silent})
+
+    def tell(self) -> None:
+        """Tell the log why VMs are where they are."""
+        for vm, choice in [*self._choices.items()][:_TOLD]:
+            log.info("vm %s goes to %s", vm, choice.because)
+
+
+def _asked(host: Room) -> Room:
+    """What a host has, by its own word; one that does not answer is out, and says why."""
+    stores = []
     try:
-        return choose_hosts(wishes, now, cloud.settings.cpu_overcommit)
-    except NoRoom as refusal:
-        families = {wish.family for wish in wishes.values()}
-        if any(room.silent and room.family in families for room in now):
-            raise Transient(str(refusal)) from refusal
-        raise
-
-
-def ask(loads: list[HostLoad]) -> dict[UUID, Room]:
-    """What each host has, by its own word; one that does not answer is out, and says why."""
-    return {load.id: _room(load) for load in loads}
-
-
-def _room(load: HostLoad) -> Room:
-    known = load.model_dump(exclude={"datastores"})
-    try:
-        hypervisor = cloud.hypervisor(load.id)
-        free = tuple((i, hypervisor.datastore(where).free_mib) for i, where in load.datastores)
+        hypervisor = cloud.hypervisor(host.id)
+        for store in host.stores:
+            with suppress(
+                Refused
+            ):  # it is not there: its VMs have something to fear, new ones not
+                room = hypervisor.datastore(store.directory)
+                stores.append(store.model_copy(update=room.model_dump()))
     except Transient as error:
-        return Room(**known, datastores=(), silent=f"does not answer: {error}")
-    return Room(**known, datastores=free)
-
-
-def _as_reserved(room: Room, load: HostLoad) -> Room:
-    reserved = {"cpu_reserved": load.cpu_reserved, "ram_reserved_mib": load.ram_reserved_mib}
-    return room.model_copy(update=reserved)
+        return host.model_copy(update={"stores": (), "silent": f"does not answer: {error}"})
+    return host.model_copy(update={"stores": tuple(stores)})

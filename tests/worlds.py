@@ -282,7 +282,7 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
     world = World(
         home, uuid4(), [uuid4() for _ in range(hosts)], [], uuid4(), uuid4(), uuid4(), uuid4()
     )
-    device = uuid4()
+    device, tier = uuid4(), uuid4()
     with cloud.database.write() as db:
         db.add(
             models.Datacenter(
@@ -293,6 +293,7 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
             )
         )
         db.flush()
+        db.add(models.Tier(id=tier, datacenter_id=world.datacenter, name="default"))
         for n, host in enumerate(world.hosts):
             db.add(
                 models.Host(
@@ -327,7 +328,7 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
                 id=world.pool,
                 device_id=device,
                 name="pool",
-                tier="default",
+                tier_id=tier,
                 directory="",
                 total_mib=4096,
             )

@@ -12,6 +12,7 @@ from sqlalchemy import JSON, Double, Enum, LargeBinary, MetaData, String, Text, 
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.orm import DeclarativeBase
 
+from adapters.allocation import Fit, RuleKind
 from adapters.database.session import UtcDateTime
 from adapters.types import (
     ConversionState,
@@ -62,8 +63,10 @@ class Base(DeclarativeBase):
         **_words(
             ConversionState,
             Family,
+            Fit,
             Format,
             OperationState,
+            RuleKind,
             StepState,
             TemplateState,
             VmState,

@@ -13,7 +13,6 @@ INDEXES = (
     Index("ix_hosts_of_family", models.Host.family, models.Host.name),
     Index(None, models.StorageDevice.name),
     Index(None, models.StoragePool.name),
-    Index(None, models.StoragePool.tier),
     # The history is the one list that only grows.
     Index("ix_operations_of_enterprise", _OPERATION.enterprise_id, _OPERATION.accepted_at),
     Index(

@@ -16,14 +16,14 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
-    func,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.allocation import Situation, Wish
+from adapters.database import models, placing
 from adapters.database.records import (
     HostLoad,
     HostRecord,
@@ -42,7 +42,7 @@ from adapters.types import (
     VolumeState,
 )
 
-Chooser = Callable[[list[UUID], list[HostLoad]], dict[UUID, tuple[UUID, UUID]]]
+Chooser = Callable[[list[UUID], Situation], dict[UUID, tuple[UUID, UUID]]]
 _VM = models.VirtualMachine
 _STATE = select(_VM.state).where(_VM.id == bindparam("vm"))
 
@@ -156,25 +156,58 @@ class Inventory:
         return whole_vms(db, which, self.installation)
 
     def loads(self, datacenter: UUID) -> list[HostLoad]:
-        """Every host of a datacenter, with what is reserved there."""
+        """Every host of a datacenter, with what is reserved there, and all of its datastores."""
+        stores: dict[UUID, list[tuple[UUID, str]]] = {}
         with self._database.read() as db:
-            return _loads(db, datacenter)
+            for store in db.scalars(select(models.Datastore).order_by(models.Datastore.directory)):
+                stores.setdefault(store.host_id, []).append((store.id, store.directory))
+            return [
+                HostLoad(
+                    id=host.id,
+                    name=host.name,
+                    family=host.family,
+                    cpu=host.cpu,
+                    ram_mib=host.ram_mib,
+                    cpu_reserved=host.cpu_reserved,
+                    ram_reserved_mib=host.ram_reserved_mib,
+                    datastores=tuple(stores.get(host.id, ())),
+                )
+                for host in placing.rooms(db, datacenter)
+            ]
+
+    def situation(self, datacenter: UUID, vms: Sequence[UUID] = ()) -> Situation:
+        """What placing these VMs would have to go by now."""
+        with self._database.read() as db:
+            appliances = {row.appliance_id for row in rows_having(db, _VM.id, vms)}
+            return placing.situation(db, datacenter, appliances)
+
+    def wishes(self, vms: Sequence[UUID]) -> dict[UUID, Wish]:
+        """What these VMs need of a host. Raises `NotFound`."""
+        with self._database.read() as db:
+            return placing.wishes(db, vms)
 
     def reserve(self, vms: Sequence[UUID], datacenter: UUID, choose: Chooser) -> None:
         """Reserve the hosts and datastores that `choose` picks, all or none.
 
-        One call of a datacenter at a time; a VM that has a host keeps it. Raises what `choose`
-        raises.
+        One call of a datacenter at a time, of all processes, and no change of its hosts or rules
+        meanwhile; a VM that has a host keeps it. Raises what `choose` raises, which must not ask
+        this database: with all connections waiting here, it would be given none.
         """
-        with self._database.write() as db:
+
+        def reserved(db: Session) -> None:
             db.get(models.Datacenter, datacenter, with_for_update=True)
             rows = _having(db, models.VirtualMachine.id, vms)
             without = {row.id: row for row in rows if row.host_id is None}
             left = [vm for vm in vms if vm in without]
-            chosen = choose(left, _loads(db, datacenter)) if left else {}
+            if not left:
+                return
+            appliances = {row.appliance_id for row in without.values()}
+            chosen = choose(left, placing.situation(db, datacenter, appliances))
             for vm, (host, datastore) in chosen.items():
                 without[vm].host_id, without[vm].datastore_id = host, datastore
                 without[vm].state = VmState.ALLOCATED
+
+        self._database.alone(reserved)
 
     def free(self, vms: Sequence[UUID]) -> None:
         """Give the VMs' hosts back; their disks are overlays of nothing any more."""
@@ -212,10 +245,11 @@ class Inventory:
             return db.get(models.VolumeRow, volume) is not None
 
     def enter_volume(self, volume: VolumeRecord) -> None:
-        """Write a new volume down. Raises `Conflict` when its name is taken."""
+        """Write a new volume down. Raises `Conflict` when its name is taken, `NotFound`."""
         with self._database.write() as db:
             if db.get(models.VolumeRow, volume.id):
                 return
+            _get(db, models.StoragePool, volume.pool_id)  # it may have gone since it was chosen
             try:
                 with db.begin_nested():
                     db.add(models.VolumeRow(**volume.model_dump(), state=VolumeState.DETACHED))
@@ -317,38 +351,3 @@ def _having(db: Session, column: Any, keys: Sequence[UUID]) -> list[Any]:
     for some in parts(keys):
         found += db.scalars(select(column.class_).where(column.in_(some)))
     return found
-
-
-def _loads(db: Session, datacenter: UUID) -> list[HostLoad]:
-    reserved = (
-        select(
-            models.VirtualMachine.host_id,
-            func.sum(models.VirtualMachine.cpu).label("cpu"),
-            func.sum(models.VirtualMachine.ram_mib).label("ram"),
-        )
-        .where(models.VirtualMachine.host_id.is_not(None))
-        .group_by(models.VirtualMachine.host_id)
-        .subquery()
-    )
-    query = (
-        select(models.Host, reserved.c.cpu, reserved.c.ram)
-        .outerjoin(reserved, reserved.c.host_id == models.Host.id)
-        .where(models.Host.datacenter_id == datacenter)
-        .order_by(models.Host.name)
-    )
-    stores: dict[UUID, list[tuple[UUID, str]]] = {}
-    for store in db.scalars(select(models.Datastore).order_by(models.Datastore.directory)):
-        stores.setdefault(store.host_id, []).append((store.id, store.directory))
-    return [
-        HostLoad(
-            id=host.id,
-            name=host.name,
-            family=host.family,
-            cpu=host.cpu,
-            ram_mib=host.ram_mib,
-            cpu_reserved=int(cpu or 0),
-            ram_reserved_mib=int(ram or 0),
-            datastores=tuple(stores.get(host.id, ())),
-        )
-        for host, cpu, ram in db.execute(query)
-    ]

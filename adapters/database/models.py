@@ -8,6 +8,16 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstr
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.database.conventions import LONG, Base, table
+from adapters.database.infrastructure import (
+    AllocationRule,
+    Datacenter,
+    Datastore,
+    Host,
+    Rack,
+    StorageDevice,
+    StoragePool,
+    Tier,
+)
 from adapters.types import (
     ConversionState,
     Family,
@@ -18,6 +28,17 @@ from adapters.types import (
     VmState,
     VolumeState,
 )
+
+__all__ = [  # those of the infrastructure; the others are below
+    "AllocationRule",
+    "Datacenter",
+    "Datastore",
+    "Host",
+    "Rack",
+    "StorageDevice",
+    "StoragePool",
+    "Tier",
+]
 
 
 class Installation(Base):
@@ -71,68 +92,6 @@ class Secret(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user: Mapped[str]
     ciphertext: Mapped[bytes]
-
-
-class Datacenter(Base):
-    """A site, with its image repository."""
-
-    __tablename__ = "datacenters"
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    repository: Mapped[str]
-    repository_marker: Mapped[UUID]
-
-
-class Host(Base):
-    """A machine that runs VMs; `address` is what its hypervisor adapter connects to."""
-
-    __tablename__ = "hosts"
-    __table_args__ = table(UniqueConstraint("datacenter_id", "name"))
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
-    name: Mapped[str]
-    family: Mapped[Family]
-    address: Mapped[str]
-    cpu: Mapped[int]
-    ram_mib: Mapped[int]
-
-
-class Datastore(Base):
-    """Where a host keeps VM disks; the same `uuid` on two hosts means shared."""
-
-    __tablename__ = "datastores"
-    __table_args__ = table(UniqueConstraint("host_id", "directory"))
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
-    uuid: Mapped[UUID]
-    directory: Mapped[str]
-
-
-class StorageDevice(Base):
-    """An iSCSI storage server: for `directory`, a target daemon on this machine."""
-
-    __tablename__ = "storage_devices"
-    __table_args__ = table(UniqueConstraint("datacenter_id", "name"))
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
-    name: Mapped[str]
-    technology: Mapped[str]
-    host: Mapped[str]
-    port: Mapped[int]
-    control: Mapped[int]
-
-
-class StoragePool(Base):
-    """A part of a storage device, of one tier."""
-
-    __tablename__ = "storage_pools"
-    __table_args__ = table(UniqueConstraint("device_id", "name"))
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    device_id: Mapped[UUID] = mapped_column(ForeignKey("storage_devices.id"))
-    name: Mapped[str]
-    tier: Mapped[str]
-    directory: Mapped[str]
-    total_mib: Mapped[int]
 
 
 class Template(Base):
@@ -219,7 +178,11 @@ class Appliance(Base):
 
 
 class VirtualMachine(Base):
-    """A VM; `state` is the one it had before an operation locked it."""
+    """A VM; `state` is the one it had before an operation locked it.
+
+    VMs of an appliance with one `affinity` would be on one host, with one `anti_affinity` on
+    different ones; `tier_id` is the datastore's that their disks are to be on.
+    """
 
     __tablename__ = "vms"
     __table_args__ = table(UniqueConstraint("appliance_id", "name"), Index(None, "host_id"))
@@ -234,6 +197,9 @@ class VirtualMachine(Base):
     state: Mapped[VmState]
     host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"))
     datastore_id: Mapped[UUID | None] = mapped_column(ForeignKey("datastores.id"))
+    tier_id: Mapped[UUID | None] = mapped_column(ForeignKey("tiers.id"))
+    affinity: Mapped[str | None]
+    anti_affinity: Mapped[str | None]
 
 
 class VmDisk(Base):

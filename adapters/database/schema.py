@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from alembic import command
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from adapters.database import conventions, events, figures, indexes, ledger, models
 from adapters.database.session import Database
-from adapters.errors import Transient
+from adapters.errors import Conflict, Transient
 
 PARTS = (events, figures, indexes, ledger, models)  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
@@ -29,6 +30,13 @@ def migrate(database: Database, home: Path) -> None:
             if db.scalars(select(models.Installation)).one_or_none() is None:
                 db.add(models.Installation(id=uuid4()))
                 db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
+
+
+def go_back(database: Database, home: Path, revision: str) -> None:
+    """Take the schema back to an older one: what only a newer one can hold is lost."""
+    with _alone(database, home) as connection:
+        command.downgrade(_config(connection), revision)
+        connection.commit()
 
 
 def differences(connection: Connection) -> list[object]:
@@ -48,13 +56,29 @@ def _config(connection: Connection) -> Config:
 
 
 @contextmanager
+def _tables_may_be_made_anew(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew, which must not empty those that refer to it."""
+    raw: Any = connection.connection.driver_connection  # SQLAlchemy would begin a transaction
+    raw.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+        if broken := raw.execute("PRAGMA foreign_key_check").fetchall():
+            raise Conflict(f"a migration left rows that refer to nothing: {broken[:5]}")
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
+
+
+@contextmanager
 def _alone(database: Database, home: Path) -> Iterator[Connection]:
     """Connect, one process at a time: of this machine on SQLite, else of all on the database."""
     if database.engine.dialect.name == "sqlite":
         home.mkdir(parents=True, exist_ok=True)
         with (home / "migrate.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with database.engine.connect() as connection:  # the first one ever changes the file
+            with (
+                database.engine.connect() as connection,  # the first one ever changes the file
+                _tables_may_be_made_anew(connection),
+            ):
                 yield connection
         return
     name = func.sha1(func.database())

@@ -5,13 +5,15 @@ every process. On SQLite a writing transaction takes the lock at BEGIN: it waits
 refused half-way, and commits reach the disk before they are answered.
 """
 
+import random
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     DateTime,
@@ -33,6 +35,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from adapters.errors import Transient
 
 _LAST = "last"
+R = TypeVar("R")
 _WAIT_S = 30  # how long a writer waits for others on SQLite
 _SQLITE_PRAGMAS = (
     f"busy_timeout={_WAIT_S * 1000}",
@@ -43,7 +46,13 @@ _SQLITE_PRAGMAS = (
 
 # MySQL's: too many connections, shutting down; lock wait time-out, deadlock, a savepoint that went
 # with a deadlock's transaction; connection killed, refused, lost.
+_DEADLOCK = frozenset({1213, 1305})
+_DEADLOCKS = 10  # in a row, of one transaction
 _TRY_AGAIN = frozenset({1040, 1053, 1205, 1213, 1305, 1927, 2002, 2003, 2006, 2013})
+
+
+class Deadlock(Transient):
+    """The database has undone this transaction in favour of another: do it again at once."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -174,6 +183,17 @@ class Database:
             for statement, values in db.info.pop(_LAST, ()):
                 db.execute(statement, values)
 
+    def alone(self, act: Callable[[Session], R]) -> R:
+        """Do this in a transaction of its own; again when that was the one a deadlock cost."""
+        for attempt in range(_DEADLOCKS):
+            try:
+                with self.write() as db:
+                    return act(db)
+            except Deadlock:
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - no secret
+        with self.write() as db:
+            return act(db)
+
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
         """One writer of this process after the other: SQLite would let each sleep and try again.
@@ -221,6 +241,10 @@ class Joined(Database):
 
     read = write
 
+    def alone(self, act: Callable[[Session], R]) -> R:
+        """Do this in the open transaction; a deadlock costs the whole of it."""
+        return act(self._db)
+
 
 @contextmanager
 def _speaking_sql() -> Iterator[None]:
@@ -232,6 +256,8 @@ def _speaking_sql() -> Iterator[None]:
         raise
     except DBAPIError as error:
         code = error.orig.args[0] if error.orig and error.orig.args else None
+        if code in _DEADLOCK:
+            raise Deadlock(f"database: {error.orig}") from error
         if error.connection_invalidated or code in _TRY_AGAIN:
             raise Transient(f"database: {error.orig}") from error
         if "database is locked" in str(error.orig):

@@ -77,6 +77,9 @@ class Vm(BaseModel):
     cpu: int
     ram_mib: int
     depends_on: list[str]
+    tier_id: UUID | None
+    affinity: str | None
+    anti_affinity: str | None
     host: HostOfVm | None
     disks: list[Disk]
     volumes: list[Volume]
@@ -288,6 +291,9 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             cpu=row.cpu,
             ram_mib=row.ram_mib,
             depends_on=row.depends_on,
+            tier_id=row.tier_id,
+            affinity=row.affinity,
+            anti_affinity=row.anti_affinity,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=[Disk.model_validate(each) for each in disks.get(row.id, [])],
             volumes=[Volume.model_validate(each) for each in volumes.get(row.id, [])],
@@ -316,7 +322,7 @@ def volume_locks(db: Session, vms: Iterable[models.VirtualMachine]) -> list[tupl
 def require_room(vms: Sequence[UUID], datacenter: UUID, force: Force | None) -> None:
     """Refuse at once what is beyond limits, or finds no host, each VM counting for those after."""
     require_within(to_deploy(vms), force)
-    place(vms, cloud.inventory.loads(datacenter))
+    place(list(vms), datacenter)
 
 
 def _boot_disk(db: Session, vm: models.VirtualMachine) -> models.VmDisk:

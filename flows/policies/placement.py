@@ -1,33 +1,18 @@
-"""Placement: the host with the most room, among those that fit; and why."""
+"""Placement: filters say which hosts a VM may go to, weighers which is best; both say why.
 
-from collections.abc import Mapping, Sequence
+An appliance is placed whole or not at all. The same is chosen whatever order hosts come in.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from adapters.allocation import Fit, Load, Room, Rules, Situation, Store, Wish
 from adapters.errors import OutOfSpace
-from adapters.types import Family, Value
+from adapters.types import Value
 
-
-class Room(Value):
-    """A host as placement sees it."""
-
-    id: UUID
-    name: str
-    family: Family
-    cpu: int
-    ram_mib: int
-    cpu_reserved: int
-    ram_reserved_mib: int
-    datastores: tuple[tuple[UUID, int], ...]  # with their free MiB
-    silent: str = ""  # why it could not be asked
-
-
-class Wish(Value):
-    """What a VM needs."""
-
-    family: Family
-    cpu: int
-    ram_mib: int
-    disk_mib: int
+_TOLD = 10
 
 
 class Choice(Value):
@@ -39,64 +24,183 @@ class Choice(Value):
 
 
 class NoRoom(OutOfSpace):
-    """No host fits; the details say of each one why."""
+    """No host fits; the details say of each one why, and of which VM."""
 
     code = "no-room"
 
-    def __init__(self, reasons: dict[str, str]) -> None:
-        listed = "; ".join(f"{host}: {why}" for host, why in sorted(reasons.items()))
-        super().__init__(f"no host has room: {listed or 'there are no hosts'}")
-        self.details = {"hosts": reasons}
+    def __init__(self, vm: UUID, reasons: dict[str, str], *, waits: bool = False) -> None:
+        listed = [f"{host}: {why}" for host, why in sorted(reasons.items())]
+        more = [f"{len(listed) - _TOLD} more"] if len(listed) > _TOLD else []
+        told = "; ".join(listed[:_TOLD] + more) or "there are no hosts"
+        super().__init__(f"no host has room: {told}")
+        self.waits = waits  # one that does not answer may have
+        self.details = {"hosts": reasons, "vm": str(vm)}
 
 
-def choose_hosts(
-    wishes: Mapping[UUID, Wish], hosts: Sequence[Room], cpu_overcommit: float
-) -> dict[UUID, Choice]:
-    """A host for each VM, one after the other: each counts for those after it. Raises `NoRoom`."""
-    rooms = {host.id: host for host in hosts}
-    choices: dict[UUID, Choice] = {}
-    for vm, wish in wishes.items():
-        choice = choose_host(wish, list(rooms.values()), cpu_overcommit)
-        rooms[choice.host] = _after(rooms[choice.host], wish, choice.datastore)
-        choices[vm] = choice
-    return choices
+def choose_hosts(wishes: Mapping[UUID, Wish], situation: Situation) -> dict[UUID, Choice]:
+    """A host for each VM, all or none; each counts for those after it. Raises `NoRoom`.
+
+    They are taken in their order; should that not work out, the largest first.
+    """
+    try:
+        return _in_order(wishes.items(), situation)
+    except NoRoom as refusal:
+        largest = sorted(wishes.items(), key=_largest_first)
+        try:
+            return _in_order(largest, situation)
+        except NoRoom:
+            raise refusal from None
 
 
-def _after(host: Room, wish: Wish, datastore: UUID) -> Room:
-    left = {store: free - wish.disk_mib * (store == datastore) for store, free in host.datastores}
-    taken = {
-        "cpu_reserved": host.cpu_reserved + wish.cpu,
-        "ram_reserved_mib": host.ram_reserved_mib + wish.ram_mib,
-        "datastores": tuple(left.items()),
-    }
-    return host.model_copy(update=taken)
+def load_of(host: Room, rules: Rules) -> Load:
+    """How much of a host may be given away: its own rule, else its rack's, its datacenter's."""
+    about = (each for each in (host.id, host.rack_id, host.datacenter_id) if each)
+    return next((rules.loads[each] for each in about if each in rules.loads), rules.default)
 
 
-def choose_host(wish: Wish, hosts: Sequence[Room], cpu_overcommit: float) -> Choice:
-    """The fitting host with the most free RAM, ties by name. Raises `NoRoom`."""
-    reasons = {host.name: why for host in hosts if (why := _why_not(wish, host, cpu_overcommit))}
-    fitting = [host for host in hosts if host.name not in reasons]
-    if not fitting:
-        raise NoRoom(reasons)
-    best = min(fitting, key=lambda host: (host.ram_reserved_mib - host.ram_mib, host.name))
-    datastore, free_mib = max(best.datastores, key=lambda each: (each[1], str(each[0])))
-    free_ram = best.ram_mib - best.ram_reserved_mib
-    because = f"{best.name} has the most free RAM ({free_ram} MiB), {free_mib} MiB of disk free"
-    return Choice(host=best.id, datastore=datastore, because=because)
+@dataclass
+class _Host:
+    """A host while VMs are placed: what is left of it, and who has been placed there."""
+
+    room: Room
+    load: Load
+    cpu: int
+    ram_mib: int
+    near: Counter[str] = field(default_factory=Counter)
+    apart: Counter[str] = field(default_factory=Counter)
+
+    def put(self, affinity: str, anti_affinity: str) -> None:
+        self.near[affinity] += bool(affinity)
+        self.apart[anti_affinity] += bool(anti_affinity)
+
+    def left(self, wish: Wish) -> float:
+        """How many VMs like this one there is room for."""
+        return min(self.cpu / wish.cpu, self.ram_mib / wish.ram_mib)
 
 
-def _why_not(wish: Wish, host: Room, cpu_overcommit: float) -> str:
-    free_cpu = int(host.cpu * cpu_overcommit) - host.cpu_reserved
-    free_ram = host.ram_mib - host.ram_reserved_mib
-    free_disk = max((free for _, free in host.datastores), default=0)
+class _Field:
+    """All hosts while VMs are placed."""
+
+    def __init__(self, situation: Situation) -> None:
+        self.rules = situation.rules
+        self.hosts: dict[UUID, _Host] = {}
+        self.disk: dict[UUID, int] = {}  # room of each datastore, once however many share it
+        for room in sorted(situation.hosts, key=lambda each: (each.name, each.id)):
+            load = load_of(room, self.rules)
+            cpu = room.cpu * load.cpu_percent // 100 - room.cpu_reserved
+            ram_mib = room.ram_mib * load.ram_percent // 100 - room.ram_reserved_mib
+            self.hosts[room.id] = _Host(room, load, cpu, ram_mib)
+            for store in room.stores:
+                mib = min(store.free_mib, store.total_mib - store.promised_mib)
+                self.disk[store.uuid] = min(mib, self.disk.get(store.uuid, mib))
+        for each in situation.neighbours:
+            if each.host in self.hosts:
+                self.hosts[each.host].put(each.affinity, each.anti_affinity)
+        self._open: dict[tuple[object, ...], tuple[list[_Host], dict[str, str]]] = {}
+
+    def choose(self, vm: UUID, wish: Wish) -> Choice:
+        """Place a VM. Raises `NoRoom`."""
+        allowed, barred = self._allowed(wish)
+        best = min(
+            (host for host in allowed if not self._lacks(wish, host)),
+            key=lambda host: self._weigh(wish, host),
+            default=None,
+        )
+        if best is None:
+            reasons = barred | {host.room.name: self._lacks(wish, host) for host in allowed}
+            waits = any(reasons[x.room.name] == x.room.silent != "" for x in allowed)
+            raise NoRoom(vm, reasons, waits=waits)
+        store = self._store(wish, best.room)
+        because = self._because(wish, best, store)
+        best.cpu -= wish.cpu
+        best.ram_mib -= wish.ram_mib
+        best.put(wish.affinity, wish.anti_affinity)
+        self.disk[store.uuid] -= wish.disk_mib
+        return Choice(host=best.room.id, datastore=store.id, because=because)
+
+    def _allowed(self, wish: Wish) -> tuple[list[_Host], dict[str, str]]:
+        """The hosts that nothing bars, and why the others are; asked once for alike VMs."""
+        alike = (wish.family, wish.enterprise, wish.tier, wish.vlans)
+        if alike not in self._open:
+            hosts = self.hosts.values()
+            why = {x.room.name: next(_bars(wish, x.room, x.load, self.rules), "") for x in hosts}
+            self._open[alike] = (
+                [each for each in hosts if not why[each.room.name]],
+                {name: reason for name, reason in why.items() if reason},
+            )
+        return self._open[alike]
+
+    def _lacks(self, wish: Wish, host: _Host) -> str:
+        """What a host that is allowed has too little of, by now."""
+        if host.cpu < wish.cpu:
+            return f"{max(0, host.cpu)} CPUs free, {wish.cpu} needed"
+        if host.ram_mib < wish.ram_mib:
+            return f"{max(0, host.ram_mib)} MiB RAM free, {wish.ram_mib} needed"
+        stores = _stores(wish, host.room)
+        if not stores:
+            of_tier = f" of tier {wish.tier}" if wish.tier else ""
+            return host.room.silent or f"has no datastore{of_tier}"
+        free = max(self.disk[store.uuid] for store in stores)
+        if free < wish.disk_mib:
+            return f"{max(0, free)} MiB disk free, {wish.disk_mib} needed"
+        return ""
+
+    def _store(self, wish: Wish, host: Room) -> Store:
+        """The datastore of the tier with the most room."""
+        return max(_stores(wish, host), key=lambda each: (self.disk[each.uuid], str(each.id)))
+
+    def _weigh(self, wish: Wish, host: _Host) -> tuple[int, int, float, str]:
+        """The least is best: apart from its like, then near its like, then as the policy says."""
+        left = host.left(wish)
+        return (
+            host.apart[wish.anti_affinity],
+            -host.near[wish.affinity],
+            left if self.rules.fit is Fit.PROGRESSIVE else -left,
+            host.room.name,
+        )
+
+    def _because(self, wish: Wish, host: _Host, store: Store) -> str:
+        why = []
+        if wish.anti_affinity:
+            why.append(f"{host.apart[wish.anti_affinity]} of {wish.anti_affinity} are there")
+        if wish.affinity:
+            why.append(f"{host.near[wish.affinity]} of {wish.affinity} are there to be near")
+        most = "least" if self.rules.fit is Fit.PROGRESSIVE else "most"
+        why.append(f"room for {int(host.left(wish))} like it, the {most} ({self.rules.fit})")
+        why.append(f"{self.disk[store.uuid]} MiB free in {store.directory}")
+        return f"{host.room.name}: {'; '.join(why)}"
+
+
+def _in_order(wishes: Iterable[tuple[UUID, Wish]], situation: Situation) -> dict[UUID, Choice]:
+    hosts = _Field(situation)
+    return {vm: hosts.choose(vm, wish) for vm, wish in wishes}
+
+
+def _largest_first(each: tuple[UUID, Wish]) -> tuple[int, int, int]:
+    wish = each[1]
+    return -wish.ram_mib, -wish.cpu, -wish.disk_mib
+
+
+def _stores(wish: Wish, host: Room) -> list[Store]:
+    return [store for store in host.stores if wish.tier in {"", store.tier}]
+
+
+def _bars(wish: Wish, host: Room, load: Load, rules: Rules) -> Iterator[str]:
+    """Every reason why a VM may not go to a host, however much room there is."""
     if host.family != wish.family:
-        return f"runs {host.family}, not {wish.family}"
-    if not host.datastores:
-        return host.silent or "has no datastore"
-    if free_cpu < wish.cpu:
-        return f"{free_cpu} CPUs free, {wish.cpu} needed"
-    if free_ram < wish.ram_mib:
-        return f"{free_ram} MiB RAM free, {wish.ram_mib} needed"
-    if free_disk < wish.disk_mib:
-        return f"{free_disk} MiB disk free, {wish.disk_mib} needed"
-    return ""
+        yield f"runs {host.family}, not {wish.family}"
+    if host.maintenance:
+        yield "is in maintenance"
+    if host.reserved_for not in {None, wish.enterprise}:
+        yield "is reserved for another enterprise"
+    if wish.enterprise in rules.restricted and host.reserved_for != wish.enterprise:
+        yield "is not reserved for the enterprise, which may use no other"
+    if any(
+        wish.enterprise in pair and pair & host.tenants - {wish.enterprise}
+        for pair in rules.excluded
+    ):
+        yield "has VMs that the enterprise must not share a host with"
+    if not (load.cpu_percent and load.ram_percent):
+        yield "takes no new VMs, by a load rule"
+    if host.vlans_free is not None and host.vlans_free < wish.vlans:
+        yield f"{host.vlans_free} VLANs free in rack {host.rack}, {wish.vlans} needed"

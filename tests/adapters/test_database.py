@@ -1043,13 +1043,13 @@ def vms(database, datacenter):
     return vms
 
 
-def slowly_choose(vms, loads):
+def slowly_choose(vms, situation):
     """Decide on what was seen a moment ago: wrong, unless the others wait."""
-    (load,) = loads
+    (host,) = situation.hosts
     time.sleep(0.2)
-    if load.ram_reserved_mib + 64 * len(vms) > load.ram_mib:
+    if host.ram_reserved_mib + 64 * len(vms) > host.ram_mib:
         raise OutOfSpace("full")
-    return dict.fromkeys(vms, (load.id, load.datastores[0][0]))
+    return dict.fromkeys(vms, (host.id, host.stores[0].id))
 
 
 def reserved(inventory, vm):
@@ -1088,8 +1088,10 @@ def test_a_vm_keeps_the_host_it_has_until_it_is_freed(database, vms):
 def test_a_volumes_name_is_its_own_but_for_case(database, vms):
     inventory = Inventory(database)
     vdc = inventory.vm(vms[0]).virtual_datacenter_id
-    pool = uuid4()
+    pool, tier = uuid4(), uuid4()
     with database.write() as db:
+        datacenter = inventory.vm(vms[0]).datacenter_id
+        db.add(models.Tier(id=tier, datacenter_id=datacenter, name="default"))
         device = models.StorageDevice(
             id=uuid4(),
             datacenter_id=inventory.vm(vms[0]).datacenter_id,
@@ -1106,7 +1108,7 @@ def test_a_volumes_name_is_its_own_but_for_case(database, vms):
                 id=pool,
                 device_id=device.id,
                 name="pool",
-                tier="default",
+                tier_id=tier,
                 directory="",
                 total_mib=64,
             )

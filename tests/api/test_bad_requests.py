@@ -63,6 +63,7 @@ def test_yaml_that_is_none_or_not_plain(api: Api, text: str) -> None:
         (("size_mib: 8", "tier: default"), 422, "volume-size-missing"),
         (("size_mib: 8", "size_mib: 8, tier: gold"), 404, "unknown-tier"),
         (("size_mib: 8", "size_mib: 5000"), 409, "no-room"),
+        (("name: db,", "name: db, tier: gold,"), 404, "unknown-tier"),
         (("appliance: shop", "name: shop"), 422, "invalid-request"),
     ],
 )
@@ -174,7 +175,7 @@ def test_a_backend_that_is_away_is_503_and_a_defect_tells_nothing(
     def defect(*_: object) -> None:
         raise ZeroDivisionError("the secret is forty-two")
 
-    monkeypatch.setattr(cloud.inventory, "loads", defect)
+    monkeypatch.setattr(cloud.inventory, "situation", defect)
     appliance = api.appliance(APP)
     answer = api.post(f"/v1/appliances/{appliance['id']}/deploy")
     refused(answer, 500, "internal-error")

@@ -247,3 +247,33 @@ def test_events_are_followed(workers: Workers) -> None:
         following.kill()
         following.wait()
         following.stdout.close()
+
+
+def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api: Api) -> None:
+    added = run("racks", "add", "datacenter=main", "name=r1", "vlans_avoided=[3, 10-20]")
+    assert added.exit_code == 0, added.output
+    assert re.search(r"vlans_usable +4081", added.output)
+    assert re.search(r"rack_id +[0-9a-f]{8}-", run("hosts", "set", "host-0", "rack=r1").output)
+    in_use = run("racks", "delete", "r1")
+    assert in_use.exit_code == 1
+    assert "in use by host host-0 (in-use)" in in_use.output
+    assert re.search(r"rack_id +\n", run("hosts", "set", "host-0", "rack=").output)
+    assert run("racks", "delete", "r1").exit_code == 0
+    assert "(not-found)" in run("racks", "show", "r1").output
+    assert re.search(r"cpu +64", run("hosts", "refresh", "host-0").output)
+    assert "True" in run("hosts", "set", "host-0", "maintenance=true").output
+    listed = run("hosts", "list", "maintenance=true").output
+    assert ("host-0" in listed, "host-1" in listed) == (True, False)
+    for noun, shown in (
+        ("datacenters", "main"),
+        ("devices", "san"),
+        ("pools", "default"),
+        ("tiers", "default"),
+    ):
+        assert shown in run(noun, "list").output
+    load = ("kind=load", "datacenter=main", "cpu_percent=0", "ram_percent=0")
+    rule = re.search(r"id +([0-9a-f-]{36})", run("rules", "add", *load).output)
+    assert rule
+    assert re.search(r"cpu_percent +200", run("rules", "set", rule[1], "cpu_percent=200").output)
+    assert run("rules", "delete", rule[1]).exit_code == 0
+    assert run("rules", "add", "kind").exit_code == 2

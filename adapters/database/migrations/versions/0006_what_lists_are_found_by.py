@@ -14,7 +14,6 @@ _INDEXES = {
     "ix_hosts_of_family": ("hosts", ["family", "name"]),
     "ix_storage_devices_name": ("storage_devices", ["name"]),
     "ix_storage_pools_name": ("storage_pools", ["name"]),
-    "ix_storage_pools_tier": ("storage_pools", ["tier"]),
     "ix_operations_of_enterprise": ("operations", ["enterprise_id", "accepted_at"]),
     "ix_operations_of_enterprise_by_state": (
         "operations",

@@ -1,0 +1,216 @@
+"""What placement decides on: hosts with what is reserved on them, rules, and what VMs wish for.
+
+Read by column, and in few queries: a placement reads it while others wait.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from adapters.allocation import (
+    Fit,
+    Load,
+    Neighbour,
+    Room,
+    RuleKind,
+    Rules,
+    Situation,
+    Store,
+    Wish,
+)
+from adapters.database import models
+from adapters.database.vlans import usable
+from adapters.database.vms import parts
+from adapters.errors import NotFound
+
+_VM, _DISK, _STORE, _HOST = (
+    models.VirtualMachine,
+    models.VmDisk,
+    models.Datastore,
+    models.Host,
+)
+
+
+def situation(db: Session, datacenter: UUID, appliances: Iterable[UUID] = ()) -> Situation:
+    """A datacenter's hosts and rules, and the VMs of these appliances that are placed."""
+    rules = _rules(db, datacenter)
+    hosts = rooms(db, datacenter)
+    if rules.excluded:
+        tenants = _tenants(db, datacenter)
+        hosts = [x.model_copy(update={"tenants": tenants.get(x.id, frozenset())}) for x in hosts]
+    return Situation(
+        hosts=tuple(hosts), rules=rules, neighbours=tuple(_neighbours(db, {*appliances}))
+    )
+
+
+def rooms(db: Session, datacenter: UUID) -> list[Room]:
+    """Every host, with what is reserved there; what its datastores have only it can say."""
+    reserved = (
+        select(_VM.host_id, func.sum(_VM.cpu).label("cpu"), func.sum(_VM.ram_mib).label("ram_mib"))
+        .join(_HOST, _HOST.id == _VM.host_id)
+        .where(_HOST.datacenter_id == datacenter)
+        .group_by(_VM.host_id)
+        .subquery()
+    )
+    query = (
+        select(*_HOST.__table__.c, reserved.c.cpu.label("cpus"), reserved.c.ram_mib.label("ram"))
+        .outerjoin(reserved, reserved.c.host_id == _HOST.id)
+        .where(_HOST.datacenter_id == datacenter)
+        .order_by(_HOST.name)
+    )
+    stores = _stores(db, datacenter)
+    racks = {
+        row.id: row
+        for row in db.scalars(select(models.Rack).where(models.Rack.datacenter_id == datacenter))
+    }
+    return [
+        Room(
+            id=row.id,
+            name=row.name,
+            family=row.family,
+            cpu=row.cpu,
+            ram_mib=row.ram_mib,
+            cpu_reserved=int(row.cpus or 0),
+            ram_reserved_mib=int(row.ram or 0),
+            stores=tuple(stores.get(row.id, ())),
+            maintenance=row.maintenance,
+            reserved_for=row.reserved_for_id,
+            datacenter_id=datacenter,
+            rack_id=row.rack_id,
+            rack=racks[row.rack_id].name if row.rack_id else "",
+            vlans_free=_vlans_free(racks[row.rack_id]) if row.rack_id else None,
+        )
+        for row in db.execute(query)
+    ]
+
+
+def wishes(db: Session, vms: Sequence[UUID]) -> dict[UUID, Wish]:
+    """What these VMs wish for, in this order. Raises `NotFound`."""
+    found: dict[UUID, Wish] = {}
+    for some in parts(vms):
+        local = (_DISK.vm_id.in_(some), _DISK.volume_id.is_(None))
+        sizes = select(_DISK.vm_id, func.sum(_DISK.size_mib)).where(*local).group_by(_DISK.vm_id)
+        disk_mib = {vm: int(size_mib) for vm, size_mib in db.execute(sizes)}
+        found |= {row.id: _wish(row, disk_mib.get(row.id, 0)) for row in db.execute(_wanted(some))}
+    if missing := [vm for vm in vms if vm not in found]:
+        raise NotFound(f"no vm {missing[0]}")
+    return {vm: found[vm] for vm in vms}
+
+
+def _wanted(vms: Sequence[UUID]) -> Select[Any]:
+    vdc = models.VirtualDatacenter
+    return (
+        select(
+            *(_VM.id, _VM.cpu, _VM.ram_mib, _VM.affinity, _VM.anti_affinity),
+            *(vdc.family, vdc.enterprise_id, models.Tier.name.label("tier")),
+        )
+        .join(models.Appliance, models.Appliance.id == _VM.appliance_id)
+        .join(vdc, vdc.id == models.Appliance.virtual_datacenter_id)
+        .outerjoin(models.Tier, models.Tier.id == _VM.tier_id)
+        .where(_VM.id.in_(vms))
+    )
+
+
+def _wish(row: Any, disk_mib: int) -> Wish:
+    return Wish(
+        family=row.family,
+        cpu=row.cpu,
+        ram_mib=row.ram_mib,
+        disk_mib=disk_mib,
+        enterprise=row.enterprise_id,
+        tier=row.tier or "",
+        affinity=row.affinity or "",
+        anti_affinity=row.anti_affinity or "",
+    )
+
+
+def _stores(db: Session, datacenter: UUID) -> dict[UUID, list[Store]]:
+    """Each host's enabled datastores; what is promised is summed over all that are the same."""
+    here = aliased(_HOST)
+    promised = (
+        select(_STORE.uuid, func.sum(_DISK.size_mib).label("mib"))
+        .join(_VM, _VM.datastore_id == _STORE.id)
+        .join(_DISK, _DISK.vm_id == _VM.id)
+        .join(here, here.id == _STORE.host_id)
+        .where(here.datacenter_id == datacenter, _DISK.volume_id.is_(None))
+        .group_by(_STORE.uuid)
+    )
+    promised_mib = {uuid: int(mib) for uuid, mib in db.execute(promised)}
+    tier = models.Tier
+    query = (
+        select(_STORE, tier.name)
+        .join(_HOST, _HOST.id == _STORE.host_id)
+        .outerjoin(tier, tier.id == _STORE.tier_id)
+        .where(_HOST.datacenter_id == datacenter, _STORE.enabled)
+        .where(or_(tier.id.is_(None), tier.enabled))
+        .order_by(_STORE.directory)
+    )
+    found: dict[UUID, list[Store]] = {}
+    for row, name in db.execute(query):
+        store = Store(
+            id=row.id,
+            uuid=row.uuid,
+            directory=row.directory,
+            tier=name or "",
+            promised_mib=promised_mib.get(row.uuid, 0),
+        )
+        found.setdefault(row.host_id, []).append(store)
+    return found
+
+
+def _rules(db: Session, datacenter: UUID) -> Rules:
+    """What is decided about this datacenter; its own fit goes before that of all."""
+    table = models.AllocationRule
+    fits: dict[UUID | None, Fit | None] = {}
+    loads: dict[UUID, Load] = {}
+    excluded: set[frozenset[UUID]] = set()
+    restricted: set[UUID] = set()
+    for row in db.scalars(select(table)):
+        about = row.host_id or row.rack_id or row.datacenter_id
+        if row.kind is RuleKind.FIT:
+            fits[row.datacenter_id] = row.policy
+        elif row.kind is RuleKind.LOAD and about:
+            loads[about] = Load(cpu_percent=row.cpu_percent or 0, ram_percent=row.ram_percent or 0)
+        elif row.enterprise_id and row.other_enterprise_id:
+            excluded.add(frozenset({row.enterprise_id, row.other_enterprise_id}))
+        elif row.enterprise_id:
+            restricted.add(row.enterprise_id)
+    return Rules(
+        loads=loads,
+        fit=fits.get(datacenter) or fits.get(None) or Fit.PERFORMANCE,
+        excluded=frozenset(excluded),
+        restricted=frozenset(restricted),
+    )
+
+
+def _tenants(db: Session, datacenter: UUID) -> dict[UUID, frozenset[UUID]]:
+    vdc = models.VirtualDatacenter
+    query = (
+        select(_VM.host_id, vdc.enterprise_id)
+        .join(models.Appliance, models.Appliance.id == _VM.appliance_id)
+        .join(vdc, vdc.id == models.Appliance.virtual_datacenter_id)
+        .where(vdc.datacenter_id == datacenter, _VM.host_id.is_not(None))
+        .distinct()
+    )
+    found: dict[UUID, frozenset[UUID]] = {}
+    for host, enterprise in db.execute(query):
+        found[host] = found.get(host, frozenset()) | {enterprise}
+    return found
+
+
+def _neighbours(db: Session, appliances: set[UUID]) -> Iterable[Neighbour]:
+    query = select(_VM.host_id, _VM.affinity, _VM.anti_affinity).where(
+        _VM.appliance_id.in_(appliances),
+        _VM.host_id.is_not(None),
+        or_(_VM.affinity.is_not(None), _VM.anti_affinity.is_not(None)),
+    )
+    for host, near, apart in db.execute(query):
+        yield Neighbour(host=host, affinity=near or "", anti_affinity=apart or "")
+
+
+def _vlans_free(rack: models.Rack) -> int:
+    """VLANs that a network could get; none is given away by us yet."""
+    return len(usable(rack.vlan_min, rack.vlan_max, rack.vlans_avoided))

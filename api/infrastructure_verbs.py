@@ -1,0 +1,120 @@
+"""`cloudloom hosts list`, `racks add`, ...: the same verbs for all of the infrastructure."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from api.client import Client
+
+# What it is called in the API, and what a list shows of it.
+_NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "datacenters": ("datacenters", ("id", "name", "repository")),
+    "racks": ("racks", ("id", "name", "vlan_min", "vlan_max", "vlans_avoided", "vlans_usable")),
+    "hosts": (
+        "hosts",
+        (
+            *("id", "name", "family", "cpu", "cpu_reserved", "ram_mib", "ram_reserved_mib"),
+            *("maintenance", "reserved_for_id"),
+        ),
+    ),
+    "devices": ("storage-devices", ("id", "name", "technology", "host", "port")),
+    "pools": ("storage-pools", ("id", "name", "tier", "total_mib")),
+    "tiers": ("tiers", ("id", "name", "description", "enabled")),
+    "rules": (
+        "allocation-rules",
+        (
+            *("id", "kind", "datacenter_id", "rack_id", "host_id", "cpu_percent", "ram_percent"),
+            *("policy", "enterprise_id", "other_enterprise_id"),
+        ),
+    ),
+}
+
+Connect = Callable[[], AbstractContextManager["Client"]]
+Show = Callable[..., None]
+Fields = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Values as in YAML.")
+]
+
+
+def add_to(app: typer.Typer, connect: Connect, show: Show) -> None:
+    """Give the command line these nouns."""
+    for noun, (route, columns) in _NOUNS.items():
+        app.add_typer(_verbs(noun, f"/v1/{route}", columns, connect, show), name=noun)
+
+
+def _verbs(
+    noun: str, path: str, columns: tuple[str, ...], connect: Connect, show: Show
+) -> typer.Typer:
+    verbs = typer.Typer(help=f"List, show, add, change and remove {noun}.", no_args_is_help=True)
+
+    def told(thing: dict[str, Any]) -> None:
+        show([{"field": name, "value": value} for name, value in thing.items()], "field", "value")
+
+    @verbs.command("list", help=f"List {noun}; only those with such fields, as name=NAME.")
+    def list_(fields: Fields = None) -> None:
+        with connect() as client:
+            show(client.all(path, **_texts(fields)), *columns)
+
+    @verbs.command("show", help="Show one, by its name or id.")
+    def show_(which: str) -> None:
+        with connect() as client:
+            told(_one(client, path, which))
+
+    @verbs.command("add", help="Add one: its fields are the API's, as name=NAME.")
+    def add(fields: Fields = None) -> None:
+        with connect() as client:
+            told(client.post(path, _values(fields)))
+
+    @verbs.command("set", help="Change one's fields; with nothing behind the `=`, to nothing.")
+    def set_(which: str, fields: Fields = None) -> None:
+        with connect() as client:
+            found = _one(client, path, which)
+            told(client.patch(f"{path}/{found['id']}", _values(fields)))
+
+    @verbs.command("delete", help="Remove one that nothing uses.")
+    def delete(which: str) -> None:
+        with connect() as client:
+            client.delete(f"{path}/{_one(client, path, which)['id']}")
+
+    if noun == "hosts":
+
+        @verbs.command("refresh", help="Ask a host again what it has.")
+        def refresh(which: str) -> None:
+            with connect() as client:
+                told(client.post(f"{path}/{_one(client, path, which)['id']}/refresh"))
+
+    return verbs
+
+
+def _one(client: "Client", path: str, which: str) -> dict[str, Any]:
+    """The one of this id or name. Raises `Refusal`."""
+    from api.client import Refusal
+
+    every: list[dict[str, Any]] = client.all(path)
+    found = [each for each in every if which in {each["id"], each.get("name")}]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(each["id"] for each in found)
+        text = f"{len(found)} are called {which}; say which by id: {ids}"
+        raise Refusal({"code": "ambiguous", "detail": text})
+    raise Refusal({"code": "not-found", "detail": f"there is no {which} at {path}"})
+
+
+def _texts(fields: list[str] | None) -> dict[str, str]:
+    texts = dict(each.partition("=")[::2] for each in fields or [])
+    if bare := [each for each in fields or [] if "=" not in each]:
+        raise typer.BadParameter(f"{bare[0]} is not FIELD=VALUE")
+    return texts
+
+
+def _values(fields: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    try:
+        return {name: yaml.safe_load(text) for name, text in _texts(fields).items()}
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(str(error)) from error

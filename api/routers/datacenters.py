@@ -1,0 +1,131 @@
+"""Datacenters: sites, each with the directory of its images."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database import operations as accepted
+from api import finding, infrastructure
+from api.dependencies import Name, Once, Pages
+from api.matching import Match
+from api.once import Answer
+from api.reports import Operation
+from api.starting import Starting
+from flows import enrolment
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+
+router = APIRouter(prefix="/datacenters", tags=["infrastructure"])
+
+
+class NewDatacenter(BaseModel):
+    """A site, with the directory of its images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(examples=["main"])
+    repository: str = Field(max_length=255, examples=["/srv/cloudloom/repository"])
+
+
+class DatacenterChange(BaseModel):
+    """What is to be different. The name is its workers', and stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repository: str = Field(max_length=255, description="Where the same images are by now.")
+
+
+class Datacenter(BaseModel):
+    """A site."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    repository: str
+
+
+class Maintenance(BaseModel):
+    """A maintenance operation, by its kind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = Field(examples=["sweep_orphans"])
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        known = sorted(flow.kind for flow in FLOWS.values() if flow.every)
+        if kind not in known:
+            raise ValueError(f"one of {', '.join(known)}")
+        return kind
+
+
+_shown = infrastructure.plainly(Datacenter)
+
+
+@router.post("", status_code=201, responses={201: {"model": Datacenter}})
+def create_datacenter(new: NewDatacenter, once: Once) -> Response:
+    """Add a datacenter; its repository is an existing directory, which gets a marker."""
+    entry = enrolment.enrol_datacenter(new.name, new.repository)
+
+    def act(db: Session) -> Answer:
+        row = db.get_one(models.Datacenter, entry(db))
+        return infrastructure.created("datacenters", Datacenter.model_validate(row))
+
+    return once.answer(act).response()
+
+
+@router.get("")
+def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
+    """List datacenters."""
+    query = select(models.Datacenter)
+    if name:
+        query = query.where(models.Datacenter.name == name)
+    with cloud.database.read() as db:
+        rows = page.rows(db, query, models.Datacenter, "name")
+        return [Datacenter.model_validate(row) for row in rows]
+
+
+@router.get("/{datacenter_id}")
+def read_datacenter(datacenter_id: UUID) -> Datacenter:
+    """Read a datacenter."""
+    with cloud.database.read() as db:
+        return Datacenter.model_validate(finding.shared(db, models.Datacenter, datacenter_id))
+
+
+@router.patch("/{datacenter_id}")
+def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Match) -> Datacenter:
+    """Say where its repository has moved to: a directory with the same marker."""
+    with cloud.database.read() as db:
+        marker = finding.shared(db, models.Datacenter, datacenter_id).repository_marker
+    enrolment.require_moved(wanted.repository, marker)
+
+    def act(_: Session, row: models.Datacenter) -> Datacenter:
+        row.repository = wanted.repository
+        return Datacenter.model_validate(row)
+
+    return infrastructure.change(models.Datacenter, datacenter_id, act, match, _shown)
+
+
+@router.delete("/{datacenter_id}", status_code=204)
+def delete_datacenter(datacenter_id: UUID, match: Match) -> None:
+    """Forget a datacenter that nothing is in, with its tiers, rules and history."""
+    infrastructure.remove(models.Datacenter, datacenter_id, match, _shown)
+
+
+@router.post(
+    "/{datacenter_id}/maintenance", status_code=202, responses={202: {"model": Operation}}
+)
+def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Response:
+    """Run a maintenance operation now, which runs by itself at times."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.shared(db, models.Datacenter, datacenter_id)
+        return starter.request(asked.kind, row.id, row.name, row.id)
+
+    return starter.start(plan)

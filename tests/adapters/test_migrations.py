@@ -1,0 +1,129 @@
+"""Migrations with data in the tables: up and down again, on both databases."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import column as named
+from sqlalchemy import insert, select, table, text
+
+from adapters.database import models
+from adapters.database.schema import differences, go_back, migrate
+from adapters.database.session import Database
+from adapters.types import VolumeState
+
+BOTH = ["sqlite", pytest.param("mariadb", marks=pytest.mark.lab)]
+
+
+@pytest.fixture(params=BOTH)
+def database(request, tmp_path):
+    url = f"sqlite:///{tmp_path / 'test.sqlite'}"
+    if request.param == "mariadb":
+        url = request.getfixturevalue("mariadb").fresh()
+    made = Database(url)
+    migrate(made, tmp_path)
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture
+def kept(database):
+    """Two datacenters with a pool each, of one tier's name; a volume hangs on one of them."""
+    names = {}
+    with database.write() as db:
+        vdc, enterprise = uuid4(), db.scalars(select(models.Enterprise.id)).one()
+        for where in ("east", "west"):
+            dc, tier, device, pool = uuid4(), uuid4(), uuid4(), uuid4()
+            names[where] = pool
+            for row in (
+                models.Datacenter(id=dc, name=where, repository="/r", repository_marker=uuid4()),
+                models.Tier(id=tier, datacenter_id=dc, name="fast"),
+                models.StorageDevice(
+                    id=device,
+                    datacenter_id=dc,
+                    name="san",
+                    technology="memory",
+                    host="127.0.0.1",
+                    port=3260,
+                    control=0,
+                ),
+                models.StoragePool(
+                    id=pool,
+                    device_id=device,
+                    name="p",
+                    tier_id=tier,
+                    directory="",
+                    total_mib=8,
+                ),
+            ):
+                db.add(row)
+                db.flush()
+        db.add(
+            models.VirtualDatacenter(
+                id=vdc, enterprise_id=enterprise, datacenter_id=dc, name="demo", family="memory"
+            )
+        )
+        db.flush()
+        db.add(
+            models.VolumeRow(
+                id=uuid4(),
+                virtual_datacenter_id=vdc,
+                pool_id=pool,
+                name="data",
+                size_mib=8,
+                carved=True,
+                state=VolumeState.DETACHED,
+                position=0,
+            )
+        )
+    return names
+
+
+def test_a_tiers_name_becomes_a_row_and_a_name_again(database, kept, tmp_path):
+    go_back(database, tmp_path, "0001")
+    with database.read() as db:
+        found = db.execute(text("SELECT tier, name FROM storage_pools")).all()
+        assert sorted(found) == [("fast", "p"), ("fast", "p")]
+        assert db.scalar(text("SELECT count(*) FROM volumes")) == 1
+    migrate(database, tmp_path)
+    with database.engine.connect() as connection:
+        assert differences(connection) == []
+    with database.read() as db:
+        tiers = db.execute(
+            select(models.Datacenter.name, models.Tier.name, models.Tier.enabled).join(
+                models.Tier, models.Tier.datacenter_id == models.Datacenter.id
+            )
+        ).all()
+        assert sorted(tiers) == sorted(
+            (where, name, True) for where in kept for name in ("default", "fast")
+        )
+        for where, pool in kept.items():
+            tier = db.get_one(models.Tier, db.get_one(models.StoragePool, pool).tier_id)
+            assert tier.name == "fast"
+            assert db.get_one(models.Datacenter, tier.datacenter_id).name == where
+        assert db.scalars(select(models.VolumeRow.name)).all() == ["data"]
+
+
+def test_an_older_databases_hosts_take_new_vms_as_before(database, tmp_path):
+    go_back(database, tmp_path, "0001")
+    datacenter, host = uuid4(), uuid4()
+    with database.write() as db:
+        db.add(
+            models.Datacenter(
+                id=datacenter, name="old", repository="/r", repository_marker=uuid4()
+            )
+        )
+        db.flush()
+        old = {
+            "id": host.hex,
+            "datacenter_id": datacenter.hex,
+            "name": "h",
+            "family": "kvm",
+            "address": "qemu:///system",
+            "cpu": 4,
+            "ram_mib": 64,
+        }
+        db.execute(insert(table("hosts", *map(named, old))).values(**old))
+    migrate(database, tmp_path)
+    with database.read() as db:
+        row = db.get_one(models.Host, host)
+        assert (row.maintenance, row.reserved_for_id, row.rack_id) == (False, None, None)

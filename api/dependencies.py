@@ -104,9 +104,15 @@ class Page:
         self._sort = sort
 
     def rows(self, db: Session, query: Select[tuple[R]], table: Any, *fields: str) -> list[R]:
-        """The page's rows; the first field is how they are sorted unless the caller says.
+        """The page's rows; the first field is how they are sorted unless the caller says."""
+        ids = self.ids(db, query, table, *fields)
+        rows = {row.id: row for row in db.scalars(select(table).where(table.id.in_(ids)))}
+        return [rows[each] for each in ids if each in rows]
 
-        Sorted are keys only: of an enterprise with thousands of rows, whole rows would be.
+    def ids(self, db: Session, query: Select[Any], table: Any, *fields: str) -> list[Any]:
+        """The ids of the page's rows.
+
+        Only they are sorted: of an enterprise with thousands of rows, whole rows would be.
         """
         sort = self._sort or fields[0]
         field = sort.removeprefix("-")
@@ -125,9 +131,7 @@ class Page:
         if len(found) > self._limit:
             found.pop()
             self._offer(sort, *found[-1])
-        page = select(table).where(table.id.in_([each.id for each in found]))
-        rows = {row.id: row for row in db.scalars(page)}
-        return [rows[each.id] for each in found if each.id in rows]
+        return [each.id for each in found]
 
     def _after(self, sort: str, column: Any, key: Any) -> tuple[Any, Any]:
         wrong = Problem(422, "invalid-cursor", "the cursor is not one of this list")

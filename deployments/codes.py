@@ -12,7 +12,12 @@ from adapters.errors import AdapterError
 from api.errors import PLAIN, status_of
 
 ROOT = Path(__file__).parent.parent
-_CLIENTS = {"cli.py", "client.py", "terminal.py"}  # what they say, no server does
+_CLIENTS = {
+    "cli.py",
+    "client.py",
+    "infrastructure_verbs.py",
+    "terminal.py",
+}  # what they say, no server does
 _PROBLEMS = {"Problem", "problem"}
 _SHAPE = re.compile(r"[a-z*]+(-[a-z0-9*]+)*")
 Found = Iterator[tuple[str, int | None]]

@@ -176,7 +176,10 @@ def secret_read(values: dict[str, Any], secret: UUID, step: str) -> dict[str, An
 
 
 def kin(db: Session, row: Base) -> dict[str, dict[str, str]]:
-    """A row and all that it belongs to, by the foreign keys of named things: the nearest first."""
+    """A row and all that it belongs to, by the foreign keys of named things: the nearest first.
+
+    Only by those that are called after them: a host reserved for a tenant is not the tenant's.
+    """
     tables = {each.local_table: each.class_ for each in Base.registry.mappers}
     found: dict[str, dict[str, str]] = {}
     todo: deque[Any] = deque([row])
@@ -186,10 +189,13 @@ def kin(db: Session, row: Base) -> dict[str, dict[str, str]]:
         if noun in found or not hasattr(each, "name"):
             continue
         found[noun] = {"id": str(each.id), "name": each.name}
-        for key in (key for column in each.__table__.columns for key in column.foreign_keys):
-            value = getattr(each, key.parent.key)
-            if value is not None and (parent := db.get(tables[key.column.table], value)):
-                todo.append(parent)
+        for column in each.__table__.columns:
+            for key in column.foreign_keys:
+                parent = tables[key.column.table]
+                value = getattr(each, column.key)
+                own = column.key == f"{singular(parent.__tablename__)}_id"
+                if own and value is not None and (owner := db.get(parent, value)):
+                    todo.append(owner)
     return found
 
 

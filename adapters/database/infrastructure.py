@@ -70,6 +70,11 @@ class Datastore(Base):
     tier_id: Mapped[UUID | None] = mapped_column(ForeignKey("tiers.id"))
     enabled: Mapped[bool] = mapped_column(default=True)
 
+    @property
+    def name(self) -> str:
+        """What it is called: its directory."""
+        return self.directory
+
 
 class Tier(Base):
     """A class of storage service in a datacenter; a disabled one gets nothing new."""
@@ -129,3 +134,8 @@ class AllocationRule(Base):
     policy: Mapped[Fit | None]
     enterprise_id: Mapped[UUID | None] = mapped_column(ForeignKey("enterprises.id"))
     other_enterprise_id: Mapped[UUID | None] = mapped_column(ForeignKey("enterprises.id"))
+
+    @property
+    def name(self) -> str:
+        """What it is called: its kind."""
+        return self.kind.value

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Select, literal, or_, select, union_all
-from sqlalchemy.orm import Bundle, Session
+from sqlalchemy import ColumnElement, literal, or_, select, union_all
+from sqlalchemy.orm import Session
 
 from adapters.amounts import Amounts, Level, Standing
 from adapters.database import models
@@ -70,10 +70,10 @@ def list_limits(caller: Caller, page: Pages, level: Level | None = None) -> list
 def list_usage(caller: Caller, page: Pages, level: Level | None = None) -> list[Usage]:
     """List what is used, and of which limits: everywhere that something is, or may be."""
     levels = _levels(caller, level).subquery()
-    columns = levels.c
-    query: Select[Any] = select(Bundle("level", columns.id, columns.level, columns.name))
     with cloud.database.read() as db:
-        rows = page.rows(db, query, columns, "name", "level")
+        ids = page.ids(db, select(levels.c.id), levels.c, "name", "level")
+        found = {row.id: row for row in db.execute(select(levels).where(levels.c.id.in_(ids)))}
+        rows = [found[each] for each in ids]
         keys = [(Level(row.level), row.id) for row in rows]
         stand = standings(db, caller.enterprise_id, keys)
         return [

@@ -113,6 +113,41 @@ def create_pool(api: Api) -> Any:
     return api.post("/v1/storage-pools", json=body)
 
 
+def create_datastore(api: Api) -> Any:
+    folder = cloud.settings.home / f"disks-{uuid4()}"
+    folder.mkdir()
+    host = create_host(api).json()["id"]
+    return api.post(f"/v1/hosts/{host}/datastores", json={"directory": str(folder)})
+
+
+def change_datacenter(api: Api) -> Any:
+    made = create_datacenter(api).json()
+    path, body = f"/v1/datacenters/{made['id']}", {"repository": made["repository"]}
+    return api.call("PATCH", path, json=body)
+
+
+def a_datastore(api: Api) -> str:
+    made = create_datastore(api)
+    return f"{made.headers['location']}/datastores/{made.json()['id']}"
+
+
+def of_main(noun: str, **values: Any) -> Callable[[Api], Any]:
+    body = {"datacenter": "main", **values}
+    return lambda api: api.post(f"/v1/{noun}", json=body)
+
+
+def path_of(create: Callable[[Api], Any]) -> Callable[[Api], str]:
+    return lambda api: str(create(api).headers["location"])
+
+
+def changed(path: Callable[[Api], str], **values: Any) -> Callable[[Api], Any]:
+    return lambda api: api.call("PATCH", path(api), json=values)
+
+
+def deleted(path: Callable[[Api], str]) -> Callable[[Api], Any]:
+    return lambda api: api.delete(path(api))
+
+
 def create_vdc(api: Api) -> Any:
     return api.post("/v1/virtual-datacenters", json={"name": "lab", "datacenter": "main"})
 
@@ -146,6 +181,9 @@ def blueprint(api: Api) -> Any:
     return api.post("/v1/appliances", content=PLAIN, headers=headers)
 
 
+RACK = of_main("racks", name="r1")
+TIER = of_main("tiers", name="gold")
+RULE = of_main("allocation-rules", kind="load", cpu_percent=100, ram_percent=100)
 EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "PATCH /v1/enterprises/{enterprise_id}": ("enterprise.changed", change_enterprise),
     "POST /v1/api-tokens": (
@@ -157,6 +195,57 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "POST /v1/hosts": ("host.created", create_host),
     "POST /v1/storage-devices": ("storage-device.created", create_device),
     "POST /v1/storage-pools": ("storage-pool.created", create_pool),
+    "PATCH /v1/datacenters/{datacenter_id}": ("datacenter.changed", change_datacenter),
+    "DELETE /v1/datacenters/{datacenter_id}": (
+        "datacenter.deleted",
+        deleted(path_of(create_datacenter)),
+    ),
+    "PATCH /v1/hosts/{host_id}": (
+        "host.changed",
+        changed(path_of(create_host), maintenance=True),
+    ),
+    "DELETE /v1/hosts/{host_id}": ("host.deleted", deleted(path_of(create_host))),
+    "POST /v1/hosts/{host_id}/refresh": (
+        "host.refresh",
+        lambda api: api.post(f"{path_of(create_host)(api)}/refresh"),
+    ),
+    "POST /v1/hosts/{host_id}/datastores": ("host.datastores", create_datastore),
+    "PATCH /v1/hosts/{host_id}/datastores/{datastore_id}": (
+        "datastore.changed",
+        changed(a_datastore, enabled=False),
+    ),
+    "DELETE /v1/hosts/{host_id}/datastores/{datastore_id}": (
+        "datastore.deleted",
+        deleted(a_datastore),
+    ),
+    "PATCH /v1/storage-devices/{device_id}": (
+        "storage-device.changed",
+        changed(path_of(create_device), name="other"),
+    ),
+    "DELETE /v1/storage-devices/{device_id}": (
+        "storage-device.deleted",
+        deleted(path_of(create_device)),
+    ),
+    "PATCH /v1/storage-pools/{pool_id}": (
+        "storage-pool.changed",
+        changed(path_of(create_pool), name="other"),
+    ),
+    "DELETE /v1/storage-pools/{pool_id}": ("storage-pool.deleted", deleted(path_of(create_pool))),
+    "POST /v1/racks": ("rack.created", RACK),
+    "PATCH /v1/racks/{rack_id}": ("rack.changed", changed(path_of(RACK), name="r2")),
+    "DELETE /v1/racks/{rack_id}": ("rack.deleted", deleted(path_of(RACK))),
+    "POST /v1/tiers": ("tier.created", TIER),
+    "PATCH /v1/tiers/{tier_id}": ("tier.changed", changed(path_of(TIER), name="silver")),
+    "DELETE /v1/tiers/{tier_id}": ("tier.deleted", deleted(path_of(TIER))),
+    "POST /v1/allocation-rules": ("allocation-rule.created", RULE),
+    "PATCH /v1/allocation-rules/{rule_id}": (
+        "allocation-rule.changed",
+        changed(path_of(RULE), cpu_percent=50),
+    ),
+    "DELETE /v1/allocation-rules/{rule_id}": (
+        "allocation-rule.deleted",
+        deleted(path_of(RULE)),
+    ),
     "POST /v1/virtual-datacenters": ("virtual-datacenter.created", create_vdc),
     "PUT /v1/limits/{level}/{holder_id}": ("limits.changed", set_limits),
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),

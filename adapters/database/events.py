@@ -186,7 +186,8 @@ def kin(db: Session, row: Base) -> dict[str, dict[str, str]]:
         if noun in found or not hasattr(each, "name"):
             continue
         found[noun] = {"id": str(each.id), "name": each.name}
-        for key in each.__table__.foreign_keys:
+        in_order = [key for column in each.__table__.c for key in column.foreign_keys]
+        for key in in_order:
             value = getattr(each, key.parent.key)
             if value is not None and (parent := db.get(tables[key.column.table], value)):
                 todo.append(parent)

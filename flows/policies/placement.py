@@ -85,7 +85,7 @@ class _Field:
         self.rules = situation.rules
         self.hosts: dict[UUID, _Host] = {}
         self.disk: dict[UUID, int] = {}  # room of each datastore, once however many share it
-        for room in sorted(situation.hosts, key=lambda each: (each.name, each.id)):
+        for room in situation.hosts:
             load = load_of(room, self.rules)
             cpu = room.cpu * load.cpu_percent // 100 - room.cpu_reserved
             ram_mib = room.ram_mib * load.ram_percent // 100 - room.ram_reserved_mib

@@ -325,6 +325,30 @@ def test_a_shared_datastore_is_counted_once():
         names([wish()] * 3, hosts)
 
 
+def test_of_a_shared_datastore_the_worst_news_count():
+    stores = [
+        Store(id=UUID(int=n), uuid=UUID(int=7), directory="/nfs", total_mib=40, free_mib=free)
+        for n, free in enumerate([40, 8, 40])
+    ]
+    hosts = [host(name, stores=(store,)) for name, store in zip("abc", stores, strict=True)]
+    with pytest.raises(NoRoom, match="8 MiB disk free, 16 needed"):
+        names([wish()], hosts)
+
+
+@pytest.mark.parametrize("fit", Fit)
+def test_equals_are_told_apart_by_name_and_id(fit):
+    stores = tuple(
+        Store(id=UUID(int=n), uuid=UUID(int=n), directory="/d", total_mib=64, free_mib=64)
+        for n in (1, 2)
+    )
+    hosts = [host("a", stores=stores), host("b", stores=stores)]
+    turned = [host(x, stores=stores[::-1]) for x in "ba"]
+    for some in (hosts, turned):
+        situation = Situation(hosts=tuple(some), rules=Rules(fit=fit))
+        (choice,) = choose_hosts({OURS: wish()}, situation).values()
+        assert (choice.host, choice.datastore) == (hosts[0].id, UUID(int=2))
+
+
 def test_the_most_specific_load_rule_holds():
     rack = host("a", rack_id=RACKS[0])
     loads = {

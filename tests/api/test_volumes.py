@@ -23,6 +23,7 @@ def test_a_volume_is_created_and_deleted(api: Api) -> None:
     ended = api.run(response)
     assert (ended["state"], ended["progress"]) == ("succeeded", 100)
     assert [step["name"] for step in ended["steps"]] == [
+        "charge-volume",
         "enter-volume",
         "carve-volume",
         "record-carved",

@@ -52,7 +52,7 @@ def moment(n: int, **more: object) -> Moment:
 def test_a_plan_has_steps_vms_and_their_order_and_hosts_once_reserved(world):
     operation = deployment(world, "db", "web", web=["db"])
     planned = plan_of(operation)
-    assert "**Once, where needed:** reserve-hosts → survey-vms → " in planned
+    assert "**Once, where needed:** charge-vms → reserve-hosts → survey-vms → " in planned
     assert "**For each VM, where needed:** choose-base → hold-base → " in planned
     assert f"| web | db | 1 | 64 MiB | 0 | {captions.UNPLACED} |" in planned
     FLOWS["deploy_appliance"](operation.id)
@@ -63,7 +63,7 @@ def test_a_plan_has_steps_vms_and_their_order_and_hosts_once_reserved(world):
 def test_a_vm_is_done_with_its_last_step_or_when_it_is_given_up(world):
     _, each = halves(FLOWS["deploy_appliance"].body)
     assert ends(each) == {"record-state", "give-up-vm"}
-    assert ends(halves(FLOWS["undeploy_appliance"].body)[1]) == {"free-host"}
+    assert ends(halves(FLOWS["undeploy_appliance"].body)[1]) == {"refund-vm"}
     operation = deployment(world, "db", "web")
     assert cloud.stories.done(operation.id, ends(each)) == 0
     FLOWS["deploy_appliance"](operation.id)

@@ -16,6 +16,7 @@ from deployments.lab.cloudloom import Cloudloom
 from flows.cloud import cloud
 from tests import agreement, chaos
 from tests.flows.conftest import made_folder
+from tests.worlds import require_ledger_exact
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -121,6 +122,7 @@ def test_whatever_dies_everything_ends_and_every_inventory_agrees(served):
         assert outcome.surprises == []
         agreement.assert_settled(outcome.operations)
         agreement.assert_agreement(in_the_world)
+        require_ledger_exact()
         agreement.assert_nothing_repeated()
         with Client(served.url, served.token) as ask:
             agreement.assert_sweep_finds_nothing(ask)

@@ -28,6 +28,18 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(7410, description="The API's port.")
     public_url: str = Field("", description="How clients reach the API; empty: host and port.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the API's certificate and those above it; unset: no TLS."
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file of its key; unset: in the certificate's file."
+    )
+    ca: Path | None = Field(
+        None, description="PEM file of who the command line believes; unset: the system's."
+    )
+    cors_origins: str = Field(
+        "", description="Other sites whose pages may use the API, comma-separated; empty: none."
+    )
     prefect_port: int = Field(7411, description="Port of the embedded Prefect server.")
     prefect_url: str = Field("", description="An external Prefect server's API; empty: embedded.")
     prefect_database_url: SecretStr | None = Field(
@@ -175,10 +187,15 @@ class Settings(BaseSettings):
             if value is not None
         }
 
+    @staticmethod
+    def listed(text: str) -> list[str]:
+        """What a comma-separated setting lists."""
+        return [each.strip() for each in text.split(",") if each.strip()]
+
     @property
     def roles(self) -> list[Role]:
         """What a worker serves; nothing means everything."""
-        return [Role(each.strip()) for each in self.queues.split(",") if each.strip()]
+        return [Role(each) for each in self.listed(self.queues)]
 
     @property
     def database(self) -> str:
@@ -188,7 +205,8 @@ class Settings(BaseSettings):
     @property
     def api_url(self) -> str:
         """Where clients reach the API."""
-        return self.public_url or f"http://{self.host}:{self.port}"
+        scheme = "https" if self.tls_certificate else "http"
+        return self.public_url or f"{scheme}://{self.host}:{self.port}"
 
     @property
     def prefect_ui(self) -> str:

@@ -12,6 +12,7 @@ from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
 from api.exporting import Exporting
+from api.hardening import Hardened, allow_origins
 from api.matching import Matching
 from api.observing import Observed
 from api.routers import (
@@ -54,7 +55,9 @@ def create_app() -> FastAPI:
     app.add_middleware(Matching)
     app.add_middleware(Exporting)
     app.add_middleware(Admission)
+    allow_origins(app, cloud.settings)
     app.add_middleware(Observed)
+    app.add_middleware(Hardened)
     errors.install(app)
     shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
     v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it

@@ -414,6 +414,7 @@ def _client() -> "Client":
     from api.client import Client, Refusal
 
     url, token = os.environ.get("CLOUDLOOM_URL"), os.environ.get("CLOUDLOOM_TOKEN")
+    ca = os.environ.get("CLOUDLOOM_CA")
     if not url or not token:
         from adapters.settings import settings
 
@@ -423,7 +424,7 @@ def _client() -> "Client":
             text = f"no token: set CLOUDLOOM_TOKEN, or CLOUDLOOM_HOME to where one is ({kept})"
             raise Refusal({"code": "no-token", "detail": text})
         token = token or kept.read_text().strip()
-    return Client(url, token)
+    return Client(url, token, ca=Path(ca) if ca else None)
 
 
 def _keep_token(token: str, home: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -126,12 +127,17 @@ class Client:
     What is asked for once more with the same `key` is answered as before, and done once.
     """
 
-    def __init__(self, url: str, token: str, *, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, token: str, *, key: str | None = None, ca: Path | None = None
+    ) -> None:
         self.url = url
+        self._trust = trust(ca) if url.startswith("https:") else True
         headers = {"Authorization": f"Bearer {token}"}
         if key:
             headers["Idempotency-Key"] = key
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=_SILENCE_S)
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=_SILENCE_S, verify=self._trust
+        )
 
     def __enter__(self) -> Self:
         """Nothing is asked yet."""
@@ -250,7 +256,7 @@ class Client:
                 size = str(image.stat().st_size)
                 body = {"content": opened[0].pieces(), "headers": {"Content-Length": size}}
             # The address is signed: it is no place for our token.
-            answer = httpx.post(where, timeout=_SILENCE_S, **body)
+            answer = httpx.post(where, timeout=_SILENCE_S, verify=self._trust, **body)
         _require_success(answer)
         return Operation.model_validate(answer.json())
 
@@ -276,6 +282,13 @@ class Client:
         if refusal.code != "locked":
             return False
         return self.operation(UUID(refusal.problem["operation"])).ended_at is not None
+
+
+def trust(ca: Path | None) -> ssl.SSLContext:
+    """Who is believed to be who they say: this authority, or those that the system has."""
+    made = ssl.create_default_context(cafile=str(ca) if ca else None)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    return made
 
 
 class _Heard(io.FileIO):

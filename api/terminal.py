@@ -7,12 +7,13 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from api.client import Refusal
+from api.client import Refusal, trust
 
 LEAVE = b"\x1d"  # Ctrl-]
 _PIECE_BYTES = 4096
@@ -30,7 +31,10 @@ def talk(url: str) -> str:
 
 
 async def _talk(url: str) -> str:
-    async with connect(url, subprotocols=[Subprotocol("binary")], compression=None) as web:
+    ca = os.environ.get("CLOUDLOOM_CA")
+    secure = trust(Path(ca) if ca else None) if url.startswith("wss:") else None
+    spoken = [Subprotocol("binary")]
+    async with connect(url, subprotocols=spoken, compression=None, ssl=secure) as web:
         with _raw(sys.stdin.fileno()):
             ways = {asyncio.ensure_future(_hear(web)), asyncio.ensure_future(_type(web))}
             ended, rest = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)

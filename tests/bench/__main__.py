@@ -17,7 +17,7 @@ from rich.table import Table
 
 from deployments.lab.scratch import scratch
 from tests.bench import bytes as of_bytes
-from tests.bench import deploys, engine
+from tests.bench import deploys, engine, lists
 from tests.bench.measuring import Row
 
 OUT = Path("build/bench.json")
@@ -30,6 +30,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "steps": engine.bench_steps,
     "deploy_1000": engine.bench_deploy_1000,
     "recover": engine.bench_recover,
+    "list_25k": lists.bench_list_25k,
 }
 
 
@@ -47,7 +48,8 @@ def main() -> None:
     table = Table("row", "size", "runs", "ours s", "peer s", "peer", "ratio")
     for each in results:
         shown = ("row", "size", "runs", "ours", "peer", "peer_name", "ratio")
-        table.add_row(*(str(each.get(key, "")) for key in shown))
+        told = {"size": each.get("filter", ""), **each}
+        table.add_row(*(str(told.get(key, "")) for key in shown))
     Console().print(table)
     OUT.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -4,13 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
 from api.observing import Observed
+from api.passwords import AT_ONCE
+from api.permissions import needed
 from api.routers import (
     api_tokens,
     appliances,
@@ -18,7 +22,10 @@ from api.routers import (
     health,
     infrastructure,
     operations,
+    roles,
+    sessions,
     templates,
+    users,
     virtual_datacenters,
     vms,
     volumes,
@@ -46,7 +53,10 @@ def create_app() -> FastAPI:
     shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
     v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
     for each in (
+        sessions,
         enterprises,
+        users,
+        roles,
         api_tokens,
         infrastructure,
         virtual_datacenters,
@@ -58,6 +68,7 @@ def create_app() -> FastAPI:
     ):
         v1.include_router(each.router)
     app.include_router(v1)
+    app.include_router(sessions.entrance, prefix="/v1")
     app.include_router(gateway.router)
     app.include_router(consoles.router)
     app.include_router(health.router, dependencies=[Depends(health.require_near)])
@@ -76,6 +87,7 @@ def served() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.watch = Watch()
     app.state.consoles = set()
+    app.state.logins = CapacityLimiter(AT_ONCE)
     try:
         with traces.sent(cloud.settings, "api"):
             yield
@@ -89,6 +101,7 @@ def _describe(app: FastAPI) -> None:
 
     def described() -> dict[str, object]:
         schema = plain()
+        _tell_privileges(app, schema["paths"])
         schemas = schema["components"]["schemas"]
         if "Blueprint" not in schemas:
             made = Blueprint.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -97,3 +110,11 @@ def _describe(app: FastAPI) -> None:
         return schema
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _tell_privileges(app: FastAPI, paths: dict[str, dict[str, dict[str, object]]]) -> None:
+    """Say of each route which privileges it needs."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and (privileges := needed(route)):
+            for method in route.methods or ():
+                paths[route.path][method.lower()]["x-privileges"] = list(privileges)

@@ -18,6 +18,7 @@ from adapters.database.library import NewTemplate
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
+from adapters.privileges import Privilege
 from adapters.types import Format
 from api import tokens
 from api.dependencies import Send, sender
@@ -39,6 +40,7 @@ class Transfer(Ticket):
     """One upload that somebody may make: which template it becomes, and for whom."""
 
     use: ClassVar[str] = "transfer"
+    privilege: ClassVar[Privilege] = Privilege.APPLIB_UPLOAD_IMAGE
 
     route: str
     key: str | None

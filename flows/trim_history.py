@@ -47,6 +47,7 @@ def forget_operations(datacenter: UUID) -> Finding:
 def forget_keys(datacenter: UUID) -> Finding:
     days = cloud.settings.idempotency_days
     forgotten = _in_batches(lambda: cloud.history.forget_keys(days))
+    _in_batches(lambda: cloud.history.forget_sessions(days))
     return Finding(what="idempotency keys", name=f"{days} days", state=f"{forgotten} forgotten")
 
 

@@ -108,6 +108,7 @@ class Request(Value):
     intents: tuple[Intent, ...] = ()
     waits_s: float | None = None  # how long for approval; None: it may begin at once
     traceparent: str | None = None  # the trace that it belongs to, as W3C has it
+    virtual_datacenter_id: UUID | None = None  # that its target is in
 
 
 def as_value(row: models.Operation) -> Operation:

@@ -4,15 +4,17 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import figures, models
+from adapters.database import figures, models, people
 from adapters.database.session import Database
-from adapters.errors import Transient
+from adapters.errors import Conflict, Transient
+from adapters.privileges import STOCK, Stock
 
 METADATA = figures.Duration.metadata  # whoever knows this module knows all tables
 _PATIENCE_S = 300
@@ -28,6 +30,10 @@ def migrate(database: Database, home: Path) -> None:
             if db.scalars(select(models.Installation)).one_or_none() is None:
                 db.add(models.Installation(id=uuid4()))
                 db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
+            for stock in Stock:  # a new version may know more privileges
+                role = people.Role(id=stock.id, enterprise_id=None, name=stock, blocked=True)
+                role.privileges = sorted(STOCK[stock])
+                db.merge(role)
 
 
 def differences(connection: Connection) -> list[object]:
@@ -53,7 +59,10 @@ def _alone(database: Database, home: Path) -> Iterator[Connection]:
         home.mkdir(parents=True, exist_ok=True)
         with (home / "migrate.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with database.engine.connect() as connection:  # the first one ever changes the file
+            with (
+                database.engine.connect() as connection,  # the first one ever changes the file
+                _without_foreign_keys(connection),
+            ):
                 yield connection
         return
     name = func.sha1(func.database())
@@ -64,3 +73,14 @@ def _alone(database: Database, home: Path) -> Iterator[Connection]:
             yield connection
         finally:
             connection.execute(select(func.release_lock(name)))
+
+
+@contextmanager
+def _without_foreign_keys(connection: Connection) -> Iterator[None]:
+    """Let a table be made anew that others refer to: SQLite can change little of one in place."""
+    raw: Any = connection.connection.driver_connection
+    connection.detach()  # it is closed afterwards, and nobody else's
+    raw.execute("PRAGMA foreign_keys=OFF")
+    yield
+    if broken := raw.execute("PRAGMA foreign_key_check").fetchall():
+        raise Conflict(f"after migrating, {broken[0]} refers to nothing")

@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.privileges import Privilege
 from adapters.types import Family
 from api import finding
 from api.dependencies import Name, Once, Pages, Reference
 from api.once import Answer
+from api.permissions import needs
 from api.reports import Operation
 from api.starting import Starting
 from flows import enrolment
@@ -145,7 +147,12 @@ class Pool(BaseModel):
     total_mib: int
 
 
-@router.post("/datacenters", status_code=201, responses={201: {"model": Datacenter}})
+@router.post(
+    "/datacenters",
+    status_code=201,
+    responses={201: {"model": Datacenter}},
+    dependencies=[needs(Privilege.PHYS_DC_MANAGE)],
+)
 def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     """Add a datacenter; its repository is an existing directory, which gets a marker."""
     entry = enrolment.enrol_datacenter(new.name, new.repository)
@@ -157,7 +164,7 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("/datacenters")
+@router.get("/datacenters", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
     """List datacenters."""
     query = select(models.Datacenter)
@@ -168,7 +175,7 @@ def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
         return [Datacenter.model_validate(row) for row in rows]
 
 
-@router.get("/datacenters/{datacenter_id}")
+@router.get("/datacenters/{datacenter_id}", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def read_datacenter(datacenter_id: UUID) -> Datacenter:
     """Read a datacenter."""
     with cloud.database.read() as db:
@@ -179,6 +186,7 @@ def read_datacenter(datacenter_id: UUID) -> Datacenter:
     "/datacenters/{datacenter_id}/maintenance",
     status_code=202,
     responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.PHYS_DC_MANAGE)],
 )
 def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Response:
     """Run a maintenance operation now, which runs by itself at times."""
@@ -190,7 +198,12 @@ def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Resp
     return starter.start(plan)
 
 
-@router.post("/hosts", status_code=201, responses={201: {"model": Host}})
+@router.post(
+    "/hosts",
+    status_code=201,
+    responses={201: {"model": Host}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def create_host(new: NewHost, once: Once) -> Response:
     """Add a host; it is asked what it has, and for its datastores."""
     with cloud.database.read() as db:
@@ -204,7 +217,7 @@ def create_host(new: NewHost, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("/hosts")
+@router.get("/hosts", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_hosts(page: Pages, name: str | None = None) -> list[Host]:
     """List hosts."""
     query = select(models.Host)
@@ -214,14 +227,19 @@ def list_hosts(page: Pages, name: str | None = None) -> list[Host]:
         return [_host(db, row) for row in page.rows(db, query, models.Host, "name")]
 
 
-@router.get("/hosts/{host_id}")
+@router.get("/hosts/{host_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_host(host_id: UUID) -> Host:
     """Read a host."""
     with cloud.database.read() as db:
         return _host(db, finding.shared(db, models.Host, host_id))
 
 
-@router.post("/storage-devices", status_code=201, responses={201: {"model": StorageDevice}})
+@router.post(
+    "/storage-devices",
+    status_code=201,
+    responses={201: {"model": StorageDevice}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)],
+)
 def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
     """Add a storage device."""
     with cloud.database.read() as db:
@@ -236,7 +254,7 @@ def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("/storage-devices")
+@router.get("/storage-devices", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_storage_devices(page: Pages, name: str | None = None) -> list[StorageDevice]:
     """List storage devices."""
     query = select(models.StorageDevice)
@@ -247,14 +265,21 @@ def list_storage_devices(page: Pages, name: str | None = None) -> list[StorageDe
         return [StorageDevice.model_validate(row) for row in rows]
 
 
-@router.get("/storage-devices/{device_id}")
+@router.get(
+    "/storage-devices/{device_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)]
+)
 def read_storage_device(device_id: UUID) -> StorageDevice:
     """Read a storage device."""
     with cloud.database.read() as db:
         return StorageDevice.model_validate(finding.shared(db, models.StorageDevice, device_id))
 
 
-@router.post("/storage-pools", status_code=201, responses={201: {"model": Pool}})
+@router.post(
+    "/storage-pools",
+    status_code=201,
+    responses={201: {"model": Pool}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)],
+)
 def create_pool(new: NewPool, once: Once) -> Response:
     """Add a pool of a storage device."""
     with cloud.database.read() as db:
@@ -269,7 +294,7 @@ def create_pool(new: NewPool, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("/storage-pools")
+@router.get("/storage-pools", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_pools(page: Pages, tier: str | None = None) -> list[Pool]:
     """List storage pools."""
     query = select(models.StoragePool)
@@ -280,7 +305,7 @@ def list_pools(page: Pages, tier: str | None = None) -> list[Pool]:
         return [Pool.model_validate(row) for row in rows]
 
 
-@router.get("/storage-pools/{pool_id}")
+@router.get("/storage-pools/{pool_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_pool(pool_id: UUID) -> Pool:
     """Read a storage pool."""
     with cloud.database.read() as db:

@@ -6,15 +6,12 @@ from importlib.metadata import version
 
 from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 
 from api import consoles, errors, gateway
 from api.admission import Admission
 from api.blueprint import Blueprint
 from api.observing import Observed
 from api.passwords import AT_ONCE
-from api.permissions import needed
 from api.routers import (
     api_tokens,
     appliances,
@@ -50,8 +47,7 @@ def create_app() -> FastAPI:
     app.add_middleware(Admission)
     app.add_middleware(Observed)
     errors.install(app)
-    shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
-    v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
+    v1 = APIRouter(prefix="/v1")
     for each in (
         sessions,
         enterprises,
@@ -101,7 +97,6 @@ def _describe(app: FastAPI) -> None:
 
     def described() -> dict[str, object]:
         schema = plain()
-        _tell_privileges(app, schema["paths"])
         schemas = schema["components"]["schemas"]
         if "Blueprint" not in schemas:
             made = Blueprint.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -110,11 +105,3 @@ def _describe(app: FastAPI) -> None:
         return schema
 
     app.openapi = described  # type: ignore[method-assign]
-
-
-def _tell_privileges(app: FastAPI, paths: dict[str, dict[str, dict[str, object]]]) -> None:
-    """Say of each route which privileges it needs."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and (privileges := needed(route)):
-            for method in route.methods or ():
-                paths[route.path][method.lower()]["x-privileges"] = list(privileges)

@@ -4,11 +4,10 @@ Who lacks a privilege is told so before anything is looked for: it says nothing 
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Depends
-from fastapi.params import Depends as Dependency
-from fastapi.routing import APIRoute
+from fastapi import Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from adapters.privileges import Privilege
 from adapters.types import Scope
@@ -17,21 +16,20 @@ from api.dependencies import Caller
 from api.errors import Problem
 from flows.policies.privileges import scope_of
 
-
-class Needs:
-    """Lets through who has the privileges; without any, whoever shows a good token."""
-
-    def __init__(self, *privileges: Privilege) -> None:
-        self.privileges = privileges
-
-    async def __call__(self, caller: Caller) -> None:
-        """Raise `Problem` when he has not."""
-        require(caller, *self.privileges)
+_BEARER = HTTPBearer(auto_error=False, description="`cl_...`, as it was told once.")
+_Shown = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
 
 
 def needs(*privileges: Privilege) -> Any:
-    """What a route needs, as one of its dependencies."""
-    return Depends(Needs(*privileges))
+    """What a route needs, as one of its dependencies; nothing more than a good token: `needs()`.
+
+    OpenAPI tells it, too: as what the bearer has to have.
+    """
+
+    async def let_through(caller: Caller, _token: _Shown) -> None:  # `Admission` has asked for it
+        require(caller, *privileges)
+
+    return Security(let_through, scopes=list(privileges))
 
 
 def require(caller: tokens.Caller, *privileges: Privilege) -> None:
@@ -54,15 +52,6 @@ def require_no_mightier(caller: tokens.Caller, privileges: Iterable[Privilege]) 
         lacking = Problem(403, "privilege-missing", text)
         lacking.details = {"privilege": more[0], "privileges": more}
         raise lacking
-
-
-def needed(route: APIRoute) -> tuple[Privilege, ...] | None:
-    """What a route says that it needs; None where it says nothing."""
-    for each in route.dependencies:
-        needs_ = each.dependency if isinstance(each, Dependency) else None
-        if isinstance(needs_, Needs):
-            return needs_.privileges
-    return None
 
 
 def _lacking(caller: tokens.Caller, privilege: Privilege) -> Problem:

@@ -10,6 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 from hmac import compare_digest
 from secrets import token_urlsafe
+from typing import NamedTuple
 from uuid import NAMESPACE_DNS, UUID, uuid4, uuid5
 
 from sqlalchemy import func, or_, select, update
@@ -123,29 +124,31 @@ def bearer(database: Database, token: str) -> Caller | None:
     shape = _SHAPE.fullmatch(token)
     token_id, secret = (UUID(shape[1]), shape[2]) if shape else (_NOBODY, "")
     found = _valid(database, token_id)
-    digest = found[0].digest if found else _digest(str(token_id))
+    digest = found.digest if found else _digest(str(token_id))
     if not compare_digest(_digest(secret), digest) or found is None:
         return None
-    row, user, role, stale = found
-    if stale:
+    if found.is_news:
         _note_use(database, token_id)
-    return _caller(row, user, role)
+    return found.caller
 
 
 def holder(database: Database, token: UUID) -> Caller | None:
     """Who a token stands for that was shown before, unless it has expired or been revoked."""
     found = _valid(database, token)
-    return _caller(*found[:3]) if found else None
+    return found.caller if found else None
 
 
-_Found = tuple[ApiToken, User | None, Role | None, bool]
+class _Valid(NamedTuple):
+    caller: Caller
+    digest: str
+    is_news: bool  # that it is used
 
 
-def _valid(database: Database, token: UUID) -> _Found | None:
+def _valid(database: Database, token: UUID) -> _Valid | None:
     row, idle_s = ApiToken, cloud.settings.session_idle_s
-    stale = or_(row.last_used_at.is_(None), row.last_used_at < utc_now(-_NOTED_S))
+    is_news = or_(row.last_used_at.is_(None), row.last_used_at < utc_now(-_NOTED_S))
     query = (
-        select(row, User, Role, stale)
+        select(row, User, Role, is_news)
         .outerjoin(User, User.id == row.user_id)
         .outerjoin(Role, Role.id == User.role_id)
         .where(
@@ -157,9 +160,9 @@ def _valid(database: Database, token: UUID) -> _Found | None:
         )
     )
     with database.read() as db:
-        found = db.execute(query).one_or_none()
-        db.expunge_all()
-        return (found[0], found[1], found[2], bool(found[3])) if found else None
+        if (found := db.execute(query).one_or_none()) is None:
+            return None
+        return _Valid(_caller(*found[:3]), found[0].digest, bool(found[3]))
 
 
 def _note_use(database: Database, token: UUID) -> None:

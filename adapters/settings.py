@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     sessions_per_repository: int = Field(
         2, gt=0, description="Images read or converted at once in one repository."
     )
+    session_s: float = Field(
+        43_200.0, gt=0, description="How long a user who has logged in stays so at most."
+    )
+    session_idle_s: float = Field(
+        1800.0, ge=120, description="How long he stays so without asking for anything."
+    )
     approval_timeout_s: float = Field(
         7 * 86400.0, gt=0, description="How long an operation waits for approval."
     )

@@ -130,9 +130,9 @@ class Decision(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a token may do beyond the ordinary."""
+    """What a token may do beyond the ordinary, as far as its user may."""
 
-    ADMIN = "admin"  # make tokens, change enterprises
+    ADMIN = "admin"  # make tokens; change enterprises, users and roles
     APPROVE = "approve"  # decide about operations that wait, and what need not wait
 
 

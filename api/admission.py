@@ -15,11 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters.errors import AdapterError
 from api.errors import Problem, answer, unauthenticated
 from api.rates import Rates, neighbourhood
-from api.tokens import Caller, bearer, known
+from api.tokens import Caller, acting, bearer
 from flows.cloud import cloud
 
 MAX_BODY_BYTES = 2**20
 _NEVER_REFUSED = ("/health/", "/metrics")
+_OPEN = {("POST", "/v1/sessions")}  # where one comes by a token
 
 
 class Admission:
@@ -41,7 +42,10 @@ class Admission:
                 self._count_address(scope)
                 await self.app(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = known(await self._caller(scope))
+            if (scope["method"], scope["path"]) in _OPEN:
+                self._count_address(scope)
+            else:
+                scope.setdefault("state", {})["caller"] = acting(await self._caller(scope))
         except (AdapterError, Problem) as error:
             await answer(error, scope["path"])(scope, receive, send)
             return

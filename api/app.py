@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.security import HTTPBearer
 
 from adapters.database.events import Tide
 from api import consoles, errors, gateway
@@ -15,6 +15,7 @@ from api.exporting import Exporting
 from api.hardening import Hardened, allow_origins
 from api.matching import Matching
 from api.observing import Observed
+from api.passwords import AT_ONCE
 from api.routers import (
     allocation_rules,
     api_tokens,
@@ -27,10 +28,13 @@ from api.routers import (
     limits,
     operations,
     racks,
+    roles,
+    sessions,
     storage_devices,
     storage_pools,
     templates,
     tiers,
+    users,
     virtual_datacenters,
     vms,
     volumes,
@@ -59,10 +63,12 @@ def create_app() -> FastAPI:
     app.add_middleware(Observed)
     app.add_middleware(Hardened)
     errors.install(app)
-    shown = Depends(HTTPBearer(auto_error=False, description="`cl_...`, as printed once."))
-    v1 = APIRouter(prefix="/v1", dependencies=[shown])  # `Admission` is what asks for it
+    v1 = APIRouter(prefix="/v1")
     for each in (
+        sessions,
         enterprises,
+        users,
+        roles,
         api_tokens,
         datacenters,
         racks,
@@ -82,6 +88,7 @@ def create_app() -> FastAPI:
     ):
         v1.include_router(each.router)
     app.include_router(v1)
+    app.include_router(sessions.entrance, prefix="/v1")
     app.include_router(gateway.router)
     app.include_router(consoles.router)
     app.include_router(health.router, dependencies=[Depends(health.require_near)])
@@ -102,6 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.tide = Tide(cloud.database)
     app.state.tide_watch = Watch(app.state.tide.look)
     app.state.consoles = set()
+    app.state.logins = CapacityLimiter(AT_ONCE)
     try:
         with traces.sent(cloud.settings, "api"):
             yield

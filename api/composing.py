@@ -12,10 +12,12 @@ from adapters.database import models
 from adapters.database.locks import Locked
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
+from adapters.privileges import Privilege
 from adapters.types import TemplateState, VmState, VolumeState
 from api import finding
 from api.blueprint import Blueprint, PlannedVm, WantedVolume, planned
 from api.errors import Problem
+from api.permissions import require
 from api.tokens import Caller
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
@@ -39,7 +41,11 @@ class Composer:
                 self._template(db, vm)
                 self._tier(db, vm)
             wanted = [volume for vm in self._vms for volume in vm.volumes]
+            if wanted:
+                require(caller, Privilege.VAPP_ASSIGN_VOLUME)
             new = [volume for volume in wanted if self._existing(db, volume) is None]
+            if new:
+                require(caller, Privilege.VDC_MANAGE_STORAGE)
         self._pools = {volume.name: self._pool(volume) for volume in new}
 
     def write(self, db: Session) -> None:

@@ -20,6 +20,7 @@ from starlette import status
 from starlette.datastructures import Headers
 
 from adapters.errors import AdapterError, Conflict, NotAllowed
+from adapters.privileges import Privilege
 from adapters.types import VmState
 from api.errors import RETRY_AFTER_S, Problem, answer
 from api.tickets import Ticket, opened, sign, use_up
@@ -51,6 +52,7 @@ class Console(Ticket):
     """One line to a VM that somebody may open."""
 
     use: ClassVar[str] = "console"
+    privilege: ClassVar[Privilege] = Privilege.VAPP_PERFORM_ACTIONS
 
     vm: UUID
     kind: ConsoleKind

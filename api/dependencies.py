@@ -15,7 +15,6 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.database.operations import Operation
 from adapters.database.session import UtcDateTime
-from adapters.types import Scope
 from api import tokens
 from api.errors import Problem
 from api.once import Once as Once_
@@ -34,27 +33,6 @@ def _caller(request: Request) -> tokens.Caller:
 
 
 Caller = Annotated[tokens.Caller, Depends(_caller)]
-
-
-def require_scope(caller: tokens.Caller, scope: Scope) -> tokens.Caller:
-    """Raise `Problem` when the caller's token has not been given this scope."""
-    if scope not in caller.scopes:
-        lacking = Problem(403, "scope-missing", f"this needs a token with the scope {scope}")
-        lacking.details = {"scope": scope}
-        raise lacking
-    return caller
-
-
-def _admin(caller: Caller) -> tokens.Caller:
-    return require_scope(caller, Scope.ADMIN)
-
-
-def _approver(caller: Caller) -> tokens.Caller:
-    return require_scope(caller, Scope.APPROVE)
-
-
-Admin = Annotated[tokens.Caller, Depends(_admin)]
-Approver = Annotated[tokens.Caller, Depends(_approver)]
 Key = Annotated[
     str | None,
     Header(

@@ -1,25 +1,51 @@
 """Finding what a request names: by id or name, and only what belongs to the caller's enterprise.
 
-What is another's is not found, in the same words as what does not exist.
+What is another's is not found, in the same words as what does not exist; nor is what is in a
+virtual datacenter that the caller's user may not look into. Who administers all enterprises finds
+every one of them, with their users, roles and operations.
 """
 
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, and_, or_, select, true
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.people import ApiToken, Role, User
 from adapters.errors import NotFound
 from api.tokens import Caller
 
 T = TypeVar("T", bound=Base)
+_INSIDE = ("appliance", "vm", "volume")  # targets that are in a virtual datacenter
+
+
+def enterprise(db: Session, caller: Caller, ref: str | UUID | None) -> models.Enterprise:
+    """An enterprise; the caller's own when none is named."""
+    return _one(db, models.Enterprise, ref or caller.enterprise_id, enterprises(caller))
+
+
+def user(db: Session, caller: Caller, ref: UUID) -> User:
+    """A user."""
+    return _one(db, User, ref, select(User).where(_of(caller, User.enterprise_id)))
+
+
+def role(db: Session, caller: Caller, ref: str | UUID, enterprise: UUID | None = None) -> Role:
+    """A role, of all or of an enterprise; of one that is given, or of the caller's."""
+    mine = Role.enterprise_id == enterprise if enterprise else _of(caller, Role.enterprise_id)
+    return _one(db, Role, ref, select(Role).where(or_(Role.enterprise_id.is_(None), mine)))
+
+
+def token(db: Session, caller: Caller, ref: UUID, *, everybodys: bool) -> ApiToken:
+    """An API token: one's own, or of everybody in the enterprise."""
+    return _one(db, ApiToken, ref, tokens(caller, everybodys=everybodys))
 
 
 def operation(db: Session, caller: Caller, ref: UUID) -> models.Operation:
-    """An operation."""
-    return _one(db, models.Operation, ref, operations(caller))
+    """An operation; for who administers all enterprises, any one's."""
+    query = select(models.Operation) if caller.sees_all else operations(caller)
+    return _one(db, models.Operation, ref, query)
 
 
 def template(
@@ -57,10 +83,40 @@ def shared(db: Session, table: type[T], ref: str | UUID, **within: Any) -> T:
     return _one(db, table, ref, select(table).filter_by(**within))
 
 
+def enterprises(caller: Caller) -> Select[tuple[models.Enterprise]]:
+    """The caller's enterprise, or all of them."""
+    return select(models.Enterprise).where(_of(caller, models.Enterprise.id))
+
+
+def users(caller: Caller, enterprise: UUID | None = None) -> Select[tuple[User]]:
+    """The users of the caller's enterprise; or of another one, for who may."""
+    which = User.enterprise_id == (enterprise or caller.enterprise_id)
+    return select(User).where(which, _of(caller, User.enterprise_id))
+
+
+def roles(caller: Caller, enterprise: UUID | None = None) -> Select[tuple[Role]]:
+    """The roles that an enterprise's users can have: the caller's, or another one's."""
+    own = Role.enterprise_id == (enterprise or caller.enterprise_id)
+    stock = Role.enterprise_id.is_(None)
+    return select(Role).where(or_(stock, and_(own, _of(caller, Role.enterprise_id))))
+
+
+def tokens(caller: Caller, *, everybodys: bool) -> Select[tuple[ApiToken]]:
+    """The caller's API tokens, or everybody's in the enterprise; no sessions."""
+    row = ApiToken
+    query = select(row).where(row.enterprise_id == caller.enterprise_id, ~row.session)
+    return query if everybodys else query.where(row.user_id == caller.user_id)
+
+
 def operations(caller: Caller) -> Select[tuple[models.Operation]]:
-    """The caller's operations."""
-    table = models.Operation
-    return select(table).where(table.enterprise_id == caller.enterprise_id)
+    """The caller's enterprise's operations, but those in virtual datacenters he may not see."""
+    row = models.Operation
+    query = select(row).where(row.enterprise_id == caller.enterprise_id)
+    if caller.virtual_datacenters:
+        outside = row.virtual_datacenter_id.is_(None) & row.target_kind.not_in(_INSIDE)
+        inside = row.virtual_datacenter_id.in_(caller.virtual_datacenters)
+        query = query.where(or_(outside, inside))
+    return query
 
 
 def templates(caller: Caller) -> Select[tuple[models.Template]]:
@@ -70,9 +126,12 @@ def templates(caller: Caller) -> Select[tuple[models.Template]]:
 
 
 def virtual_datacenters(caller: Caller) -> Select[tuple[models.VirtualDatacenter]]:
-    """The caller's virtual datacenters."""
+    """The caller's enterprise's virtual datacenters, of those that he may look into."""
     table = models.VirtualDatacenter
-    return select(table).where(table.enterprise_id == caller.enterprise_id)
+    query = select(table).where(table.enterprise_id == caller.enterprise_id)
+    if caller.virtual_datacenters:
+        query = query.where(table.id.in_(caller.virtual_datacenters))
+    return query
 
 
 def appliances(caller: Caller) -> Select[tuple[models.Appliance]]:
@@ -91,6 +150,24 @@ def volumes(caller: Caller) -> Select[tuple[models.VolumeRow]]:
     """The caller's volumes."""
     mine = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
     return select(models.VolumeRow).where(models.VolumeRow.virtual_datacenter_id.in_(mine))
+
+
+def whereabouts(db: Session, kind: str, target: UUID, arguments: dict[str, Any]) -> UUID | None:
+    """The virtual datacenter that an operation's target is in, or is to be made in."""
+    if kind == "vm":
+        target, kind = db.get_one(models.VirtualMachine, target).appliance_id, "appliance"
+    if kind == "appliance":
+        return db.get_one(models.Appliance, target).virtual_datacenter_id
+    if kind == "volume":
+        if row := db.get(models.VolumeRow, target):
+            return row.virtual_datacenter_id
+        return UUID(arguments["volume"]["virtual_datacenter_id"])
+    return None
+
+
+def _of(caller: Caller, enterprise: Any) -> ColumnElement[bool]:
+    """That something is of the caller's enterprise, or that it makes no difference to him."""
+    return true() if caller.sees_all else enterprise == caller.enterprise_id
 
 
 def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) -> T:

@@ -19,6 +19,7 @@ from adapters.database.library import NewTemplate
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
+from adapters.privileges import Privilege
 from adapters.types import Format
 from api import tokens
 from api.dependencies import Send, sender
@@ -41,6 +42,7 @@ class Transfer(Ticket):
     """One upload that somebody may make: which template it becomes, and for whom."""
 
     use: ClassVar[str] = "transfer"
+    privilege: ClassVar[Privilege] = Privilege.APPLIB_UPLOAD_IMAGE
 
     route: str
     key: str | None
@@ -81,7 +83,7 @@ async def upload(
 ) -> Response:
     """Take an image, and start its import."""
     transfer, caller = await asyncio.to_thread(opened, Transfer, signed, _VALID_S)
-    tokens.known(caller)
+    tokens.acting(caller)
     length = _declared_length(request)
     once = await asyncio.to_thread(_begin, transfer, caller)
     repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)

@@ -15,7 +15,7 @@ from adapters.database.intents import Intent
 from adapters.database.locks import Locked
 from adapters.database.operations import Operation, Request, accept
 from adapters.errors import Conflict
-from api import tokens
+from api import finding, tokens
 from api.dependencies import Caller, Once, Send, sender
 from api.once import Answer
 from api.once import Once as Once_
@@ -100,7 +100,7 @@ class Starter:
         is locked for the operation.
         """
         with cloud.database.read() as db:
-            request = plan(db)
+            request = _placed(db, plan(db))
             for kind, each in request.locks:
                 self.require_free(db, kind, each)
         check()
@@ -109,7 +109,7 @@ class Starter:
         def act(db: Session) -> Answer:
             unchanged(db)
             operation = accept(db, request)
-            if plan(db) != request:
+            if _placed(db, plan(db)) != request:
                 raise Conflict("it was changed in the meantime", code="changed-meanwhile")
             accepted.append(operation)
             body = report(db, operation.id).model_dump(mode="json")
@@ -117,6 +117,11 @@ class Starter:
 
         answer = self._once.answer(act)
         return answer.response(BackgroundTask(self._send, accepted[-1]))
+
+
+def _placed(db: Session, request: Request) -> Request:
+    where = finding.whereabouts(db, request.target_kind, request.target_id, request.arguments)
+    return request.model_copy(update={"virtual_datacenter_id": where})
 
 
 def _starter(caller: Caller, once: Once, send: Annotated[Send, Depends(sender)]) -> Starter:

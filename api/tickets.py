@@ -15,6 +15,7 @@ from adapters.database import models
 from adapters.database.secrets import Keyring
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotAllowed
+from adapters.privileges import Privilege
 from adapters.types import Value
 from api import tokens
 from flows.cloud import cloud
@@ -26,6 +27,7 @@ class Ticket(Value):
     """Something that somebody may do."""
 
     use: ClassVar[str]
+    privilege: ClassVar[Privilege]  # whoever has lost it meanwhile may not
 
     id: UUID = Field(default_factory=uuid4)
     token_id: UUID
@@ -43,7 +45,8 @@ def opened(kind: type[T], signed: str, valid_s: int) -> tuple[T, tokens.Caller]:
         ticket = kind.model_validate_json(Keyring(cloud.settings).decrypt(signed, ttl=valid_s))
     except (InvalidToken, ValueError) as error:
         raise NotAllowed("this address is not valid, or no longer", code=code) from error
-    if caller := tokens.holder(cloud.database, ticket.token_id):
+    caller = tokens.holder(cloud.database, ticket.token_id)
+    if caller and kind.privilege in caller.privileges:
         return ticket, caller
     raise NotAllowed(f"whoever asked for this {kind.use} may no longer", code=code)
 

@@ -46,6 +46,7 @@ def forget_operations(datacenter: UUID) -> Finding:
 @step("forget-keys")
 def forget_keys(datacenter: UUID) -> Finding:
     days = cloud.settings.idempotency_days
+    _in_batches(partial(cloud.history.forget_sessions, days))
     return _forgotten("idempotency keys", days, partial(cloud.history.forget_keys, days))
 
 

@@ -96,7 +96,8 @@ origin: ContextVar[Origin] = ContextVar("origin", default=_NOBODY)
 @contextmanager
 def acting(who: str) -> Iterator[None]:
     """Let what is told inside be told of somebody who did not come through the API."""
-    token = origin.set(Origin(who=who))
+    here = origin.get().model_copy(update={"who": who, "who_id": None})
+    token = origin.set(here)
     try:
         yield
     finally:

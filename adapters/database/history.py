@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 
-from adapters.database import events, models
+from adapters.database import events, models, people
 from adapters.database.operations import ENDED
 from adapters.database.session import Database, utc_now
 from adapters.types import OperationState
@@ -70,6 +70,20 @@ class History:
         query = select(row.id).where(row.at < utc_now(-days * _DAY_S)).order_by(row.at)
         with self._database.write() as db:
             old = list(db.scalars(query.limit(BATCH)))
+            db.execute(delete(row).where(row.id.in_(old)))
+            return len(old)
+
+    def forget_sessions(self, days: float) -> int:
+        """Forget sessions that have long ended, and whose answers are forgotten; how many."""
+        row = people.ApiToken
+        query = (
+            select(row.id)
+            .where(row.session, row.expires_at < utc_now(-days * _DAY_S))
+            .where(row.id.not_in(select(models.IdempotencyKey.token_id)))
+            .limit(BATCH)
+        )
+        with self._database.write() as db:
+            old = list(db.scalars(query))
             db.execute(delete(row).where(row.id.in_(old)))
             return len(old)
 

@@ -57,20 +57,6 @@ class Enterprise(Base):
     approval: Mapped[bool] = mapped_column(default=False)
 
 
-class ApiToken(Base):
-    """A bearer token, by the SHA-256 of its secret half."""
-
-    __tablename__ = "api_tokens"
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
-    name: Mapped[str]
-    digest: Mapped[str] = mapped_column(String(64))
-    scopes: Mapped[list[str]] = mapped_column(default=list)
-    created_at: Mapped[datetime]
-    expires_at: Mapped[datetime | None]
-    revoked_at: Mapped[datetime | None]
-
-
 class IdempotencyKey(Base):
     """An answer that was given to a key, to be given again."""
 
@@ -311,6 +297,7 @@ class Operation(Base):
     objects: Mapped[list[str]]
     enterprise_id: Mapped[UUID] = mapped_column(ForeignKey("enterprises.id"))
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
+    virtual_datacenter_id: Mapped[UUID | None] = mapped_column(index=True)  # of its target
     requested_by: Mapped[str]
     approval: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     wish: Mapped[str | None] = mapped_column(String(16))

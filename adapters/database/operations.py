@@ -109,6 +109,7 @@ class Request(Value):
     waits_s: float | None = None  # how long for approval; None: it may begin at once
     traceparent: str | None = None  # the trace that it belongs to, as W3C has it
     by_itself: bool = False  # nobody asked: told of only when it goes wrong
+    virtual_datacenter_id: UUID | None = None  # that its target is in
 
 
 def as_value(row: models.Operation) -> Operation:

@@ -11,9 +11,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import conventions, events, figures, indexes, ledger, models
+from adapters.database import conventions, events, figures, indexes, ledger, models, people
 from adapters.database.session import Database
 from adapters.errors import Conflict, Transient
+from adapters.privileges import STOCK, Stock
 
 PARTS = (events, figures, indexes, ledger, models)  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
@@ -30,6 +31,10 @@ def migrate(database: Database, home: Path) -> None:
             if db.scalars(select(models.Installation)).one_or_none() is None:
                 db.add(models.Installation(id=uuid4()))
                 db.add(models.Enterprise(id=FIRST_ENTERPRISE, name="default"))
+            for stock in Stock:  # a new version may know more privileges
+                role = people.Role(id=stock.id, enterprise_id=None, name=stock, blocked=True)
+                role.privileges = sorted(STOCK[stock])
+                db.merge(role)
 
 
 def go_back(database: Database, home: Path, revision: str) -> None:

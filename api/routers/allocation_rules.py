@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 from adapters.allocation import Fit, RuleKind
 from adapters.database import models, uses
 from adapters.errors import Refused
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Once, Pages, Reference
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/allocation-rules", tags=["infrastructure"])
@@ -106,7 +108,12 @@ class Rule(BaseModel):
 _shown = infrastructure.plainly(Rule)
 
 
-@router.post("", status_code=201, responses={201: {"model": Rule}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Rule}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_ALLOCATION)],
+)
 def create_rule(new: NewRule, once: Once) -> Response:
     """Add a rule; there is one about a thing. It is heeded when VMs are placed from now on."""
     rule = uuid4()
@@ -123,7 +130,7 @@ def create_rule(new: NewRule, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_rules(
     page: Pages,
     kind: RuleKind | None = None,
@@ -148,14 +155,14 @@ def list_rules(
         return [Rule.model_validate(row) for row in page.rows(db, query, table, "about", "kind")]
 
 
-@router.get("/{rule_id}")
+@router.get("/{rule_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_rule(rule_id: UUID) -> Rule:
     """Read a rule."""
     with cloud.database.read() as db:
         return Rule.model_validate(finding.shared(db, models.AllocationRule, rule_id))
 
 
-@router.patch("/{rule_id}")
+@router.patch("/{rule_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_ALLOCATION)])
 def change_rule(rule_id: UUID, wanted: RuleChange, match: Match) -> Rule:
     """Change a load rule's percents, or a fit's policy; what a rule is about stays."""
     values = wanted.model_dump(exclude_unset=True)
@@ -170,7 +177,9 @@ def change_rule(rule_id: UUID, wanted: RuleChange, match: Match) -> Rule:
     return infrastructure.change(models.AllocationRule, rule_id, act, match, _shown)
 
 
-@router.delete("/{rule_id}", status_code=204)
+@router.delete(
+    "/{rule_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_ALLOCATION)]
+)
 def delete_rule(rule_id: UUID, match: Match) -> None:
     """Remove a rule; VMs stay where they are."""
     infrastructure.remove(models.AllocationRule, rule_id, match, _shown)

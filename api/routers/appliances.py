@@ -14,13 +14,15 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.events import tell
 from adapters.errors import Conflict
-from adapters.types import ApplianceState, OnFailure, Scope, VmState
+from adapters.privileges import Privilege
+from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
 from api.composing import Composer, strike
-from api.dependencies import Caller, Once, Pages, chosen, require_scope
+from api.dependencies import Caller, Once, Pages, chosen
 from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs, require
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
 from api.starting import Starting
@@ -76,7 +78,13 @@ async def _content(request: Request) -> bytes:
     return await request.body()
 
 
-@router.post("", status_code=201, responses={201: {"model": Appliance}}, openapi_extra=_BODY)
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Appliance}},
+    openapi_extra=_BODY,
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
 def create_appliance(
     request: Request, content: Annotated[bytes, Depends(_content)], caller: Caller, once: Once
 ) -> Response:
@@ -94,7 +102,7 @@ def create_appliance(
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def list_appliances(
     caller: Caller,
     page: Pages,
@@ -109,29 +117,33 @@ def list_appliances(
         return _appliances(db, rows)
 
 
-@router.get("/{appliance_id}")
+@router.get("/{appliance_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
     """Read an appliance."""
     with cloud.database.read() as db:
         return _appliance(db, finding.appliance(db, caller, appliance_id))
 
 
-@router.patch("/{appliance_id}")
+@router.patch("/{appliance_id}", dependencies=[needs(Privilege.VDC_MANAGE_VAPP)])
 def change_appliance(
     appliance_id: UUID, change: ApplianceChange, caller: Caller, match: Match
 ) -> Appliance:
-    """Ask for approval of its deployments; or no more, which needs the scope `approve`."""
+    """Ask for approval of its deployments; or no more, which needs OPERATION_APPROVE."""
     with cloud.database.write() as db:
         row = finding.appliance(db, caller, appliance_id)
         match.require(db, row, _appliance)
         if row.approval and not change.approval:
-            require_scope(caller, Scope.APPROVE)
+            require(caller, Privilege.OPERATION_APPROVE)
         row.approval = change.approval
         tell(db, "appliance.changed", row, approval=change.approval)
         return _appliance(db, row)
 
 
-@router.delete("/{appliance_id}", status_code=204)
+@router.delete(
+    "/{appliance_id}",
+    status_code=204,
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
 def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, match: Match) -> None:
     """Delete an appliance that is not deployed; its volumes stay, detached."""
     with cloud.database.write() as db:
@@ -147,7 +159,12 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
         db.delete(row)
 
 
-@router.post("/{appliance_id}/deploy", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{appliance_id}/deploy",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
+)
 def deploy(
     appliance_id: UUID, caller: Caller, starter: Starting, how: Deployment | None = None
 ) -> Response:
@@ -185,7 +202,12 @@ def deploy(
     return starter.start(plan, lambda: require_room(wanted, datacenter, force))
 
 
-@router.post("/{appliance_id}/undeploy", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{appliance_id}/undeploy",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
+)
 def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
     """Take all VMs off their hosts: their disks go, their volumes stay."""
 

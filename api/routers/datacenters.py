@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from api.reports import Operation
 from api.starting import Starting
 from flows import enrolment
@@ -68,7 +70,12 @@ class Maintenance(BaseModel):
 _shown = infrastructure.plainly(Datacenter)
 
 
-@router.post("", status_code=201, responses={201: {"model": Datacenter}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Datacenter}},
+    dependencies=[needs(Privilege.PHYS_DC_MANAGE)],
+)
 def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     """Add a datacenter; its repository is an existing directory, which gets a marker."""
     entry = enrolment.enrol_datacenter(new.name, new.repository)
@@ -80,7 +87,7 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
     """List datacenters."""
     query = select(models.Datacenter)
@@ -91,14 +98,14 @@ def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
         return [Datacenter.model_validate(row) for row in rows]
 
 
-@router.get("/{datacenter_id}")
+@router.get("/{datacenter_id}", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def read_datacenter(datacenter_id: UUID) -> Datacenter:
     """Read a datacenter."""
     with cloud.database.read() as db:
         return Datacenter.model_validate(finding.shared(db, models.Datacenter, datacenter_id))
 
 
-@router.patch("/{datacenter_id}")
+@router.patch("/{datacenter_id}", dependencies=[needs(Privilege.PHYS_DC_MANAGE)])
 def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Match) -> Datacenter:
     """Say where its repository has moved to: a directory with the same marker."""
     with cloud.database.read() as db:
@@ -112,14 +119,21 @@ def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Matc
     return infrastructure.change(models.Datacenter, datacenter_id, act, match, _shown)
 
 
-@router.delete("/{datacenter_id}", status_code=204)
+@router.delete(
+    "/{datacenter_id}",
+    status_code=204,
+    dependencies=[needs(Privilege.PHYS_DC_MANAGE)],
+)
 def delete_datacenter(datacenter_id: UUID, match: Match) -> None:
     """Forget a datacenter that nothing is in, with its tiers, rules and history."""
     infrastructure.remove(models.Datacenter, datacenter_id, match, _shown)
 
 
 @router.post(
-    "/{datacenter_id}/maintenance", status_code=202, responses={202: {"model": Operation}}
+    "/{datacenter_id}/maintenance",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.PHYS_DC_MANAGE)],
 )
 def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Response:
     """Run a maintenance operation now, which runs by itself at times."""

@@ -12,8 +12,10 @@ from pydantic import AwareDatetime, BaseModel
 from sqlalchemy import Select, and_, func, or_, select
 
 from adapters.database.events import EventRow, Severity, Tide
+from adapters.privileges import Privilege
 from api import tokens
 from api.dependencies import Caller, Pages
+from api.permissions import needs
 from api.watching import Watch
 from flows.cloud import cloud
 
@@ -84,7 +86,12 @@ class Wanted:
     ) -> None:
         row = EventRow
         self.caller = caller
-        self._conditions = [row.enterprise_id == caller.enterprise_id]
+        others = enterprise_id if Privilege.EVENTLOG_VIEW_ALL in caller.privileges else None
+        self.enterprise = others or caller.enterprise_id
+        self._conditions = [row.enterprise_id == self.enterprise]
+        if caller.virtual_datacenters:
+            within = row.virtual_datacenter_id.in_(caller.virtual_datacenters)
+            self._conditions.append(or_(row.virtual_datacenter_id.is_(None), within))
         equal = {
             row.severity: severity,
             row.who: who,
@@ -118,7 +125,7 @@ class Wanted:
 Wants = Annotated[Wanted, Depends()]
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.EVENTLOG_VIEW_ENTERPRISE)])
 def list_events(wanted: Wants, page: Pages) -> list[Event]:
     """List events, the newest first; with `sort=at` the oldest first."""
     with cloud.database.read() as db:
@@ -129,6 +136,7 @@ def list_events(wanted: Wants, page: Pages) -> list[Event]:
     "/export",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/x-ndjson": {}}}},
+    dependencies=[needs(Privilege.EVENTLOG_VIEW_ENTERPRISE)],
 )
 def export_events(wanted: Wants) -> StreamingResponse:
     """Export all events until now, the oldest first: a JSON object a line."""
@@ -139,6 +147,7 @@ def export_events(wanted: Wants) -> StreamingResponse:
     "/stream",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
+    dependencies=[needs(Privilege.EVENTLOG_VIEW_ENTERPRISE)],
 )
 async def stream_events(
     request: Request,
@@ -178,7 +187,7 @@ async def _streamed(
     wanted: Wanted, tide: Tide, watch: Watch[int], last: int
 ) -> AsyncIterator[str]:
     """Tell what is there, wait for more, and so on while the caller's token is good."""
-    mine, token = wanted.caller.enterprise_id, wanted.caller.token_id
+    mine, token = wanted.enterprise, wanted.caller.token_id
     yield ": from here on\n\n"
     while True:
         upto = tide.mark

@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database.uses import User
+from adapters.privileges import Privilege
 from adapters.types import Family
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.infrastructure import Address, Text
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows import enrolment
 from flows.cloud import cloud
 
@@ -105,7 +107,12 @@ class Host(BaseModel):
 _store = infrastructure.plainly(Datastore)
 
 
-@router.post("", status_code=201, responses={201: {"model": Host}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Host}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def create_host(new: NewHost, once: Once) -> Response:
     """Add a host; it is asked what it has, and for its datastores."""
     stores = [NewDatastore(directory=x) if isinstance(x, str) else x for x in new.datastores]
@@ -128,7 +135,7 @@ def create_host(new: NewHost, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_hosts(
     page: Pages,
     name: str | None = None,
@@ -152,14 +159,14 @@ def list_hosts(
         return _shown(db, page.rows(db, query, models.Host, "name"))
 
 
-@router.get("/{host_id}")
+@router.get("/{host_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_host(host_id: UUID) -> Host:
     """Read a host."""
     with cloud.database.read() as db:
         return _host(db, finding.shared(db, models.Host, host_id))
 
 
-@router.patch("/{host_id}")
+@router.patch("/{host_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)])
 def change_host(host_id: UUID, wanted: HostChange, match: Match) -> Host:
     """Change what is given of a host: its VMs stay where they are.
 
@@ -182,13 +189,15 @@ def change_host(host_id: UUID, wanted: HostChange, match: Match) -> Host:
     return infrastructure.change(models.Host, host_id, act, match, _host)
 
 
-@router.delete("/{host_id}", status_code=204)
+@router.delete(
+    "/{host_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)]
+)
 def delete_host(host_id: UUID, match: Match) -> None:
     """Forget a host without VMs, with its datastores; nothing on it is touched."""
     infrastructure.remove(models.Host, host_id, match, _host)
 
 
-@router.post("/{host_id}/refresh")
+@router.post("/{host_id}/refresh", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)])
 def refresh_host(host_id: UUID, once: Once) -> Host:
     """Ask a host again what it has; VMs that are there stay, whatever it says."""
     with cloud.database.read() as db:
@@ -204,7 +213,12 @@ def refresh_host(host_id: UUID, once: Once) -> Host:
     return Host.model_validate(once.answer(act).body)
 
 
-@router.post("/{host_id}/datastores", status_code=201, responses={201: {"model": Datastore}})
+@router.post(
+    "/{host_id}/datastores",
+    status_code=201,
+    responses={201: {"model": Datastore}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def add_datastore(host_id: UUID, new: NewDatastore, once: Once) -> Response:
     """Add a directory for disks, for which the host is asked."""
     enrolment.require_datastore(host_id, new.directory)
@@ -227,7 +241,10 @@ def add_datastore(host_id: UUID, new: NewDatastore, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("/{host_id}/datastores/{datastore_id}")
+@router.get(
+    "/{host_id}/datastores/{datastore_id}",
+    dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)],
+)
 def read_datastore(host_id: UUID, datastore_id: UUID) -> Datastore:
     """Read a datastore."""
     with cloud.database.read() as db:
@@ -235,7 +252,10 @@ def read_datastore(host_id: UUID, datastore_id: UUID) -> Datastore:
         return Datastore.model_validate(row)
 
 
-@router.patch("/{host_id}/datastores/{datastore_id}")
+@router.patch(
+    "/{host_id}/datastores/{datastore_id}",
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def change_datastore(
     host_id: UUID, datastore_id: UUID, wanted: DatastoreChange, match: Match
 ) -> Datastore:
@@ -253,7 +273,11 @@ def change_datastore(
     return infrastructure.change(models.Datastore, datastore_id, act, match, _store)
 
 
-@router.delete("/{host_id}/datastores/{datastore_id}", status_code=204)
+@router.delete(
+    "/{host_id}/datastores/{datastore_id}",
+    status_code=204,
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def delete_datastore(host_id: UUID, datastore_id: UUID, match: Match) -> None:
     """Forget a datastore that no VM has disks in; its directory stays as it is."""
     _require_its_own(host_id, datastore_id)

@@ -1,9 +1,9 @@
 """Limits: of an enterprise, of it in a datacenter, of a virtual datacenter; and what is used."""
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, literal, or_, select, union_all
 from sqlalchemy.orm import Session
@@ -11,14 +11,20 @@ from sqlalchemy.orm import Session
 from adapters.amounts import Amounts, Level, Standing
 from adapters.database import models
 from adapters.database.ledger import ChargeRow, Key, Limit, standings
+from adapters.privileges import Privilege
 from api import finding
-from api.dependencies import Admin, Caller, Pages
+from api.dependencies import Caller, Pages, Reference
 from api.matching import Match
+from api.permissions import needs, require
 from api.tokens import Caller as Caller_
 from flows.cloud import cloud
 from flows.policies.limits import require_settable
 
 router = APIRouter(prefix="/limits", tags=["limits"])
+Of = Annotated[
+    Reference | None,
+    Query(description="Whose limits in a datacenter; one's own enterprise's unless named."),
+]
 _EXAMPLE: Any = {
     "soft": {"cpu": 16},
     "hard": {"cpu": 20, "ram_mib": 65536, "storage_mib": 1048576},
@@ -48,7 +54,7 @@ class Usage(Limits):
     used: Amounts
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.ENTERPRISE_RESOURCE_SUMMARY_ENT)])
 def list_limits(caller: Caller, page: Pages, level: Level | None = None) -> list[Limits]:
     """List the limits that are set; a level that is not here has none."""
     query = select(Limit).where(Limit.enterprise_id == caller.enterprise_id)
@@ -66,7 +72,7 @@ def list_limits(caller: Caller, page: Pages, level: Level | None = None) -> list
         ]
 
 
-@router.get("/usage")
+@router.get("/usage", dependencies=[needs(Privilege.ENTERPRISE_RESOURCE_SUMMARY_ENT)])
 def list_usage(caller: Caller, page: Pages, level: Level | None = None) -> list[Usage]:
     """List what is used, and of which limits: everywhere that something is, or may be."""
     levels = _levels(caller, level).subquery()
@@ -82,52 +88,75 @@ def list_usage(caller: Caller, page: Pages, level: Level | None = None) -> list[
         ]
 
 
-@router.get("/{level}/{holder_id}")
-def read_limits(level: Level, holder_id: UUID, caller: Caller) -> Limits:
+@router.get(
+    "/{level}/{holder_id}", dependencies=[needs(Privilege.ENTERPRISE_RESOURCE_SUMMARY_ENT)]
+)
+def read_limits(level: Level, holder_id: UUID, caller: Caller, of: Of = None) -> Limits:
     """Read a level's limits; all are 0 where none are set."""
     with cloud.database.read() as db:
-        whose = _whose(db, caller, level, holder_id)
-        return _limits(standings(db, caller.enterprise_id, [whose])[0])
+        enterprise, whose = _whose(db, caller, level, holder_id, of)
+        return _limits(standings(db, enterprise, [whose])[0])
 
 
-@router.put("/{level}/{holder_id}")
+@router.put("/{level}/{holder_id}", dependencies=[needs(Privilege.VDC_MANAGE)])
 def set_limits(
-    level: Level, holder_id: UUID, new: NewLimits, admin: Admin, match: Match
+    level: Level,
+    holder_id: UUID,
+    new: NewLimits,
+    caller: Caller,
+    match: Match,
+    of: Of = None,
 ) -> Limits:
-    """Limit a level; what is not named is not limited. Needs the scope `admin`.
+    """Limit a level; what is not named is not limited.
 
-    Lowering a limit below what is used is refused.
+    Enterprises are limited by who administers all of them. Lowering a limit below what is used is
+    refused.
     """
+    _require_above(caller, level)
     with cloud.database.read() as db:
-        whose = _whose(db, admin, level, holder_id)
+        enterprise, whose = _whose(db, caller, level, holder_id, of)
 
-    def require(now: Standing, soft: Amounts, hard: Amounts) -> None:
+    def allow(now: Standing, soft: Amounts, hard: Amounts) -> None:
         match.require_same(_limits(now))
         require_settable(now, soft, hard)
 
-    cloud.ledger.set_limits(admin.enterprise_id, whose, new.soft, new.hard, require)
+    cloud.ledger.set_limits(enterprise, whose, new.soft, new.hard, allow)
     return Limits(level=level, holder_id=holder_id, soft=new.soft, hard=new.hard)
 
 
-@router.delete("/{level}/{holder_id}", status_code=204)
-def lift_limits(level: Level, holder_id: UUID, admin: Admin, match: Match) -> None:
-    """Limit a level no more; needs the scope `admin`."""
+@router.delete(
+    "/{level}/{holder_id}",
+    status_code=204,
+    dependencies=[needs(Privilege.VDC_MANAGE)],
+)
+def lift_limits(
+    level: Level, holder_id: UUID, caller: Caller, match: Match, of: Of = None
+) -> None:
+    """Limit a level no more."""
+    _require_above(caller, level)
     with cloud.database.read() as db:
-        whose = _whose(db, admin, level, holder_id)
-    cloud.ledger.lift_limits(
-        admin.enterprise_id, whose, lambda now: match.require_same(_limits(now))
-    )
+        enterprise, whose = _whose(db, caller, level, holder_id, of)
+    cloud.ledger.lift_limits(enterprise, whose, lambda now: match.require_same(_limits(now)))
 
 
-def _whose(db: Session, caller: Caller_, level: Level, holder: UUID) -> Key:
-    """The level, if it is the caller's. Raises `NotFound`."""
-    if level is Level.ENTERPRISE:
-        finding.shared(db, models.Enterprise, holder, id=caller.enterprise_id)
-    elif level is Level.DATACENTER:
+def _require_above(caller: Caller_, level: Level) -> None:
+    """Nobody raises the limits that others have set him."""
+    if level is not Level.VIRTUAL_DATACENTER:
+        require(caller, Privilege.ENTERPRISE_ADMINISTER_ALL)
+
+
+def _whose(
+    db: Session, caller: Caller_, level: Level, holder: UUID, of: str | None
+) -> tuple[UUID, Key]:
+    """The level and its enterprise, if the caller may see that. Raises `NotFound`."""
+    if level is Level.VIRTUAL_DATACENTER:
+        row = finding.virtual_datacenter(db, caller, holder)
+        return row.enterprise_id, (level, row.id)
+    if level is Level.DATACENTER:
         finding.shared(db, models.Datacenter, holder)
-    else:
-        finding.virtual_datacenter(db, caller, holder)
-    return level, holder
+        return finding.enterprise(db, caller, of).id, (level, holder)
+    enterprise = finding.enterprise(db, caller, holder).id
+    return enterprise, (level, enterprise)
 
 
 def _limits(standing: Standing) -> Limits:

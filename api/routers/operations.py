@@ -17,10 +17,12 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.approvals import Approvals
 from adapters.database.session import Joined
+from adapters.privileges import Privilege
 from adapters.types import OperationState, StepState
-from api import finding
-from api.dependencies import Approver, Caller, Once, Pages, Send, chosen, sender
+from api import finding, tokens
+from api.dependencies import Caller, Once, Pages, Send, chosen, sender
 from api.once import Answer
+from api.permissions import needs
 from api.reports import Operation, Question, Receipt, Step, report, reports, steps_of
 from api.watching import Glance, Watch, glance
 from flows.cloud import cloud
@@ -56,7 +58,7 @@ class Verdict(BaseModel):
     )
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.OPERATION_VIEW)])
 def list_operations(
     caller: Caller,
     page: Pages,
@@ -70,7 +72,7 @@ def list_operations(
         return reports(db, page.rows(db, query, models.Operation, "-accepted_at", "kind"))
 
 
-@router.get("/{operation_id}")
+@router.get("/{operation_id}", dependencies=[needs(Privilege.OPERATION_VIEW)])
 async def read_operation(
     operation_id: UUID,
     caller: Caller,
@@ -87,7 +89,7 @@ async def read_operation(
     return found
 
 
-@router.get("/{operation_id}/steps")
+@router.get("/{operation_id}/steps", dependencies=[needs(Privilege.OPERATION_VIEW)])
 def read_steps(
     operation_id: UUID,
     caller: Caller,
@@ -114,7 +116,7 @@ def read_steps(
     return found
 
 
-@router.get("/{operation_id}/receipt")
+@router.get("/{operation_id}/receipt", dependencies=[needs(Privilege.OPERATION_VIEW)])
 def read_receipt(operation_id: UUID, caller: Caller) -> Receipt:
     """Read what was asked of the backends when the operation had ended, and their answers."""
     with cloud.database.read() as db:
@@ -137,6 +139,7 @@ def read_receipt(operation_id: UUID, caller: Caller) -> Receipt:
     "/{operation_id}/events",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
+    dependencies=[needs(Privilege.OPERATION_VIEW)],
 )
 async def read_events(
     operation_id: UUID,
@@ -152,25 +155,45 @@ async def read_events(
     )
 
 
-@router.post("/{operation_id}/cancel", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/cancel",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_CONTROL)],
+)
 def cancel(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
     """Stop an operation and undo it, one that waits at once; refused once it has destroyed."""
     return _wish("cancel", operation_id, caller, once, send)
 
 
-@router.post("/{operation_id}/unwind", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/unwind",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_CONTROL)],
+)
 def unwind(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
     """Undo an operation, also a stuck one; refused once something has been destroyed."""
     return _wish("unwind", operation_id, caller, once, send)
 
 
-@router.post("/{operation_id}/resume", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/resume",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_CONTROL)],
+)
 def resume(operation_id: UUID, caller: Caller, once: Once, send: Sending) -> Response:
     """Take a stuck operation up again."""
     return _change(lambda all_: all_.resume(operation_id), operation_id, caller, once, send)
 
 
-@router.post("/{operation_id}/abandon", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/abandon",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_ABANDON)],
+)
 def abandon(
     operation_id: UUID, why: Abandonment, caller: Caller, once: Once, send: Sending
 ) -> Response:
@@ -184,20 +207,30 @@ def abandon(
     )
 
 
-@router.post("/{operation_id}/approve", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/approve",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_APPROVE)],
+)
 def approve(
-    operation_id: UUID, caller: Approver, once: Once, send: Sending, why: Verdict | None = None
+    operation_id: UUID, caller: Caller, once: Once, send: Sending, why: Verdict | None = None
 ) -> Response:
-    """Let an operation that waits begin; needs the scope `approve`."""
+    """Let an operation that waits begin."""
     said = operation_id, caller.name, caller.token_id, why.reason if why else None
     return _change(lambda all_: Approvals(all_).approve(*said), operation_id, caller, once, send)
 
 
-@router.post("/{operation_id}/reject", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{operation_id}/reject",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.OPERATION_APPROVE)],
+)
 def reject(
-    operation_id: UUID, caller: Approver, once: Once, send: Sending, why: Verdict | None = None
+    operation_id: UUID, caller: Caller, once: Once, send: Sending, why: Verdict | None = None
 ) -> Response:
-    """End an operation that waits: nothing is done; needs the scope `approve`."""
+    """End an operation that waits: nothing is done."""
     said = operation_id, caller.name, caller.token_id, why.reason if why else None
     return _change(lambda all_: Approvals(all_).reject(*said), operation_id, caller, once, send)
 
@@ -233,6 +266,8 @@ async def _events(
         now = await watch.until(operation, _differs_from(seen), _HEARTBEAT_S)
         if now is None:
             yield ": still here\n\n"
+            if not await asyncio.to_thread(_may_still, caller):
+                return
             now = (await asyncio.to_thread(glance, [operation])).get(operation)
             if now and now.resting:
                 return
@@ -251,6 +286,11 @@ def _differs_from(seen: str | None) -> Callable[[Glance], bool]:
 def _read(caller: Caller, operation: UUID) -> Operation:
     with cloud.database.read() as db:
         return report(db, finding.operation(db, caller, operation).id)
+
+
+def _may_still(caller: tokens.Caller) -> bool:
+    now = tokens.holder(cloud.database, caller.token_id)
+    return now is not None and Privilege.OPERATION_VIEW in now.privileges
 
 
 def _rests(operation: Operation) -> bool:

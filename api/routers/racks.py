@@ -10,11 +10,13 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses, vlans
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.errors import Problem
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/racks", tags=["infrastructure"])
@@ -71,7 +73,12 @@ class Rack(BaseModel):
     low_vlans_percent: int
 
 
-@router.post("", status_code=201, responses={201: {"model": Rack}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Rack}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
+)
 def create_rack(new: NewRack, once: Once) -> Response:
     """Add a rack, whose VLANs are no other rack's of the datacenter."""
     rack = uuid4()
@@ -88,7 +95,7 @@ def create_rack(new: NewRack, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_racks(
     page: Pages, name: str | None = None, datacenter_id: UUID | None = None
 ) -> list[Rack]:
@@ -99,14 +106,14 @@ def list_racks(
         return [_shown(row) for row in page.rows(db, query, models.Rack, "name")]
 
 
-@router.get("/{rack_id}")
+@router.get("/{rack_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_rack(rack_id: UUID) -> Rack:
     """Read a rack."""
     with cloud.database.read() as db:
         return _shown(finding.shared(db, models.Rack, rack_id))
 
 
-@router.patch("/{rack_id}")
+@router.patch("/{rack_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)])
 def change_rack(rack_id: UUID, wanted: RackChange, match: Match) -> Rack:
     """Change what is given of a rack."""
 
@@ -118,7 +125,9 @@ def change_rack(rack_id: UUID, wanted: RackChange, match: Match) -> Rack:
     return infrastructure.change(models.Rack, rack_id, act, match, _rack)
 
 
-@router.delete("/{rack_id}", status_code=204)
+@router.delete(
+    "/{rack_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)]
+)
 def delete_rack(rack_id: UUID, match: Match) -> None:
     """Remove a rack that no host is in."""
     infrastructure.remove(models.Rack, rack_id, match, _rack)

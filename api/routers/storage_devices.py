@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database.uses import User
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows import enrolment
 from flows.cloud import cloud
 
@@ -60,7 +62,12 @@ class StorageDevice(BaseModel):
 _shown = infrastructure.plainly(StorageDevice)
 
 
-@router.post("", status_code=201, responses={201: {"model": StorageDevice}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": StorageDevice}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)],
+)
 def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
     """Add a storage device."""
     with cloud.database.read() as db:
@@ -76,7 +83,7 @@ def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_storage_devices(
     page: Pages, name: str | None = None, datacenter_id: UUID | None = None
 ) -> list[StorageDevice]:
@@ -88,14 +95,14 @@ def list_storage_devices(
         return [StorageDevice.model_validate(row) for row in rows]
 
 
-@router.get("/{device_id}")
+@router.get("/{device_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_storage_device(device_id: UUID) -> StorageDevice:
     """Read a storage device."""
     with cloud.database.read() as db:
         return StorageDevice.model_validate(finding.shared(db, models.StorageDevice, device_id))
 
 
-@router.patch("/{device_id}")
+@router.patch("/{device_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)])
 def change_storage_device(
     device_id: UUID, wanted: StorageDeviceChange, match: Match
 ) -> StorageDevice:
@@ -111,7 +118,9 @@ def change_storage_device(
     return infrastructure.change(models.StorageDevice, device_id, act, match, _shown)
 
 
-@router.delete("/{device_id}", status_code=204)
+@router.delete(
+    "/{device_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)]
+)
 def delete_storage_device(device_id: UUID, match: Match) -> None:
     """Forget a storage device without pools."""
     infrastructure.remove(models.StorageDevice, device_id, match, _shown)

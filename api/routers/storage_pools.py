@@ -9,10 +9,12 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows import enrolment
 from flows.cloud import cloud
 
@@ -53,7 +55,12 @@ class Pool(BaseModel):
     total_mib: int
 
 
-@router.post("", status_code=201, responses={201: {"model": Pool}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Pool}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)],
+)
 def create_pool(new: NewPool, once: Once) -> Response:
     """Add a pool of a storage device."""
     with cloud.database.read() as db:
@@ -70,7 +77,7 @@ def create_pool(new: NewPool, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_pools(
     page: Pages, name: str | None = None, tier: str | None = None, device_id: UUID | None = None
 ) -> list[Pool]:
@@ -84,14 +91,14 @@ def list_pools(
         return [_shown(db, row) for row in page.rows(db, query, models.StoragePool, "name")]
 
 
-@router.get("/{pool_id}")
+@router.get("/{pool_id}", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def read_pool(pool_id: UUID) -> Pool:
     """Read a storage pool."""
     with cloud.database.read() as db:
         return _shown(db, finding.shared(db, models.StoragePool, pool_id))
 
 
-@router.patch("/{pool_id}")
+@router.patch("/{pool_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)])
 def change_pool(pool_id: UUID, wanted: PoolChange, match: Match) -> Pool:
     """Change its name, its tier, or how much of its device it is."""
 
@@ -107,7 +114,9 @@ def change_pool(pool_id: UUID, wanted: PoolChange, match: Match) -> Pool:
     return infrastructure.change(models.StoragePool, pool_id, act, match, _shown)
 
 
-@router.delete("/{pool_id}", status_code=204)
+@router.delete(
+    "/{pool_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)]
+)
 def delete_pool(pool_id: UUID, match: Match) -> None:
     """Forget a pool without volumes; its directory stays as it is."""
     infrastructure.remove(models.StoragePool, pool_id, match, _shown)

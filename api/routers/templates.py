@@ -15,12 +15,14 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from adapters.types import ConversionState, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
 from api.once import Once
+from api.permissions import needs
 from api.reports import Operation
 from api.starting import Starting
 from flows.charges import require_within
@@ -108,6 +110,7 @@ class NewConversion(BaseModel):
     response_class=RedirectResponse,
     openapi_extra=_UPLOAD,
     responses={307: {"description": "Send the image to `Location`, with the same method."}},
+    dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def create_template(
     request: Request,
@@ -152,7 +155,7 @@ def create_template(
     return RedirectResponse(address(transfer), 307)
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.APPLIB_VIEW)])
 def list_templates(
     caller: Caller,
     page: Pages,
@@ -167,14 +170,19 @@ def list_templates(
         return _templates(db, rows)
 
 
-@router.get("/{template_id}")
+@router.get("/{template_id}", dependencies=[needs(Privilege.APPLIB_VIEW)])
 def read_template(template_id: UUID, caller: Caller) -> Template:
     """Read a template, with its disks and their conversions."""
     with cloud.database.read() as db:
         return _templates(db, [finding.template(db, caller, template_id)])[0]
 
 
-@router.post("/{template_id}/conversions", status_code=202, responses={202: {"model": Operation}})
+@router.post(
+    "/{template_id}/conversions",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_ALLOW_MODIFY)],
+)
 def convert(
     template_id: UUID, wanted: NewConversion, caller: Caller, starter: Starting
 ) -> Response:

@@ -8,11 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
+from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.infrastructure import Text
 from api.matching import Match
 from api.once import Answer
+from api.permissions import needs
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/tiers", tags=["infrastructure"])
@@ -54,7 +56,12 @@ class Tier(BaseModel):
 _shown = infrastructure.plainly(Tier)
 
 
-@router.post("", status_code=201, responses={201: {"model": Tier}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": Tier}},
+    dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)],
+)
 def create_tier(new: NewTier, once: Once) -> Response:
     """Add a tier."""
     tier = uuid4()
@@ -70,7 +77,7 @@ def create_tier(new: NewTier, once: Once) -> Response:
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def list_tiers(
     page: Pages,
     name: str | None = None,
@@ -84,14 +91,14 @@ def list_tiers(
         return [Tier.model_validate(row) for row in page.rows(db, query, models.Tier, "name")]
 
 
-@router.get("/{tier_id}")
+@router.get("/{tier_id}", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def read_tier(tier_id: UUID) -> Tier:
     """Read a tier."""
     with cloud.database.read() as db:
         return Tier.model_validate(finding.shared(db, models.Tier, tier_id))
 
 
-@router.patch("/{tier_id}")
+@router.patch("/{tier_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)])
 def change_tier(tier_id: UUID, wanted: TierChange, match: Match) -> Tier:
     """Change what is given of a tier; what is on it stays there."""
 
@@ -102,7 +109,9 @@ def change_tier(tier_id: UUID, wanted: TierChange, match: Match) -> Tier:
     return infrastructure.change(models.Tier, tier_id, act, match, _shown)
 
 
-@router.delete("/{tier_id}", status_code=204)
+@router.delete(
+    "/{tier_id}", status_code=204, dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE)]
+)
 def delete_tier(tier_id: UUID, match: Match) -> None:
     """Remove a tier that no pool, datastore or VM names."""
     infrastructure.remove(models.Tier, tier_id, match, _shown)

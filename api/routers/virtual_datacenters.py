@@ -8,11 +8,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.people import User
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from adapters.types import Family
 from api import finding
 from api.dependencies import Caller, Name, Once, Pages, Reference, chosen
 from api.once import Answer
+from api.permissions import needs
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/virtual-datacenters", tags=["virtual datacenters"])
@@ -39,7 +42,12 @@ class VirtualDatacenter(BaseModel):
     family: Family
 
 
-@router.post("", status_code=201, responses={201: {"model": VirtualDatacenter}})
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": VirtualDatacenter}},
+    dependencies=[needs(Privilege.VDC_MANAGE)],
+)
 def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: Once) -> Response:
     """Create a virtual datacenter, with an unmanaged network called `default`."""
     made = uuid4()
@@ -63,13 +71,16 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
                 id=uuid4(), virtual_datacenter_id=made, name="default", kind="unmanaged"
             )
         )
+        if caller.virtual_datacenters and caller.user_id:  # he made it: he may look into it
+            user = db.get_one(User, caller.user_id)
+            user.virtual_datacenters = [*user.virtual_datacenters, str(made)]
         body = VirtualDatacenter.model_validate(row).model_dump(mode="json")
         return Answer(201, body, f"/v1/virtual-datacenters/{made}")
 
     return once.answer(act).response()
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def list_virtual_datacenters(
     caller: Caller,
     page: Pages,
@@ -86,7 +97,7 @@ def list_virtual_datacenters(
         return [VirtualDatacenter.model_validate(row) for row in rows]
 
 
-@router.get("/{virtual_datacenter_id}")
+@router.get("/{virtual_datacenter_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def read_virtual_datacenter(virtual_datacenter_id: UUID, caller: Caller) -> VirtualDatacenter:
     """Read a virtual datacenter."""
     with cloud.database.read() as db:

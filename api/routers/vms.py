@@ -16,11 +16,13 @@ from adapters.database import operations as accepted
 from adapters.database.events import tell
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
 from api.forcing import Forcing
+from api.permissions import needs
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
@@ -116,7 +118,7 @@ class Persistence(Forcing):
     tier: Name = "default"
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def list_vms(
     caller: Caller,
     page: Pages,
@@ -147,14 +149,19 @@ def list_vms(
         return vms_of(db, page.rows(db, query, models.VirtualMachine, "name", "state"))
 
 
-@router.get("/{vm_id}")
+@router.get("/{vm_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def read_vm(vm_id: UUID, caller: Caller) -> Vm:
     """Read a VM."""
     with cloud.database.read() as db:
         return vms_of(db, [finding.vm(db, caller, vm_id)])[0]
 
 
-@router.post("/{vm_id}/deploy", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{vm_id}/deploy",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
+)
 def deploy(vm_id: UUID, caller: Caller, starter: Starting, how: Forcing | None = None) -> Response:
     """Deploy a VM on the host with the most room."""
     force = (how or Forcing()).by(caller)
@@ -172,7 +179,12 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting, how: Forcing | None =
     return starter.start(plan, lambda: require_room([vm_id], datacenter, force))
 
 
-@router.post("/{vm_id}/undeploy", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{vm_id}/undeploy",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
+)
 def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     """Take a VM off its host: its disks go, its volumes stay."""
 
@@ -185,7 +197,12 @@ def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     return starter.start(plan)
 
 
-@router.post("/{vm_id}/power", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{vm_id}/power",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_PERFORM_ACTIONS)],
+)
 def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting) -> Response:
     """Switch a deployed VM on, or off: its guest is asked first; pause it, or let it go on."""
 
@@ -209,7 +226,12 @@ def change_power(vm_id: UUID, wish: PowerWish, caller: Caller, starter: Starting
     return starter.start(plan, check)
 
 
-@router.post("/{vm_id}/reset", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{vm_id}/reset",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_PERFORM_ACTIONS)],
+)
 def reset(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     """Start a VM that is on anew, at once: its guest is not asked, and nothing brings it back."""
 
@@ -221,7 +243,7 @@ def reset(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     return starter.start(plan, lambda: require_ability(vm_id, Capability.RESET))
 
 
-@router.post("/{vm_id}/console")
+@router.post("/{vm_id}/console", dependencies=[needs(Privilege.VAPP_PERFORM_ACTIONS)])
 def open_console(
     vm_id: UUID, wish: ConsoleWish, request: Request, caller: Caller
 ) -> ConsoleAddress:
@@ -237,7 +259,12 @@ def open_console(
     return ConsoleAddress(url=url, valid_s=consoles.VALID_S)
 
 
-@router.post("/{vm_id}/persist", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{vm_id}/persist",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_CREATE_STATEFUL)],
+)
 def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -> Response:
     """Move the boot disk of a VM that is off onto a volume that outlives its deployment."""
     with cloud.database.read() as db:

@@ -12,11 +12,13 @@ from adapters.database import models
 from adapters.database.operations import Request
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
+from adapters.privileges import Privilege
 from adapters.types import VolumeState
 from api import finding
 from api.dependencies import Caller, Name, Pages, Reference, chosen
 from api.forcing import Forcing
 from api.matching import Match
+from api.permissions import needs
 from api.reports import Operation
 from api.starting import Starting
 from flows.abilities import require_sockets
@@ -61,7 +63,9 @@ class Volume(BaseModel):
     position: int
 
 
-@router.post("", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "", status_code=202, responses=_ACCEPTED, dependencies=[needs(Privilege.VDC_MANAGE_STORAGE)]
+)
 def create_volume(new: NewVolume, caller: Caller, starter: Starting) -> Response:
     """Create a volume in the pool of its tier with the most room."""
     with cloud.database.read() as db:
@@ -86,7 +90,7 @@ def create_volume(new: NewVolume, caller: Caller, starter: Starting) -> Response
     return starter.start(plan, lambda: require_within(uses, force))
 
 
-@router.get("")
+@router.get("", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def list_volumes(
     caller: Caller,
     page: Pages,
@@ -110,14 +114,19 @@ def list_volumes(
         return [Volume.model_validate(row) for row in rows]
 
 
-@router.get("/{volume_id}")
+@router.get("/{volume_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
 def read_volume(volume_id: UUID, caller: Caller) -> Volume:
     """Read a volume."""
     with cloud.database.read() as db:
         return Volume.model_validate(finding.volume(db, caller, volume_id))
 
 
-@router.delete("/{volume_id}", status_code=202, responses=_ACCEPTED)
+@router.delete(
+    "/{volume_id}",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VDC_MANAGE_STORAGE)],
+)
 def delete_volume(volume_id: UUID, caller: Caller, starter: Starting, match: Match) -> Response:
     """Delete a detached volume, with its bytes."""
 
@@ -134,7 +143,12 @@ def delete_volume(volume_id: UUID, caller: Caller, starter: Starting, match: Mat
     return starter.start(plan, unchanged=unchanged)
 
 
-@router.post("/{volume_id}/attach", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{volume_id}/attach",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_ASSIGN_VOLUME)],
+)
 def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -> Response:
     """Attach a volume to a VM, as its next disk; a running guest sees it at once."""
 
@@ -161,7 +175,12 @@ def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -
     return starter.start(plan, lambda: require_sockets(to.vm))
 
 
-@router.post("/{volume_id}/detach", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{volume_id}/detach",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_ASSIGN_VOLUME)],
+)
 def detach(volume_id: UUID, of: Attachment, caller: Caller, starter: Starting) -> Response:
     """Detach a volume from a VM, when its guest has released it; its bytes stay."""
 

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from adapters.database import models
+from adapters.database import models, people
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.figures import Figures, Took
@@ -1181,13 +1181,13 @@ def test_the_other_name_of_the_same_database_means_the_same(mariadb: MariaDb, tm
     with database.engine.connect() as connection:
         assert differences(connection) == []
     there = datetime(2026, 7, 1, 12, 0, 0, 123457, tzinfo=UTC)
-    token = models.ApiToken(
+    token = people.ApiToken(
         id=uuid4(), enterprise_id=FIRST_ENTERPRISE, name="t", digest="", created_at=there
     )
     with database.write() as db:
         db.add(token)
     with database.read() as db:
-        assert db.get_one(models.ApiToken, token.id).created_at == there
+        assert db.get_one(people.ApiToken, token.id).created_at == there
     database.engine.dispose()
 
 

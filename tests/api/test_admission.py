@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, select
 
-from adapters.database import models
+from adapters.database import people
 from adapters.database.schema import migrate
 from adapters.database.session import Database
 from api import tokens
@@ -62,7 +62,7 @@ def test_the_first_token_is_told_once_and_kept_as_a_digest(api: Api) -> None:
     assert tokens.first_token(cloud.database) is None
     secret = api.token.split("_", 2)[2]
     with cloud.database.read() as db:
-        (row,) = db.scalars(select(models.ApiToken))
+        (row,) = db.scalars(select(people.ApiToken))
         assert secret not in str(vars(row))
         assert len(row.digest) == 64
 

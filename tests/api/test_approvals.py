@@ -180,7 +180,7 @@ def test_an_enterprise_asks_for_approval_of_everything(api: Api) -> None:
 
 def test_a_strangers_enterprise_and_operation_are_not_there(api: Api, stranger: Api) -> None:
     path, _ = waiting(api)
-    (mine,) = api.get("/v1/enterprises").json()
+    (mine,) = api.get("/v1/enterprises?name=default").json()
     refused(stranger.post(f"{path}/approve"), 403, "scope-missing")
     enterprise = tokens.bearer(cloud.database, stranger.token).enterprise_id  # type: ignore[union-attr]
     token = tokens.mint(cloud.database, "able", enterprise, scopes=list(tokens.Scope))

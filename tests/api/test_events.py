@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +26,7 @@ from tests.api.test_gateway import IMAGE
 REQUEST = "a-request-of-ours"
 WITH_VOLUME = """{appliance: shop, virtual_datacenter: demo, vms: [
     {name: db, template: tiny, volumes: [{name: data, size_mib: 8}]}]}"""
+PASSWORD = "correct horse battery"
 PLAIN = "{appliance: shop, virtual_datacenter: demo, vms: [{name: db, template: tiny}]}"
 VOLUME = {"name": "data", "size_mib": 8, "virtual_datacenter": "demo"}
 
@@ -184,11 +186,59 @@ def blueprint(api: Api) -> Any:
     return api.post("/v1/appliances", content=PLAIN, headers=headers)
 
 
+def create_user(api: Api) -> Any:
+    body = {"name": "ada", "password": PASSWORD, "role": "USER"}
+    return api.post("/v1/users", json=body)
+
+
+def create_role(api: Api) -> Any:
+    return api.post("/v1/roles", json={"name": "viewer", "privileges": ["VDC_ENUMERATE"]})
+
+
+def create_enterprise(api: Api) -> Any:
+    return api.post("/v1/enterprises", json={"name": "others"})
+
+
+def a_token(api: Api) -> str:
+    return f"/v1/api-tokens/{api.post('/v1/api-tokens', json={'name': 'fresh'}).json()['id']}"
+
+
+def log_in(api: Api) -> Any:
+    create_user(api)
+    body = {"name": "ada", "password": PASSWORD}
+    return api.client.post("/v1/sessions", json=body, headers={"X-Request-ID": REQUEST})
+
+
+def as_ada(api: Api) -> Api:
+    return replace(api, token=log_in(api).json()["token"])
+
+
 RACK = of_main("racks", name="r1")
 TIER = of_main("tiers", name="gold")
 RULE = of_main("allocation-rules", kind="load", cpu_percent=100, ram_percent=100)
+# Of these the caller is the user himself: they have a test of their own.
+BY_THEMSELVES = {
+    "POST /v1/sessions",
+    "DELETE /v1/sessions/current",
+    "POST /v1/me/password",
+}
 EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "PATCH /v1/enterprises/{enterprise_id}": ("enterprise.changed", change_enterprise),
+    "POST /v1/enterprises": ("enterprise.created", create_enterprise),
+    "DELETE /v1/enterprises/{enterprise_id}": (
+        "enterprise.deleted",
+        deleted(path_of(create_enterprise)),
+    ),
+    "POST /v1/users": ("user.created", create_user),
+    "PATCH /v1/users/{user_id}": (
+        "user.changed",
+        changed(path_of(create_user), email="ada@example.org"),
+    ),
+    "DELETE /v1/users/{user_id}": ("user.deleted", deleted(path_of(create_user))),
+    "POST /v1/roles": ("role.created", create_role),
+    "PATCH /v1/roles/{role_id}": ("role.changed", changed(path_of(create_role), name="reader")),
+    "DELETE /v1/roles/{role_id}": ("role.deleted", deleted(path_of(create_role))),
+    "DELETE /v1/api-tokens/{token_id}": ("api-token.revoked", deleted(a_token)),
     "POST /v1/api-tokens": (
         "api-token.created",
         lambda api: api.post("/v1/api-tokens", json={"name": "fresh"}),
@@ -346,7 +396,22 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
 def test_every_route_that_changes_something_is_in_the_matrix(api: Api) -> None:
     paths = api.client.get("/openapi.json").json()["paths"]
     routes = {f"{method.upper()} {path}" for path, each in paths.items() for method in each}
-    assert {each for each in routes if not each.startswith("GET ")} == set(EVENTS)
+    changing = {each for each in routes if not each.startswith("GET ")}
+    assert changing == {*EVENTS, *BY_THEMSELVES}
+
+
+def test_who_comes_and_goes_and_changes_his_password_is_told_of(api: Api) -> None:
+    ada = as_ada(api)
+    (begun,) = events(api, kind="session.begun")
+    assert (begun["who"]["name"], begun["object"]["name"]) == ("ada", "ada")
+    assert (begun["client"], begun["request"]) == ("127.0.0.1", REQUEST)
+    new = {"current": PASSWORD, "password": f"{PASSWORD}!"}
+    assert ada.post("/v1/me/password", json=new).status_code == 204
+    assert ada.delete("/v1/sessions/current").status_code == 204
+    for kind in ("user.password-changed", "session.ended"):
+        (told,) = events(api, kind=kind)
+        assert (told["who"]["name"], told["object"]["name"]) == ("ada", "ada")
+    assert PASSWORD not in json.dumps(events(api))
 
 
 @pytest.mark.parametrize("route", EVENTS)

@@ -20,6 +20,7 @@ virtual_datacenter: demo
 vms: [{name: web, template: tiny}]
 """
 AT_ONCE = 8
+ONES_OWN = {"/v1/sessions/current"}  # nobody else ends it
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_whatever_can_be_changed_can_be_read_and_says_if_match(api: Api) -> None
         (path, method)
         for path, methods in paths.items()
         for method in methods
-        if method.upper() in CHANGES and path.startswith("/v1/")
+        if method.upper() in CHANGES and path.startswith("/v1/") and path not in ONES_OWN
     ]
     assert changes
     for path, method in changes:

@@ -52,6 +52,9 @@ app = typer.Typer(
 )
 app.add_typer(limit_verbs.verbs, name="limits")
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
+Force = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 
 
@@ -183,6 +186,7 @@ def import_(
     datacenter: Annotated[str, typer.Option(help="Whose library it enters.")] = "main",
     cpu: Annotated[int, typer.Option(help="Its VMs' CPUs, unless said otherwise.")] = 1,
     ram_mib: Annotated[int, typer.Option(help="Their memory.")] = 128,
+    force: Force = None,
     no_wait: NoWait = False,
 ) -> None:
     """Send an image into a library: it becomes a template. A VMDK's extents are sent along."""
@@ -203,6 +207,8 @@ def import_(
                 datacenter=datacenter,
                 cpu=cpu,
                 ram_mib=ram_mib,
+                force="true" if force else None,
+                force_reason=force or None,
             )
         _finish(client, operation, wait=not no_wait)
 
@@ -224,9 +230,7 @@ def deploy(
     on_failure: Annotated[
         str, typer.Option(help="When a VM fails: undo all, or keep those that came up.")
     ] = "undo",
-    force: Annotated[
-        str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
-    ] = None,
+    force: Force = None,
     no_wait: NoWait = False,
 ) -> None:
     """Describe an appliance, and deploy it. Ctrl-C leaves the operation running."""

@@ -47,6 +47,7 @@ _HOLDERS: dict[Level, type[Base]] = {
 }
 _RESOURCES = tuple(Amounts.model_fields)
 _TOLD = 100  # things that an event names
+_ACCOUNT = ("enterprise_id", "datacenter_id", "virtual_datacenter_id")
 
 
 class Limit(Base):
@@ -77,9 +78,7 @@ class ChargeRow(Base):
     """A charge; `forced_by` and `forced_because` where it has passed a soft limit."""
 
     __tablename__ = "charges"
-    __table_args__ = table(
-        Index(None, "enterprise_id", "datacenter_id", "virtual_datacenter_id"),
-    )
+    __table_args__ = table(Index("ix_charges_account", *_ACCOUNT, *_RESOURCES))
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     enterprise_id: Mapped[UUID]
@@ -304,7 +303,7 @@ def _limited(db: Session, enterprise: UUID, keys: Iterable[Key]) -> list[Key]:
 
 
 def _used(db: Session, enterprise: UUID) -> dict[Key, Amounts]:
-    """What each level of an enterprise uses, by one query along an index."""
+    """What each level of an enterprise uses, by one query that an index answers alone."""
     account = (ChargeRow.datacenter_id, ChargeRow.virtual_datacenter_id)
     query = (
         select(*account, *(func.sum(each) for each in _AMOUNTS))

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import column, insert, inspect, select, table
+from sqlalchemy import column, event, insert, inspect, select, table
 
 from adapters.amounts import Amounts, Charge, Force, Level
 from adapters.database import models, schema
@@ -270,6 +270,19 @@ def test_limits_go_with_whose_they_are(ledger, database, place):
         db.delete(db.get_one(models.VirtualDatacenter, place["virtual_datacenter_id"]))
     with database.read() as db:
         assert db.scalars(select(Limit)).all() == []
+
+
+def test_use_is_summed_by_an_index_alone(ledger, database, place):
+    ledger.charge([vm(place, cpu=1) for _ in range(200)], within)
+    statements = []
+    event.listen(database.engine, "before_cursor_execute", lambda *x: statements.append(x[2:4]))
+    used(database, place)
+    asked, values = next(each for each in statements if "sum(" in each[0])
+    sqlite = database.engine.dialect.name == "sqlite"
+    with database.engine.connect() as connection:
+        explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
+        plan = str(connection.exec_driver_sql(explain + asked, values).all())
+    assert ("COVERING INDEX ix_charges_account" if sqlite else "Using index'") in plan
 
 
 # --- from an older database -------------------------------------------------------------------

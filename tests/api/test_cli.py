@@ -112,6 +112,38 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert re.search(r"receipt: \d+ questions, 0 answered otherwise", shown)
 
 
+def test_limits_are_set_shown_forced_and_lifted(
+    workers: Workers, api: Api, tmp_path: Path
+) -> None:
+    blueprint, image = tmp_path / "shop.yaml", tmp_path / "disk.vmdk"
+    blueprint.write_text(BLUEPRINT)
+    image.write_bytes(IMAGE)
+    assert run("limits", "set", "virtual-datacenter", "demo", "cpu=1:8").exit_code == 0
+    assert run("limits", "set", "enterprise", "default", "repository_mib=1:4").exit_code == 0
+    assert run("limits", "set", "virtual-datacenter", "demo", "ram_mib=4096").exit_code == 0
+    refused = run("deploy", blueprint)
+    assert refused.exit_code == 1
+    assert "(soft-limit)" in refused.output
+    assert "limit 1, used 0, asked 2" in " ".join(refused.output.split())
+    assert run("deploy", "shop", "--force", "a fair").exit_code == 0
+    sent = ["import", image, "--name", "new", "--format", "vmdk"]
+    assert "(soft-limit)" in run(*sent).output
+    assert run(*sent, "--force", "a fair").exit_code == 0
+    used = [line.split() for line in run("limits", "usage").output.splitlines()]
+    assert ["virtual-datacenter", "demo", "cpu", "2", "1", "8"] in used
+    assert ["virtual-datacenter", "demo", "storage_mib", "8", "0", "0"] in used
+    assert ["enterprise", "default", "repository_mib", "2", "1", "4"] in used
+    lowered = run("limits", "set", "virtual-datacenter", "demo", "cpu=1")
+    assert "(limit-below-use)" in lowered.output
+    assert "used: {'cpu': 2}" in lowered.output
+    assert run("limits", "lift", "virtual-datacenter", "demo").exit_code == 0
+    assert ["virtual-datacenter", "demo", "cpu", "2", "0", "0"] in [
+        line.split() for line in run("limits", "usage").output.splitlines()
+    ]
+    assert run("limits", "lift", "galaxy", "demo").exit_code == 2
+    assert run("limits", "set", "enterprise", "default", "cpu=many").exit_code == 2
+
+
 def test_a_failed_operation_fails_the_command(workers: Workers, api: Api, tmp_path: Path) -> None:
     cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
     blueprint = tmp_path / "shop.yaml"

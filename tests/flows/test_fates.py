@@ -216,7 +216,8 @@ def test_whoever_follows_a_killed_unwinder_undoes_only_the_rest(breaker):
     assert (ended.state, ended.left_behind) == (OperationState.FAILED, False)
     assert cloud.world.calls("storage.discard_volume") == calls
     attempts = {line.name: line.attempts for line in cloud.journal.lines(ended.id)}
-    assert attempts == {"enter-volume": 3, "carve-volume": 2, "record-carved": 2}
+    made = {"enter-volume": 3, "carve-volume": 2, "record-carved": 2}
+    assert attempts == {"charge-volume": 2, **made}
 
 
 # A step whose effect is temporary; the call that leaves it half done; the call that ends it.

@@ -70,11 +70,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("kind", "id", name=op.f("pk_charges")),
         **_MYSQL,
     )
-    op.create_index(
-        op.f("ix_charges_enterprise_id_charges_datacenter_id_charges_virtual_datacenter_id"),
-        "charges",
-        ["enterprise_id", "datacenter_id", "virtual_datacenter_id"],
-    )
+    account = ("enterprise_id", "datacenter_id", "virtual_datacenter_id")
+    op.create_index("ix_charges_account", "charges", [*account, *_RESOURCES])
     rows = _charges(op.get_bind())
     for start in range(0, len(rows), 500):
         op.bulk_insert(charges, rows[start : start + 500])

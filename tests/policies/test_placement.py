@@ -16,16 +16,17 @@ RACKS = [UUID(int=n) for n in (11, 12)]
 SITE = UUID(int=10)
 TENANTS = st.sampled_from([OURS, THEIRS, OTHERS])
 LABELS = st.sampled_from(["", "", "x", "y"])
-PERCENT = st.sampled_from([0, 50, 100, 150, 400])
+PERCENT = st.sampled_from([50, 100, 150, 400, 0])
+FAMILIES = st.sampled_from([Family.MEMORY] * 4 + [Family.KVM])  # most hosts have a chance
 LOADS = st.builds(Load, cpu_percent=PERCENT, ram_percent=PERCENT)
 WISHES = st.builds(
     Wish,
-    family=st.sampled_from(Family),
-    cpu=st.integers(1, 8),
-    ram_mib=st.integers(1, 8),
-    disk_mib=SMALL,
+    family=FAMILIES,
+    cpu=st.integers(1, 3),
+    ram_mib=st.integers(1, 3),
+    disk_mib=st.integers(0, 3),
     enterprise=st.just(OURS),
-    tier=st.sampled_from(["", "", "gold"]),
+    tier=st.sampled_from(["", "", "", "gold"]),
     affinity=LABELS,
     anti_affinity=LABELS,
     vlans=st.integers(0, 1),
@@ -34,14 +35,14 @@ WISHES = st.builds(
 
 @st.composite
 def situations(draw):
-    names = draw(st.lists(st.sampled_from("abcdef"), unique=True))
+    names = draw(st.lists(st.sampled_from("abcd"), unique=True))
     ids = {name: UUID(int=100 + ord(name)) for name in names}
     uuids = [UUID(int=500 + n) for n in range(3)]  # few: some hosts share a datastore
     hosts = [
         Room(
             id=ids[name],
             name=name,
-            family=draw(st.sampled_from(Family)),
+            family=draw(FAMILIES),
             cpu=draw(SMALL),
             ram_mib=draw(SMALL),
             cpu_reserved=draw(st.integers(0, 3)),
@@ -56,14 +57,16 @@ def situations(draw):
                     total_mib=draw(SMALL),
                     free_mib=draw(SMALL),
                 )
-                for n, uuid in enumerate(draw(st.lists(st.sampled_from(uuids), unique=True)))
+                for n, uuid in enumerate(
+                    draw(st.lists(st.sampled_from(uuids), min_size=1, unique=True))
+                )
             ),
             maintenance=draw(st.integers(0, 5)) == 0,
-            reserved_for=draw(st.none() | st.none() | TENANTS),
-            tenants=draw(st.frozensets(TENANTS, max_size=2)),
+            reserved_for=draw(st.none() | st.none() | st.none() | TENANTS),
+            tenants=draw(st.sampled_from([frozenset(), {OURS}, {OTHERS}, {OURS, THEIRS}])),
             datacenter_id=SITE,
             rack_id=draw(st.none() | st.sampled_from(RACKS)),
-            vlans_free=draw(st.none() | st.integers(0, 2)),
+            vlans_free=draw(st.sampled_from([None, None, None, 0, 1])),
         )
         for name in names
     ]
@@ -72,7 +75,7 @@ def situations(draw):
         loads=draw(st.dictionaries(st.sampled_from([SITE, *RACKS, *ids.values()]), LOADS)),
         fit=draw(st.sampled_from(Fit)),
         excluded=draw(st.frozensets(st.just(frozenset({OURS, THEIRS})))),
-        restricted=draw(st.frozensets(TENANTS, max_size=1)),
+        restricted=draw(st.sampled_from([frozenset()] * 4 + [frozenset({OURS})])),
     )
     known = st.sampled_from([*ids.values(), UUID(int=99)])  # the last one has gone
     neighbours = st.builds(Neighbour, host=known, affinity=LABELS, anti_affinity=LABELS)
@@ -323,6 +326,19 @@ def test_a_shared_datastore_is_counted_once():
     assert names([wish()] * 2, hosts) == "ab"
     with pytest.raises(NoRoom, match="8 MiB disk free, 16 needed"):
         names([wish()] * 3, hosts)
+
+
+def test_a_percent_is_rounded_down():
+    default = Load(cpu_percent=150, ram_percent=100)
+    assert names([wish()], [host("a", cpu=1)], default=default) == "a"
+    with pytest.raises(NoRoom, match="0 CPUs free, 1 needed"):
+        names([wish()] * 2, [host("a", cpu=1)], default=default)
+
+
+def test_no_more_is_promised_to_disks_than_there_is():
+    store = Store(id=OURS, uuid=OURS, directory="/d", total_mib=64, free_mib=64, promised_mib=40)
+    with pytest.raises(NoRoom, match="8 MiB disk free, 16 needed"):
+        names([wish()] * 2, [host("a", stores=(store,))])
 
 
 def test_of_a_shared_datastore_the_worst_news_count():

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 import adapters
+from adapters.privileges import STOCK, Privilege, Stock
 from adapters.settings import Settings
 from api.metrics import METRICS
 from flows.catalog import CATALOG
@@ -73,6 +74,15 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
+def privileges_table() -> str:
+    """Every privilege, and which stock roles have it."""
+    rows = [f"| privilege | {' | '.join(Stock)} | to |", f"|---|{'---|' * len(Stock)}---|"]
+    for each in Privilege:
+        has = " | ".join("✓" if each in STOCK[stock] else "" for stock in Stock)
+        rows.append(f"| `{each}` | {has} | {each.meaning} |")
+    return "\n".join(rows)
+
+
 def _shown(step: Step[Any, Any]) -> str:
     return _SHOWN[step.effect].format(step.name) if step.question else f"({step.name})"
 
@@ -112,7 +122,12 @@ def _sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(text.split()))[0]
 
 
-TABLES = {"flows": flows_table, "adapters": adapters_table, "metrics": metrics_table}
+TABLES = {
+    "flows": flows_table,
+    "adapters": adapters_table,
+    "metrics": metrics_table,
+    "privileges": privileges_table,
+}
 
 
 def with_tables(text: str) -> str:

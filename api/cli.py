@@ -12,35 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from typer.core import TyperGroup
 
-from api import infrastructure_verbs, limit_verbs
+from api import cli_people, infrastructure_verbs, limit_verbs
+from api.command_line import (
+    Verbs,
+    complaints,
+    console,
+)
+from api.command_line import client as _client
+from api.command_line import find as _find
+from api.command_line import keep_token as _keep_token
+from api.command_line import show as _show
 
 if TYPE_CHECKING:
-    from api.client import Client, Operation, Refusal
+    from api.client import Client, Operation
 
 _INTERRUPTED = 130
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-complaints = Console(stderr=True, highlight=False)
-
-
-class Verbs(TyperGroup):
-    """The commands; what the API refuses is said in a sentence, with its code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            from api.client import Refusal
-
-            if not isinstance(error, Refusal):
-                raise
-            _complain(error)
-            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -70,7 +58,7 @@ def serve() -> None:
 
     def announce(token: str | None) -> None:
         if token:
-            _keep_token(token, settings().home)
+            _keep_token(token, settings().home / "token")
             if console.is_terminal:  # what is not read by somebody now is a log
                 console.print(f"token: {token}", soft_wrap=True)
                 console.print("  shown this once")
@@ -414,45 +402,6 @@ def volumes() -> None:
 # --- how they do it ----------------------------------------------------------------------------
 
 
-def _client() -> "Client":
-    from api.client import Client, Refusal
-
-    url, token = os.environ.get("CLOUDLOOM_URL"), os.environ.get("CLOUDLOOM_TOKEN")
-    ca = os.environ.get("CLOUDLOOM_CA")
-    if not url or not token:
-        from adapters.settings import settings
-
-        url = url or settings().api_url
-        kept = settings().home / "token"
-        if not token and not kept.exists():
-            text = f"no token: set CLOUDLOOM_TOKEN, or CLOUDLOOM_HOME to where one is ({kept})"
-            raise Refusal({"code": "no-token", "detail": text})
-        token = token or kept.read_text().strip()
-    return Client(url, token, ca=Path(ca) if ca else None)
-
-
-def _keep_token(token: str, home: Path) -> None:
-    """For the command line of the user who started the services, and for nobody else."""
-    kept = home / "token"
-    kept.touch(mode=0o600)
-    kept.write_text(f"{token}\n")
-
-
-def _find(client: "Client", kind: str, name: str) -> str:
-    """The id of what is meant by an id or a name."""
-    from api.client import Refusal
-
-    found = [
-        each["id"] for each in client.all(f"/v1/{kind}") if name in (each["id"], each["name"])
-    ]
-    if len(found) == 1:
-        return str(found[0])
-    if found:
-        text = f"{len(found)} {kind} are called {name}; say which by id: {', '.join(found)}"
-        raise Refusal({"code": "ambiguous", "detail": text})
-    raise Refusal({"code": "not-found", "detail": f"there is no {kind.removesuffix('s')} {name}"})
-
-
 def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool = False) -> None:
     """Wait for the end of an operation, and say what became of it."""
     from api.progress import outcome, watch
@@ -476,23 +425,6 @@ def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool
         raise typer.Exit(1)
 
 
-def _complain(refusal: "Refusal") -> None:
-    told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
-    complaints.print(told, soft_wrap=True)
-    for name in ("hosts", "pools", "users", "used", "rack", "errors", "operation"):
-        if more := refusal.problem.get(name):
-            complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
-
-
-def _show(rows: list[dict[str, Any]], *fields: str) -> None:
-    table = Table(box=None, header_style="dim", padding=(0, 1))
-    for field in fields:
-        table.add_column(field, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if row[field] is None else str(row[field]) for field in fields))
-    console.print(table)
-
-
 def _show_report(operation: "Operation") -> None:
     if operation.report:
         rows = [finding.model_dump() for finding in operation.report]
@@ -509,6 +441,10 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 
 
 infrastructure_verbs.add_to(app, _client, _show)
+for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
+    app.add_typer(noun)
+for verb in (cli_people.login, cli_people.logout, cli_people.whoami):
+    app.command()(verb)
 
 if __name__ == "__main__":
     app()

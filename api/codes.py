@@ -98,6 +98,7 @@ MEANINGS = {
     "unknown-dependency": "A VM depends on one that the blueprint does not have.",
     "unknown-network": "The virtual datacenter has no network of this name.",
     "unknown-tier": "The datacenter has no storage of this tier.",
+    "unknown-virtual-datacenter": "The enterprise has no such virtual datacenter.",
     "unsupported": "The backend, or this image, cannot do that.",
     "unsupported-media-type": "A blueprint is JSON or YAML.",
     "unwound": "Somebody asked to undo the operation.",

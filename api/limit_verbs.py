@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from api import command_line
+
 if TYPE_CHECKING:
     from api.client import Client
 
@@ -19,11 +21,9 @@ Level = Annotated[str, typer.Argument(help=", ".join(_KINDS))]
 @verbs.command("usage")
 def usage() -> None:
     """List what is used at each level, where it is used or limited; 0 is no limit."""
-    from api.cli import _client, _show
-
-    with _client() as client:
+    with command_line.client() as client:
         rows = [row for each in client.all("/v1/limits/usage") for row in _rows(each)]
-        _show(rows, "level", "name", "resource", "used", "soft", "hard")
+        command_line.show(rows, "level", "name", "resource", "used", "soft", "hard")
 
 
 @verbs.command("set")
@@ -35,9 +35,7 @@ def set_(
     ],
 ) -> None:
     """Limit resources of a level; those that are not named keep their limits."""
-    from api.cli import _client
-
-    with _client() as client:
+    with command_line.client() as client:
         path = _path(client, level, name)
         now = client.get(path)
         wanted = {"soft": now["soft"], "hard": now["hard"]}
@@ -51,18 +49,14 @@ def set_(
 @verbs.command("lift")
 def lift(level: Level, name: str) -> None:
     """Limit nothing of a level any more."""
-    from api.cli import _client
-
-    with _client() as client:
+    with command_line.client() as client:
         client.delete(_path(client, level, name))
 
 
 def _path(client: "Client", level: str, name: str) -> str:
-    from api.cli import _find
-
     if level not in _KINDS:
         raise typer.BadParameter(f"no level {level}; there are {', '.join(_KINDS)}")
-    return f"/v1/limits/{level}/{_find(client, _KINDS[level], name)}"
+    return f"/v1/limits/{level}/{command_line.find(client, _KINDS[level], name)}"
 
 
 def _number(text: str) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 import adapters
+from adapters.privileges import STOCK, Privilege, Stock
 from adapters.settings import Settings
 from api.codes import MEANINGS
 from api.metrics import METRICS
@@ -85,6 +86,15 @@ def codes_table() -> str:
     return "\n".join(rows)
 
 
+def privileges_table() -> str:
+    """Every privilege, and which stock roles have it."""
+    rows = [f"| privilege | {' | '.join(Stock)} | to |", f"|---|{'---|' * len(Stock)}---|"]
+    for each in Privilege:
+        has = " | ".join("✓" if each in STOCK[stock] else "" for stock in Stock)
+        rows.append(f"| `{each}` | {has} | {each.meaning} |")
+    return "\n".join(rows)
+
+
 def _shown(step: Step[Any, Any]) -> str:
     return _SHOWN[step.effect].format(step.name) if step.question else f"({step.name})"
 
@@ -125,7 +135,12 @@ def _sentence(text: str) -> str:
 
 
 TABLES = {
-    README: {"flows": flows_table, "adapters": adapters_table, "metrics": metrics_table},
+    README: {
+        "flows": flows_table,
+        "adapters": adapters_table,
+        "metrics": metrics_table,
+        "privileges": privileges_table,
+    },
     API_README: {"codes": codes_table},
 }
 

@@ -72,8 +72,8 @@ def workers(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
         thread.join()
 
 
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+def run(*words: str | Path, typed: str | None = None) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words], input=typed)
 
 
 def test_an_image_is_sent_and_becomes_a_template(workers: Workers, tmp_path: Path) -> None:
@@ -213,6 +213,53 @@ def test_a_deployment_that_waits_is_approved_or_rejected(
     assert run("approve", second[1]).exit_code == 1
 
 
+def test_people_log_in_and_do_what_they_may(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    twice = "correct horse battery\n" * 2
+    added = run("users", "add", "ada", "--vdc", "demo", typed=twice)
+    assert added.exit_code == 0, added.output
+    assert "correct horse" not in added.output
+    assert "mightier" in run("roles", "add", "mightier", "VDC_ENUMERATE", "USERS_VIEW").output
+    assert "(name-taken)" in run("users", "add", "ada", typed=twice).output
+    assert run("enterprises", "add", "acme").exit_code == 0
+    assert " acme " in run("enterprises", "list").output
+    monkeypatch.delenv("CLOUDLOOM_TOKEN")
+    wrong = run("login", "--user", "ada", typed="wrong\n")
+    assert "(login-refused)" in wrong.output
+    assert run("login", "--user", "ada", typed="correct horse battery\n").exit_code == 0
+    (kept,) = tmp_path.rglob("session")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert "VAPP_PERFORM_ACTIONS" in run("whoami").output
+    assert run("vms").exit_code == 0
+    assert "(privilege-missing)" in run("users", "list").output
+    made = run("token", "ci").output.strip()
+    listed = run("tokens", "list").output
+    assert " ci " in listed
+    token = re.search(r"[0-9a-f-]{36}", listed)
+    assert token
+    assert run("tokens", "revoke", token[0]).exit_code == 0
+    assert run("logout").exit_code == 0
+    assert not kept.exists()
+    monkeypatch.setenv("CLOUDLOOM_TOKEN", made)
+    assert "(unauthenticated)" in run("vms").output
+
+
+def test_users_are_changed_and_go(workers: Workers) -> None:
+    twice = "correct horse battery\n" * 2
+    assert run("users", "add", "ada", typed=twice).exit_code == 0
+    assert run("roles", "add", "seer", "VDC_ENUMERATE").exit_code == 0
+    assert run("users", "change", "ada", "--role", "seer", "--inactive").exit_code == 0
+    assert "False" in run("users", "list").output
+    assert "(in-use)" in run("roles", "delete", "seer").output
+    assert run("users", "change", "ada", "--password", typed=twice).exit_code == 0
+    assert run("users", "delete", "ada").exit_code == 0
+    assert run("roles", "delete", "seer").exit_code == 0
+    assert run("enterprises", "add", "acme").exit_code == 0
+    assert run("enterprises", "delete", "acme").exit_code == 0
+
+
 def test_what_does_not_answer_or_admit_is_said_in_a_sentence(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +273,7 @@ def test_what_does_not_answer_or_admit_is_said_in_a_sentence(
 
 
 def test_the_first_token_is_kept_for_its_user_alone(tmp_path: Path) -> None:
-    cli._keep_token("cl_x", tmp_path)
+    cli._keep_token("cl_x", tmp_path / "token")
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert (tmp_path / "token").read_text() == "cl_x\n"
 

@@ -1,0 +1,128 @@
+"""How the command line asks the API: with which token, and how it shows what is answered.
+
+What is heavy is imported where it is needed: `--help` answers at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from api.client import Client, Refusal
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+complaints = Console(stderr=True, highlight=False)
+
+
+class Verbs(TyperGroup):
+    """The commands; what the API refuses is said in a sentence, with its code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from api.client import Refusal
+
+            if not isinstance(error, Refusal):
+                raise
+            complain(error)
+            raise typer.Exit(1) from error
+
+
+def address() -> str:
+    """Where the API is."""
+    if url := os.environ.get("CLOUDLOOM_URL"):
+        return url
+    from adapters.settings import settings
+
+    return settings().api_url
+
+
+def client() -> "Client":
+    """The API, asked with the token of the environment, of a session, or of this home."""
+    from api.client import Client, Refusal
+
+    url, token = address(), os.environ.get("CLOUDLOOM_TOKEN") or session(address())
+    if not token:
+        from adapters.settings import settings
+
+        kept = settings().home / "token"
+        if not kept.exists():
+            text = f"no token: log in, or set CLOUDLOOM_TOKEN, or CLOUDLOOM_HOME (for {kept})"
+            raise Refusal({"code": "no-token", "detail": text})
+        token = kept.read_text().strip()
+    return Client(url, token, ca=authority())
+
+
+def authority() -> Path | None:
+    """Who has signed the API's certificate, where that is nobody whom everybody knows."""
+    ca = os.environ.get("CLOUDLOOM_CA")
+    return Path(ca) if ca else None
+
+
+def session(url: str) -> str | None:
+    """The token of who has logged in at this API."""
+    kept = session_file()
+    if not kept.exists():
+        return None
+    told: dict[str, str] = json.loads(kept.read_text())
+    return told["token"] if told["url"] == url else None
+
+
+def session_file() -> Path:
+    """Where the token of a session is kept, for its user alone."""
+    return Path(typer.get_app_dir("cloudloom"), "session")
+
+
+def keep_token(token: str, kept: Path) -> None:
+    """For the command line of this user, and for nobody else."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.touch(mode=0o600)
+    kept.write_text(f"{token}\n")
+
+
+def find(client_: "Client", kind: str, name: str) -> str:
+    """The id of what is meant by an id or a name."""
+    from api.client import Refusal
+
+    found = [
+        each["id"] for each in client_.all(f"/v1/{kind}") if name in (each["id"], each["name"])
+    ]
+    if len(found) == 1:
+        return str(found[0])
+    if found:
+        text = f"{len(found)} {kind} are called {name}; say which by id: {', '.join(found)}"
+        raise Refusal({"code": "ambiguous", "detail": text})
+    raise Refusal({"code": "not-found", "detail": f"there is no {kind.removesuffix('s')} {name}"})
+
+
+def complain(refusal: "Refusal") -> None:
+    """Say what the API refused, and why."""
+    told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
+    complaints.print(told, soft_wrap=True)
+    for name in ("hosts", "pools", "users", "used", "rack", "errors", "operation"):
+        if more := refusal.problem.get(name):
+            complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
+
+
+def show(rows: list[dict[str, Any]], *fields: str) -> None:
+    """Show these fields of what was answered, a line each."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for field in fields:
+        table.add_column(field, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[field] is None else _said(row[field]) for field in fields))
+    console.print(table)
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

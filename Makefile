@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 SETUP := deployments/setup.sh
 PYTHON := .venv/bin/python
-UI := $(PYTHON) -m pip install -qq --require-hashes --no-deps -r requirements-ui.lock
+LOCKED := $(PYTHON) -m pip install -qq --require-hashes --no-deps
+UI := $(LOCKED) -r requirements-ui.lock
+API := $(LOCKED) -r requirements-api.lock
 
 .PHONY: help demo test test-long check bench screenshots serve clean
 
@@ -17,11 +19,13 @@ demo:  ## Turn an image into a running appliance on a private host, and take it 
 test:  ## The whole suite, but for what is slow (ARGS: pytest's arguments)
 	@$(SETUP) some tests
 	@$(UI)
+	@$(API)
 	$(PYTHON) -m tests -n 2 -m "not slow" $(ARGS)
 
 test-long:  ## The whole suite, and whether it would notice what is missing
 	@$(SETUP) some tests
 	@$(UI)
+	@$(API)
 	$(PYTHON) -m tests -n 2 $(ARGS)
 	$(PYTHON) -m tests.mutation
 
@@ -35,7 +39,7 @@ check:  ## Style, types, architecture, spelling
 
 bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
 	@$(SETUP) all
-	@$(PYTHON) -m pip install -qq --require-hashes --no-deps -r requirements-bench.lock
+	@$(LOCKED) -r requirements-bench.lock
 	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
 
 screenshots:  ## Pictures of the demo in the Prefect UI, for README.md

@@ -8,9 +8,8 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, FastAPI
 
 from adapters.database.events import Tide
-from api import consoles, errors, gateway
+from api import consoles, describing, errors, gateway
 from api.admission import Admission
-from api.blueprint import Blueprint
 from api.exporting import Exporting
 from api.hardening import Hardened, allow_origins
 from api.matching import Matching
@@ -53,6 +52,7 @@ def create_app() -> FastAPI:
         summary=_SUMMARY,
         version=version("cloudloom"),
         lifespan=_lifespan,
+        generate_unique_id_function=describing.name_of,
         # FastAPI's own would tell whole paths: signed addresses. `Observed` tells patterns.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -92,7 +92,7 @@ def create_app() -> FastAPI:
     app.include_router(gateway.router)
     app.include_router(consoles.router)
     app.include_router(health.router, dependencies=[Depends(health.require_near)])
-    _describe(app)
+    describing.describe(app)
     return app
 
 
@@ -116,19 +116,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await app.state.watch.close()
         await app.state.tide_watch.close()
-
-
-def _describe(app: FastAPI) -> None:
-    """Tell OpenAPI what no signature says: the blueprint's schema, and what problems look like."""
-    plain = app.openapi
-
-    def described() -> dict[str, object]:
-        schema = plain()
-        schemas = schema["components"]["schemas"]
-        if "Blueprint" not in schemas:
-            made = Blueprint.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(made.pop("$defs", {}))
-            schemas["Blueprint"] = made
-        return schema
-
-    app.openapi = described  # type: ignore[method-assign]

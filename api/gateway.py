@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
@@ -35,6 +35,7 @@ from flows.uploads import size_of, take_upload
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
+_ACCEPTED: dict[str, Any] = {"status_code": 202, "responses": {202: {"model": Operation}}}
 _PIECE_BYTES = 2**20
 
 
@@ -76,8 +77,8 @@ def address(transfer: Transfer) -> str:
     return f"/gateway/uploads/{sign(transfer)}"
 
 
-@router.put("/uploads/{signed}", status_code=202, responses={202: {"model": Operation}})
-@router.post("/uploads/{signed}", status_code=202, responses={202: {"model": Operation}})
+@router.put("/uploads/{signed}", operation_id="upload_by_put", **_ACCEPTED)
+@router.post("/uploads/{signed}", operation_id="upload_by_post", **_ACCEPTED)
 async def upload(
     signed: str, request: Request, send: Annotated[Send, Depends(sender)]
 ) -> Response:

@@ -1,0 +1,111 @@
+"""Whatever is sent to the API, nothing breaks, and nothing is answered that it did not announce.
+
+Schemathesis makes the requests from the OpenAPI document, fitting it and not, and checks the
+answers. A third of them name things that are there, so that not everything ends as `not-found`.
+"""
+
+import warnings
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.types import Scope
+from api import tokens
+from flows.cloud import cloud
+from tests.api.conftest import Api
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.config import SchemathesisConfig
+
+# Everybody who may ask: what each of them may, and is refused, is in the document alike.
+CALLERS: dict[str, frozenset[Scope]] = {"first": frozenset(Scope), "scopeless": frozenset()}
+FEW, MANY = 4, 300
+CHECKS = {
+    # What fits the document may still name an order, a tier or a directory that there is not.
+    "positive_data_acceptance": {"enabled": False},
+    # `If-Match` is looked at before anything else is.
+    "negative_data_rejection": {
+        "expected-statuses": [400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429]
+    },
+}
+SHOP = """\
+appliance: shop
+virtual_datacenter: demo
+vms: [{name: web, template: tiny}]
+"""
+
+
+def everything(api: Api) -> dict[str, str]:
+    """The parameters of paths, with something that is there."""
+    shop = api.appliance(SHOP)
+    volume = api.volume()
+    (operation,) = api.get("/v1/operations").json()
+    (enterprise,) = api.get("/v1/enterprises").json()
+    (device,) = api.get("/v1/storage-devices").json()
+    return {
+        "appliance_id": shop["id"],
+        "vm_id": shop["vms"][0]["id"],
+        "volume_id": str(volume),
+        "operation_id": operation["id"],
+        "enterprise_id": enterprise["id"],
+        "device_id": device["id"],
+        "pool_id": str(api.world.pool),
+        "host_id": str(api.world.hosts[0]),
+        "template_id": str(api.world.template),
+        "datacenter_id": str(api.world.datacenter),
+        "virtual_datacenter_id": str(api.world.vdc),
+    }
+
+
+def fuzz(api: Api, caller: str, examples: int) -> None:
+    """Ask every operation so often."""
+    token = tokens.mint(cloud.database, caller, scopes=CALLERS[caller])
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", api.client.app, config=SchemathesisConfig.from_dict({"checks": CHECKS})
+    )
+    there = everything(api)
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = set()
+
+    def named(case: Any) -> Any:
+        asked_for = case.path_parameters or {}
+        case.path_parameters = {name: there.get(name, made) for name, made in asked_for.items()}
+        return case
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        fitting, other = (
+            operation.as_strategy(generation_mode=mode, headers=headers)
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        )
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(st.one_of(fitting.map(named), fitting, other))
+        def ask(case: Any) -> None:
+            case.call_and_validate(headers=headers)
+
+        ask()
+        asked.add(operation.label)
+    assert len(asked) > 50
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_nothing_breaks_and_nothing_unannounced_is_answered(api: Api, caller: str) -> None:
+    fuzz(api, caller, FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("caller", CALLERS)
+def test_nothing_breaks_however_often_it_is_tried(api: Api, caller: str) -> None:
+    fuzz(api, caller, MANY)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 _CLIENTS = {
     "cli.py",
     "client.py",
+    "command_line.py",
     "infrastructure_verbs.py",
     "terminal.py",
 }  # what they say, no server does

@@ -337,8 +337,7 @@ class Operations:
                 models.Operation.due_at > utc_now(), models.Operation.runner_host == machine()
             )
             for row in db.scalars(held):
-                runner = _runner(row)
-                if runner and dead(runner):
+                if (runner := _runner(row)) and dead(runner):
                     row.due_at = utc_now()
 
     def want(self, operation: UUID, wish: str) -> Operation:

@@ -85,6 +85,16 @@ def fill(world: World, vms: int = 25_000, enterprises: int = 500) -> Largest:
                 _operation(add, world, tenant, vm, number)
         if n == 0:
             found = Largest(tenant, vdc, appliance, templates[0], world.hosts[0], "", size)
+    tiers = [
+        add(
+            models.Tier,
+            datacenter_id=world.datacenter,
+            name=f"tier-{n}",
+            description="",
+            enabled=True,
+        )
+        for n in range(10)
+    ]
     for n in range(100):
         device = add(
             models.StorageDevice,
@@ -95,12 +105,11 @@ def fill(world: World, vms: int = 25_000, enterprises: int = 500) -> Largest:
             port=3260,
             control=0,
         )
-        tier = f"tier-{n % 10}"
         add(
             models.StoragePool,
             device_id=device,
             name=f"pool-{n:03}",
-            tier=tier,
+            tier_id=tiers[n % 10],
             directory="",
             total_mib=4096,
         )

@@ -116,11 +116,14 @@ def tell(
     Details are for everybody to read who may see the row: no secret, no value of one.
     """
     here, about = origin.get(), kin(db, row) if row is not None else {}
-    owner = about.get("enterprise", {}).get("id") or here.enterprise_id or FIRST_ENTERPRISE
+    own = about.get("enterprise", {}).get("id")
+    owner = UUID(own) if own else FIRST_ENTERPRISE
+    if not own or isinstance(row, models.Enterprise):  # whose events would come and go with it
+        owner = here.enterprise_id or owner
     target = next(iter(about.items()), None)
     values = {
         **here.model_dump(include=set(_ORIGIN)),
-        **_about(about, UUID(str(owner))),
+        **_about(about, owner),
         "object_kind": target[0] if target else "",
         "object_id": UUID(target[1]["id"]) if target else None,
         "object_name": target[1]["name"] if target else "",

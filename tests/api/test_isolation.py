@@ -188,7 +188,7 @@ MATRIX: dict[str, Route] = {
     "DELETE /v1/tiers/{tier_id}": of(P.PHYS_DC_ALLOW_MODIFY_STORAGE),
     "GET /v1/allocation-rules": of(P.PHYS_DC_RETRIEVE_DETAILS),
     "POST /v1/allocation-rules": of(
-        P.PHYS_DC_ALLOW_MODIFY_ALLOCATION, kind="fit", policy="PROGRESSIVE"
+        P.PHYS_DC_ALLOW_MODIFY_ALLOCATION, kind="fit", policy="progressive"
     ),
     "GET /v1/allocation-rules/{rule_id}": of(P.PHYS_DC_RETRIEVE_DETAILS),
     "PATCH /v1/allocation-rules/{rule_id}": of(P.PHYS_DC_ALLOW_MODIFY_ALLOCATION, cpu_percent=50),

@@ -64,6 +64,11 @@ def test_what_is_done_is_said_to_be_a_users(api: Api) -> None:
     assert by(api, log_in(api)).post("/v1/volumes", json=new).json()["requested_by"] == "ada"
 
 
+def said(answer: Any) -> str:
+    """An answer without what tells it from all others."""
+    return str(answer.text).replace(answer.headers["x-request-id"], "")
+
+
 def test_all_rejections_look_alike(api: Api) -> None:
     ada(api)
     gone = ada(api, name="gone").json()["id"]
@@ -76,7 +81,7 @@ def test_all_rejections_look_alike(api: Api) -> None:
     ]
     for answer in wrong:
         refused(answer, 401, "login-refused")
-    assert len({answer.content for answer in wrong}) == 1
+    assert len({said(answer) for answer in wrong}) == 1
     assert log_in(api).status_code == 201
 
 
@@ -113,7 +118,7 @@ def test_after_too_many_wrong_passwords_none_is_right_for_a_while(api: Api) -> N
     answers = [log_in(api, password=f"wrong-{n}") for n in range(5)]
     late = log_in(api)
     refused(late, 401, "login-refused")
-    assert {late.content} == {answer.content for answer in answers}
+    assert {said(late)} == {said(answer) for answer in answers}
     with cloud.database.write() as db:  # the while is over
         (row,) = db.scalars(select(LoginAttempts))
         assert row.locked_until

@@ -106,8 +106,10 @@ class OperationFlow:
         row, context = cloud.operations.read(operation), FlowRunContext.get()
         if row.ended:
             raise OperationFailed(f"operation {operation} has {row.state}: nothing to retry")
-        again = context and context.flow_run and context.flow_run.run_count > 1
-        if again and row.state is OperationState.STUCK:
+        run = context and context.flow_run
+        if run and run.run_count > 1 and row.state is OperationState.STUCK:
+            # This run is its next attempt: no other one is made once it is due again.
+            cloud.operations.sent(operation, max(row.epoch, row.attempt) + 1, run.id)
             with events.acting("somebody in Prefect"):
                 cloud.operations.resume(operation)
 

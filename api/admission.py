@@ -37,19 +37,16 @@ class Admission:
         if scope["type"] != "http" or scope["path"].startswith(_NEVER_REFUSED):
             await self.app(scope, receive, send)
             return
+        inside = f"{scope['path']}/".startswith("/v1/")
         try:
-            if not f"{scope['path']}/".startswith("/v1/"):
-                self._count_address(scope)
-                await self.app(scope, receive, send)
-                return
-            if (scope["method"], scope["path"]) in _OPEN:
-                self._count_address(scope)
-            else:
+            if inside and (scope["method"], scope["path"]) not in _OPEN:
                 scope.setdefault("state", {})["caller"] = acting(await self._caller(scope))
+            else:
+                self._addresses.take(_whose(scope))
         except (AdapterError, Problem) as error:
             await answer(error, scope["path"])(scope, receive, send)
             return
-        await self.app(scope, _limited(receive), send)
+        await self.app(scope, _limited(receive) if inside else receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -59,17 +56,19 @@ class Admission:
         if is_known:
             self._tokens.take(key)
         else:
-            self._count_address(scope)
+            self._addresses.require(_whose(scope))
         if found := await run_in_threadpool(lambda: bearer(cloud.database, shown)):
             if not is_known:
                 self._tokens.take(key)
             return found
         self._tokens.forget(key)
+        self._addresses.count(_whose(scope))
         raise unauthenticated()
 
-    def _count_address(self, scope: Scope) -> None:
-        if client := scope.get("client"):  # a Unix socket's peer has none
-            self._addresses.take(neighbourhood(client[0]))
+
+def _whose(scope: Scope) -> str:
+    client = scope.get("client")
+    return neighbourhood(client[0]) if client else ""  # a Unix socket's peer has no address
 
 
 def _limited(receive: Receive) -> Receive:

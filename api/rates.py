@@ -32,11 +32,20 @@ class Rates:
 
     def take(self, key: str) -> None:
         """Count a request. Raises `Problem` when there were too many."""
+        self.require(key)
+        self.count(key)
+
+    def require(self, key: str) -> None:
+        """Raise `Problem` when there were too many requests."""
         now = self._clock()
-        full_at = max(now, self._full_at.get(key, now))
-        if (wait_s := full_at - now - self._slack_s) > 0:
+        if (wait_s := self._full_at.get(key, now) - now - self._slack_s) > 0:
             raise _too_many(wait_s)
-        self._full_at[key] = full_at + self._each_s
+
+    def count(self, key: str) -> None:
+        """Count a request, also one too many: it was under way when the others were counted."""
+        now = self._clock()
+        full_at = max(now, self._full_at.get(key, now)) + self._each_s
+        self._full_at[key] = min(full_at, now + self._slack_s + self._each_s)
         self._full_at.move_to_end(key)
         if len(self._full_at) > _MOST:
             self._full_at.popitem(last=False)

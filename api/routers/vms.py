@@ -32,7 +32,7 @@ from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.reserve_host import place
 
-R = TypeVar("R", models.VmDisk, models.NicRow, models.VolumeRow)
+B = TypeVar("B", bound=BaseModel)
 
 router = APIRouter(prefix="/vms", tags=["vms"])
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
@@ -301,12 +301,15 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -
 def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
     """VMs with all that they have, however many, by a few queries."""
     ids = [row.id for row in rows]
-    locks = select(models.Lock).where(models.Lock.object_id.in_(ids))
-    locked = {lock.object_id: lock.operation_id for lock in db.scalars(locks)}
-    hosts = select(models.Host).where(models.Host.id.in_({row.host_id for row in rows}))
-    host_names = {host.id: host.name for host in db.scalars(hosts)}
-    disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
-    volumes = _by_vm(db, models.VolumeRow, ids)
+    locks = select(models.Lock.object_id, models.Lock.operation_id)
+    locks = locks.where(models.Lock.object_id.in_(ids))
+    locked = {lock.object_id: lock.operation_id for lock in db.execute(locks)}
+    hosts = select(models.Host.id, models.Host.name)
+    hosts = hosts.where(models.Host.id.in_({row.host_id for row in rows}))
+    host_names = {host.id: host.name for host in db.execute(hosts)}
+    disks = _by_vm(db, models.VmDisk, Disk, ids)
+    nics = _by_vm(db, models.NicRow, Nic, ids)
+    volumes = _by_vm(db, models.VolumeRow, Volume, ids)
     return [
         Vm(
             id=row.id,
@@ -322,9 +325,9 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             affinity=row.affinity,
             anti_affinity=row.anti_affinity,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
-            disks=[Disk.model_validate(each) for each in disks.get(row.id, [])],
-            volumes=[Volume.model_validate(each) for each in volumes.get(row.id, [])],
-            nics=[Nic.model_validate(each) for each in nics.get(row.id, [])],
+            disks=disks.get(row.id, []),
+            volumes=volumes.get(row.id, []),
+            nics=nics.get(row.id, []),
         )
         for row in rows
     ]
@@ -366,8 +369,11 @@ def _in_state(state: VmState) -> ColumnElement[bool]:
     return locked if state is VmState.LOCKED else and_(table.state == state, ~locked)
 
 
-def _by_vm(db: Session, table: type[R], vms: Sequence[UUID]) -> dict[UUID | None, list[R]]:
-    found: dict[UUID | None, list[R]] = {}
-    for row in db.scalars(select(table).where(table.vm_id.in_(vms)).order_by(table.position)):
-        found.setdefault(row.vm_id, []).append(row)
+def _by_vm(db: Session, table: Any, told: type[B], vms: Sequence[UUID]) -> dict[UUID, list[B]]:
+    """What each VM has of these, by columns: entities would cost more than asking for them."""
+    columns = [getattr(table, name) for name in told.model_fields]
+    query = select(table.vm_id.label("of"), *columns).where(table.vm_id.in_(vms))
+    found: dict[UUID, list[B]] = {}
+    for row in db.execute(query.order_by(table.position)):
+        found.setdefault(row.of, []).append(told.model_validate(row))
     return found

@@ -77,6 +77,7 @@ _OBJECT = ("enterprise_id", "virtual_datacenter_id", "appliance_id", "about")
 _TARGET = ("object_kind", "object_id", "object_name")
 _AS_WISHED = {"accepted", "started", "approved", "resumed", "succeeded"}
 _GRAVE = {"failed", "stuck"}
+_OPERATORS = (models.Enterprise, models.AllocationRule)  # about a tenant, but no matter of its own
 
 
 class Origin(Value):
@@ -118,7 +119,7 @@ def tell(
     here, about = origin.get(), kin(db, row) if row is not None else {}
     own = about.get("enterprise", {}).get("id")
     owner = UUID(own) if own else FIRST_ENTERPRISE
-    if not own or isinstance(row, models.Enterprise):  # whose events would come and go with it
+    if not own or isinstance(row, _OPERATORS):
         owner = here.enterprise_id or owner
     target = next(iter(about.items()), None)
     values = {

@@ -14,12 +14,16 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
+from adapters.amounts import Amounts, Level
 from adapters.database import models
+from adapters.database.ledger import ChargeRow
+from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.types import VmState
 from api import tokens
 from deployments.lab.process import free_port, wait_for
 from flows import prefect_env
 from flows.cloud import cloud
+from flows.policies.limits import require_settable
 from tests.api.test_once_at_two_replicas import answers
 from tests.worlds import World, build
 
@@ -37,6 +41,14 @@ class Crowd:
         each = {"cpu": room // HOSTS, "ram_mib": room // HOSTS * VM_MIB * 2}
         with cloud.database.write() as db:
             db.execute(update(models.Host).values(**each))
+
+    def limit(self) -> None:
+        """Hosts have room for all; a limit of the enterprise has not."""
+        with cloud.database.write() as db:
+            db.execute(update(models.Host).values(cpu=640, ram_mib=2**20))
+        whose = (Level.ENTERPRISE, FIRST_ENTERPRISE)
+        hard = Amounts(cpu=self.room)
+        cloud.ledger.set_limits(FIRST_ENTERPRISE, whose, Amounts(), hard, require_settable)
 
     def deploy_all(self) -> list[Any]:
         """Every appliance at once; what became of each."""
@@ -121,3 +133,18 @@ def test_as_many_are_placed_as_there_is_room_for_and_the_rest_learns_why(crowd: 
         )
         assert sorted(count for _, count in on) == [crowd.room // HOSTS] * HOSTS
         assert db.scalar(select(func.count()).where(vm.host_id.is_not(None))) == crowd.room
+
+
+@pytest.mark.engine
+def test_a_limit_lets_as_many_through_and_is_exact(crowd: Crowd) -> None:
+    crowd.limit()
+    told = crowd.deploy_all()
+    placed = [each for each in told if each.get("state") == "succeeded"]
+    refusals = [each.get("error") or each for each in told if each not in placed]
+    assert len(placed) == crowd.room, Counter(str(each) for each in refusals)
+    assert {each["code"] for each in refusals} == {"hard-limit"}
+    with cloud.database.read() as db:
+        assert db.scalar(select(func.sum(ChargeRow.cpu))) == crowd.room
+        state = models.VirtualMachine.state
+        on = select(func.count()).where(state == VmState.ON)
+        assert db.scalar(on) == crowd.room

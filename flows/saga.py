@@ -412,14 +412,17 @@ class Saga:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be what runs here, and keep the lease, while inside."""
-        performer.set(self)
-        running.saga.set(self)
-        with self.runner.holding():
-            self._writer = cloud.journal.writer(self.lease)
-            try:
-                yield
-            finally:
-                self._writer.close()
+        performs, runs = performer.set(self), running.saga.set(self)
+        try:
+            with self.runner.holding():
+                self._writer = cloud.journal.writer(self.lease)
+                try:
+                    yield
+                finally:
+                    self._writer.close()
+        finally:
+            performer.reset(performs)
+            running.saga.reset(runs)
 
 
 def _is_recent(operation: Operation) -> bool:

@@ -1,7 +1,7 @@
 """Hosts: machines that run VMs, and the datastores where they keep disks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
@@ -46,7 +46,7 @@ class NewHost(BaseModel):
     name: Name = Field(examples=["host-1"])
     family: Family
     address: Address = Field(min_length=1, examples=["qemu:///system"])
-    datastores: list[Text | NewDatastore] = Field(
+    datastores: list[Annotated[Text, Field(min_length=1)] | NewDatastore] = Field(
         min_length=1, max_length=32, examples=[["/var/lib/cloudloom/disks"]]
     )
     reserved_for: Reference | None = Field(None, description="The one enterprise that may use it.")

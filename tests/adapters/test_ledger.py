@@ -3,13 +3,11 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from alembic import command
-from alembic.config import Config
-from sqlalchemy import column, event, insert, inspect, select, table
+from sqlalchemy import String, column, event, insert, inspect, select, table
 
 from adapters.amounts import Amounts, Charge, Force, Level
 from adapters.database import models, schema
@@ -291,13 +289,9 @@ def test_use_is_summed_by_an_index_alone(ledger, database, place):
 def test_an_older_database_is_charged_for_what_it_has(url, tmp_path):
     """But not for what unfinished operations have made: their journals refund nothing."""
     database = Database(url)
-    with database.engine.connect() as connection:
-        config = Config()
-        migrations = Path(schema.__file__).parent / "migrations"
-        config.set_main_option("script_location", str(migrations))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0004")
-        command.downgrade(config, "-1")
+    with schema._alone(database, tmp_path) as connection:
+        config = schema._config(connection)
+        command.upgrade(config, "0001")
         connection.commit()
         expected = fill(database)
         command.upgrade(config, "0004")
@@ -327,7 +321,8 @@ def fill(database) -> dict[UUID, Charge]:
 
     def add(model, **fields):
         """Not by the models: they know columns that this version has not."""
-        columns = [column(name, model.__table__.c[name].type) for name in fields]
+        types = {each.name: each.type for each in model.__table__.c}
+        columns = [column(name, types.get(name, String())) for name in fields]
         rows.append((table(model.__tablename__, *columns), fields))
 
     add(core.Enterprise, id=FIRST_ENTERPRISE, name="default", approval=False)

@@ -57,8 +57,8 @@ def user(database, role=Stock.USER, password="correct horse"):
 
 
 def test_a_database_with_data_comes_up_and_goes_back(database, tmp_path):
-    ids = [uuid4() for _ in range(7)]
-    datacenter, device, pool, vdc, volume, here, gone = ids
+    ids = [uuid4() for _ in range(8)]
+    datacenter, device, tier, pool, vdc, volume, here, gone = ids
     with database.write() as db:
         rows = [
             models.Datacenter(id=datacenter, name="m", repository="/r", repository_marker=uuid4()),
@@ -71,8 +71,9 @@ def test_a_database_with_data_comes_up_and_goes_back(database, tmp_path):
                 port=1,
                 control=0,
             ),
+            models.Tier(id=tier, datacenter_id=datacenter, name="t"),
             models.StoragePool(
-                id=pool, device_id=device, name="p", tier="t", directory="", total_mib=1
+                id=pool, device_id=device, name="p", tier_id=tier, directory="", total_mib=1
             ),
             models.VirtualDatacenter(
                 id=vdc,

@@ -74,22 +74,34 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     digest = repository.digest(scratch)
     try:
         identity = repository.publish(scratch, conversion.path)
+        cloud.library.finish(conversion, digest, identity)
     except Conflict:  # another operation was first; its bytes may differ, its content does not
-        identity = repository.identity(conversion.path)
-        digest = repository.digest(repository.path(conversion.path))
-        if cloud.library.expected_digest(conversion) not in {"", digest}:
+        if not _keep_published(conversion):
             text = (
                 f"{conversion.path} is damaged, and disks are overlays of it: undeploy their VMs"
             )
             raise Refused(text, code="conversion-damaged") from None
-    cloud.library.finish(conversion, digest, identity)
 
 
 @convert_disk.undo
 def _(conversion: Conversion, operation_id: UUID) -> None:
-    cloud.library.give_up(conversion)
+    """What has its name is whole, and may be another operation's by now: it is kept."""
+    if not _keep_published(conversion):
+        cloud.library.give_up(conversion)
 
 
 @convert_disk.look
 def _(conversion: Conversion, operation_id: UUID) -> bool:
     return cloud.library.converted(conversion) is not None
+
+
+def _keep_published(conversion: Conversion) -> bool:
+    """Write down what is in place, unless that is nothing, or not what it once was."""
+    repository = cloud.repository(conversion.datacenter_id)
+    if not repository.has(conversion.path):
+        return False
+    digest = repository.digest(repository.path(conversion.path))
+    if cloud.library.expected_digest(conversion) not in {"", digest}:
+        return False
+    cloud.library.finish(conversion, digest, repository.identity(conversion.path))
+    return True

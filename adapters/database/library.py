@@ -187,11 +187,11 @@ class Library:
                 row.state = ConversionState.ENQUEUED
 
     def finish(self, conversion: Conversion, digest: str, identity: Identity) -> None:
-        """The converted image is in place."""
+        """The converted image is in place; one that nobody has enqueued stays unknown."""
         with self._database.write() as db:
-            row = db.get_one(models.Conversion, conversion.id)
-            row.state, row.digest = ConversionState.FINISHED, digest
-            row.identity = identity.model_dump()
+            if row := db.get(models.Conversion, conversion.id):
+                row.state, row.digest = ConversionState.FINISHED, digest
+                row.identity = identity.model_dump()
 
     def give_up(self, conversion: Conversion) -> None:
         """It FAILED, unless it is FINISHED; absent is success."""

@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import select
 
 from adapters.database import models
+from adapters.database.library import Conversion
 from adapters.database.operations import Operation, Operations
 from adapters.database.records import VolumeRecord
 from adapters.database.session import Joined
 from adapters.errors import Conflict, Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.types import ConversionState, OperationState
+from adapters.types import ConversionState, Format, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
@@ -261,6 +262,27 @@ def test_a_conversion_that_failed_says_so(breaker):
     assert broken.run().state is OperationState.FAILED
     with cloud.database.read() as db:
         assert db.scalars(select(models.Conversion.state)).all() == [ConversionState.FAILED]
+
+
+def test_a_conversion_in_place_when_its_runner_died_is_known_when_that_is_unwound(
+    breaker, monkeypatch
+):
+    """It was published; before that was written down, its runner was killed."""
+    broken = breaker("convert_image")
+    (source,) = cloud.library.images(broken.operation.target_id)
+    wanted = Conversion(
+        datacenter_id=broken.operation.datacenter_id, source=source, format=Format.QCOW2
+    )
+    monkeypatch.setattr(cloud.library, "finish", lambda *_: broken.kill())
+    broken.run_until_killed()
+    monkeypatch.undo()
+    assert not cloud.library.converted(wanted)
+    cloud.operations.want(broken.operation.id, "unwind")
+    assert FLOWS["convert_image"](broken.operation.id).state is OperationState.CANCELLED
+    kept, repository = cloud.library.converted(wanted), cloud.repository(wanted.datacenter_id)
+    assert repository.has(wanted.path)
+    assert kept
+    assert kept.digest == repository.digest(repository.path(wanted.path))
 
 
 def test_a_call_that_lands_after_its_undo_is_found_at_the_second_look(breaker):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 
 import pytest
 
@@ -54,8 +55,9 @@ def test_commits_then_fails(name, place, world, monkeypatch):
 
 @pytest.mark.parametrize("then", ["resumed", "unwound"])
 @pytest.mark.parametrize(("name", "place"), CASES)
-def test_killed(name, place, then, world, monkeypatch):
+def test_killed(name, place, then, world, monkeypatch, tmp_path):
     """A runner of its own dies by SIGKILL right after the effect."""
+    words = tmp_path / "last-words"
     scenario = SCENARIOS[name]
     operation = scenario.accept(world)
     before = world.photograph(scenario)
@@ -68,11 +70,14 @@ def test_killed(name, place, then, world, monkeypatch):
             place, lambda do, arguments: (do(**arguments), os.kill(os.getpid(), signal.SIGKILL))
         )
         try:
-            broken.run()
+            ended = broken.run()
+            words.write_text(f"{ended.state}: {ended.error}")
+        except BaseException as error:  # noqa: BLE001 - it is the parent that fails for it
+            words.write_text("".join(traceback.format_exception(error)))
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status), words.read_text()
     cloud.become(settings)
     cloud.operations.bury(lambda runner: runner.alive_here() is None)
     if then == "unwound":

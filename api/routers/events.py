@@ -1,7 +1,7 @@
-"""Events: what was changed, by whom, from where, and on what; read, exported, followed."""
+"""Events: what was changed, by whom, from where, and on what; read, and followed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, or_, select
 
 from adapters.database.events import EventRow, Severity, Tide
 from adapters.privileges import Privilege
@@ -133,17 +133,6 @@ def list_events(wanted: Wants, page: Pages) -> list[Event]:
 
 
 @router.get(
-    "/export",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"application/x-ndjson": {}}}},
-    dependencies=[needs(Privilege.EVENTLOG_VIEW_ENTERPRISE)],
-)
-def export_events(wanted: Wants) -> StreamingResponse:
-    """Export all events until now, the oldest first: a JSON object a line."""
-    return StreamingResponse(_exported(wanted), media_type="application/x-ndjson")
-
-
-@router.get(
     "/stream",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
@@ -164,23 +153,6 @@ async def stream_events(
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store"},
     )
-
-
-def _exported(wanted: Wanted) -> Iterator[str]:
-    """Batch by batch, each in a transaction of its own: a slow reader holds up nothing."""
-    row = EventRow
-    with cloud.database.read() as db:
-        end = db.scalar(select(func.max(row.id))) or 0
-    query = wanted.query().where(row.id <= end).order_by(row.at, row.id).limit(_BATCH)
-    after = query
-    while True:
-        with cloud.database.read() as db:
-            batch = [_event(each) for each in db.scalars(after)]
-        yield "".join(f"{each.model_dump_json()}\n" for each in batch)
-        if len(batch) < _BATCH:
-            return
-        at, last = batch[-1].at, batch[-1].id
-        after = query.where(or_(row.at > at, and_(row.at == at, row.id > last)))
 
 
 async def _streamed(

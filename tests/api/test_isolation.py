@@ -199,7 +199,6 @@ MATRIX: dict[str, Route] = {
     "PUT /v1/limits/{level}/{holder_id}": of(P.VDC_MANAGE, hard={"cpu": 100}),
     "DELETE /v1/limits/{level}/{holder_id}": of(P.VDC_MANAGE),
     "GET /v1/events": own(P.EVENTLOG_VIEW_ENTERPRISE),
-    "GET /v1/events/export": own(P.EVENTLOG_VIEW_ENTERPRISE),
     "GET /v1/events/stream": own(P.EVENTLOG_VIEW_ENTERPRISE),
     "GET /v1/hosts": of(P.PHYS_DC_RETRIEVE_DETAILS),
     "POST /v1/hosts": of(P.PHYS_DC_ALLOW_MODIFY_SERVERS, datacenter="main", **HOST),

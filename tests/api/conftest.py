@@ -1,5 +1,6 @@
 """A client of the API over a small memory cloud, and a hand to carry operations out."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,11 +8,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import inspect, text
 
 from adapters.database.operations import Operation
+from adapters.database.schema import METADATA
+from adapters.database.session import Database
 from api import tokens
 from api.app import create_app
 from api.dependencies import sender
+from deployments.lab.mariadb import MariaDb
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.worlds import World, build
@@ -83,10 +88,22 @@ def refused(response: Any, status: int, code: str) -> Any:
     return problem
 
 
+@pytest.fixture(scope="session")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite's; or of a database of MariaDB, where `CLOUDLOOM_TESTS_DATABASE` says so."""
+    if os.environ.get("CLOUDLOOM_TESTS_DATABASE") != "mariadb":
+        return ""
+    server: MariaDb = request.getfixturevalue("mariadb")
+    return server.fresh()
+
+
 @pytest.fixture
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.getbasetemp()
-    world = build(folder / "api", folder / "migrated.sqlite")  # one home: its engine stays warm
+    if database_url:
+        _empty(database_url)
+    # One home: its engine stays warm.
+    world = build(folder / "api", folder / "migrated.sqlite", database_url=database_url)
     app = create_app()
     token = tokens.first_token(cloud.database)
     assert token
@@ -108,3 +125,14 @@ def stranger(api: Api) -> Api:
     api.world.add(models.Enterprise(id=enterprise, name="others"))
     token = tokens.mint(cloud.database, "stranger", enterprise)
     return Api(api.client, api.world, token, api.sent)
+
+
+def _empty(database_url: str) -> None:
+    """Remove every row of a database, if its tables are there."""
+    with Database(database_url).engine.begin() as connection:
+        there = set(inspect(connection).get_table_names())
+        connection.execute(text("SET FOREIGN_KEY_CHECKS=0"))
+        for table in METADATA.sorted_tables:
+            if table.name in there:
+                connection.execute(table.delete())
+        connection.execute(text("SET FOREIGN_KEY_CHECKS=1"))

@@ -36,6 +36,7 @@ from api.routers import (
     users,
     virtual_datacenters,
     vm_changes,
+    vm_settings,
     vms,
     volumes,
 )
@@ -84,6 +85,7 @@ def create_app() -> FastAPI:
         appliances,
         vms,
         vm_changes,
+        vm_settings,
         limits,
         operations,
         events,

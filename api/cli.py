@@ -14,12 +14,8 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from api import cli_people, infrastructure_verbs, limit_verbs
-from api.command_line import (
-    Verbs,
-    complaints,
-    console,
-)
+from api import cli_people, composition_verbs, infrastructure_verbs, limit_verbs
+from api.command_line import Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
 from api.command_line import keep_token as _keep_token
@@ -441,6 +437,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 
 
 infrastructure_verbs.add_to(app, _client, _show)
+composition_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 for verb in (cli_people.login, cli_people.logout, cli_people.whoami):

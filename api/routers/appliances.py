@@ -26,6 +26,7 @@ from api.infrastructure import assign
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
+from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
 from api.starting import Starting
@@ -165,6 +166,7 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
         match.require_same(_appliance(db, row))
         vms = _free_vms(db, row, starter)
         _require_undeployed(row, vms)
+        require_unprotected(db, "delete", vms)
         tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
         db.delete(row)
@@ -231,6 +233,7 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
         if not deployed:
             raise Conflict(f"appliance {row.name} is not deployed", code="wrong-state")
         starter.require(db, "undeploy", *deployed)
+        require_unprotected(db, "undeploy", deployed)
         locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
         return starter.request(
             "undeploy_appliance",

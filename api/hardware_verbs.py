@@ -1,16 +1,12 @@
-"""`cloudloom resize`, ...: changes of what VMs are made of."""
+"""`cloudloom power`, `reset`, `resize`, ...: what is done to VMs, and to what they are made of."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from api.client import Client
+from api.command_line import client, find
 
-Connect = Callable[[], AbstractContextManager["Client"]]
-Find = Callable[["Client", str, str], str]
 Finish = Callable[..., None]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 Force = Annotated[
@@ -18,8 +14,27 @@ Force = Annotated[
 ]
 
 
-def add_to(app: typer.Typer, connect: Connect, find: Find, finish: Finish) -> None:
-    """Give the command line these verbs."""
+def add_to(app: typer.Typer, finish: Finish) -> None:
+    """Give the command line these verbs; `finish` waits for an operation's end."""
+
+    @app.command()
+    def power(
+        vm: str,
+        wanted: Annotated[str, typer.Argument(metavar="on|off|paused")],
+        *,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Switch a VM on or off, pause it, or let it go on."""
+        with client() as api:
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/power", {"power": wanted})
+            finish(api, started, wait=not no_wait)
+
+    @app.command()
+    def reset(vm: str, *, no_wait: NoWait = False) -> None:
+        """Start a VM anew at once: what its guest has not saved is lost."""
+        with client() as api:
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/reset")
+            finish(api, started, wait=not no_wait)
 
     @app.command()
     def resize(
@@ -33,7 +48,7 @@ def add_to(app: typer.Typer, connect: Connect, find: Find, finish: Finish) -> No
         """Give a VM that is off more or less CPUs and memory."""
         wanted = {"cpu": cpu, "ram_mib": ram_mib}
         size = {name: each for name, each in wanted.items() if each is not None}
-        with connect() as client:
+        with client() as api:
             body = {**size, "force": bool(force), "force_reason": force or None}
-            started = client.start(f"/v1/vms/{find(client, 'vms', vm)}/resize", body)
-            finish(client, started, wait=not no_wait)
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/resize", body)
+            finish(api, started, wait=not no_wait)

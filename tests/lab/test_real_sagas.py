@@ -20,9 +20,6 @@ pytestmark = pytest.mark.lab
 REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
 # Of flows whose other steps are alike, the one that changes a host or a pool.
 AT_HOSTS = {("resize_vm", "define-anew"), ("resize_volume", "grow-volume")}
-    ("resize_vm", "define-anew"),
-    ("resize_volume", "grow-volume"),
-}  # of flows whose other steps are alike
 CASES = [
     each
     for each in every_step()

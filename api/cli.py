@@ -14,7 +14,7 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from api import cli_people, infrastructure_verbs, limit_verbs, vm_verbs
+from api import cli_people, infrastructure_verbs, label_verbs, limit_verbs, vm_verbs
 from api.command_line import Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
@@ -35,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(limit_verbs.verbs, name="limits")
+app.add_typer(label_verbs.verbs, name="labels")
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
 Force = Annotated[
     str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
@@ -381,20 +382,6 @@ def token(
         console.print(made["token"], soft_wrap=True)
 
 
-@app.command()
-def vms() -> None:
-    """List the VMs."""
-    with _client() as client:
-        _show(client.all("/v1/vms"), "id", "name", "state", "cpu", "ram_mib", "protected")
-
-
-@app.command()
-def volumes() -> None:
-    """List the volumes."""
-    with _client() as client:
-        _show(client.all("/v1/volumes"), "id", "name", "size_mib", "state", "vm_id")
-
-
 # --- how they do it ----------------------------------------------------------------------------
 
 
@@ -440,7 +427,7 @@ infrastructure_verbs.add_to(app, _client, _show)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)
-for verb in (*people, vm_verbs.protect, vm_verbs.unprotect):
+for verb in (*people, *vm_verbs.VERBS):
     app.command()(verb)
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from adapters.database import models
 from adapters.database.events import singular, tell
 from adapters.database.labels import Labelled, label
 from adapters.database.people import Role, User
-from adapters.errors import Conflict, NotFound
+from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from api import finding, labelling, tokens
 from api.dependencies import Caller
@@ -105,7 +105,7 @@ def _add_routes(collection: str, kind: Kind) -> None:
         """Let a thing have these labels, and no others."""
 
         def act(db: Session) -> Labels:
-            row = _held(db, kind.find(db, caller, thing))
+            row = finding.held(db, kind.find(db, caller, thing))
             match.require_same(_labels(row))
             _require_changeable(db, caller, row)
             label(db, row, labels.root)
@@ -117,15 +117,6 @@ def _add_routes(collection: str, kind: Kind) -> None:
 
     router.get(path, dependencies=[needs(kind.read)])(read_labels)
     router.put(path, dependencies=[needs(kind.change)])(set_labels)
-
-
-def _held(db: Session, row: Any) -> Any:
-    """The row, which nobody removes or labels meanwhile. Raises `NotFound`."""
-    table, key = type(row), row.id
-    held = db.get(table, key, with_for_update=True, populate_existing=True)
-    if held is None:
-        raise NotFound(f"there is no {singular(table.__tablename__).replace('_', '-')} {key}")
-    return held
 
 
 def _require_changeable(db: Session, caller: tokens.Caller, row: Any) -> None:

@@ -324,6 +324,9 @@ class Base(Value):
         return self.path.rsplit("/", 1)[-1].startswith(f"base-{self.digest}")
 
 
+MOST_DISKS = 21  # of a VM, volumes among them: what PCI slots there are beside those of 8 NICs
+
+
 class Disk(Value):
     """A disk of a VM on a datastore of its host, `disk-<id>`; empty, or an overlay of `base`."""
 

@@ -35,6 +35,7 @@ from api.routers import (
     tiers,
     users,
     virtual_datacenters,
+    vm_settings,
     vms,
     volumes,
 )
@@ -82,6 +83,7 @@ def create_app() -> FastAPI:
         volumes,
         appliances,
         vms,
+        vm_settings,
         limits,
         operations,
         events,

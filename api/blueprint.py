@@ -47,6 +47,9 @@ class WantedVm(BaseModel):
     anti_affinity: Name | None = Field(
         None, description="VMs of the appliance with one such word are placed on different hosts."
     )
+    protected: bool = Field(
+        default=False, description="What destroys it is refused, until it is protected no more."
+    )
 
 
 class Blueprint(BaseModel):

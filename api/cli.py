@@ -14,12 +14,8 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from api import cli_people, infrastructure_verbs, limit_verbs
-from api.command_line import (
-    Verbs,
-    complaints,
-    console,
-)
+from api import cli_people, infrastructure_verbs, limit_verbs, vm_verbs
+from api.command_line import Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
 from api.command_line import keep_token as _keep_token
@@ -389,7 +385,7 @@ def token(
 def vms() -> None:
     """List the VMs."""
     with _client() as client:
-        _show(client.all("/v1/vms"), "id", "name", "state", "cpu", "ram_mib")
+        _show(client.all("/v1/vms"), "id", "name", "state", "cpu", "ram_mib", "protected")
 
 
 @app.command()
@@ -443,7 +439,8 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 infrastructure_verbs.add_to(app, _client, _show)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
-for verb in (cli_people.login, cli_people.logout, cli_people.whoami):
+people = (cli_people.login, cli_people.logout, cli_people.whoami)
+for verb in (*people, vm_verbs.protect, vm_verbs.unprotect):
     app.command()(verb)
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ MEANINGS = {
     "precondition-failed": "`If-Match` names another state than the present one: read it again.",
     "privilege-missing": "The caller lacks a privilege; `privilege` names it.",
     "program-failed": "An external program ended with an error.",
+    "protected": "A VM is protected against what destroys it; `vms` names them.",
     "rate-limited": "Too many requests: `Retry-After` says when to ask again.",
     "refused": "It will not work however often it is tried.",
     "role-blocked": "A stock role stays as it is.",

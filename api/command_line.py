@@ -109,7 +109,7 @@ def complain(refusal: "Refusal") -> None:
     """Say what the API refused, and why."""
     told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
     complaints.print(told, soft_wrap=True)
-    for name in ("hosts", "pools", "users", "used", "rack", "errors", "operation"):
+    for name in ("hosts", "pools", "vms", "users", "used", "rack", "errors", "operation"):
         if more := refusal.problem.get(name):
             complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
 

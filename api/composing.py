@@ -85,6 +85,7 @@ class Composer:
                 tier_id=self._tier(db, vm),
                 affinity=vm.wanted.affinity,
                 anti_affinity=vm.wanted.anti_affinity,
+                protected=vm.wanted.protected,
             )
         )
         db.flush()

@@ -167,7 +167,8 @@ class VirtualMachine(Base):
     """A VM; `state` is the one it had before an operation locked it.
 
     VMs of an appliance with one `affinity` would be on one host, with one `anti_affinity` on
-    different ones; `tier_id` is the datastore's that their disks are to be on.
+    different ones; `tier_id` is the datastore's that their disks are to be on. What destroys is
+    refused of a `protected` one.
     """
 
     __tablename__ = "vms"
@@ -186,6 +187,7 @@ class VirtualMachine(Base):
     tier_id: Mapped[UUID | None] = mapped_column(ForeignKey("tiers.id"))
     affinity: Mapped[str | None]
     anti_affinity: Mapped[str | None]
+    protected: Mapped[bool] = mapped_column(default=False)
 
 
 class VmDisk(Base):

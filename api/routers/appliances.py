@@ -23,6 +23,7 @@ from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
+from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
 from api.starting import Starting
@@ -154,6 +155,7 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
         starter.require_free(db, "vm", *(vm.id for vm in vms))
         if any(vm.state is not VmState.NOT_ALLOCATED for vm in vms):
             raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        require_unprotected(db, "delete", vms)
         tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
         db.delete(row)
@@ -218,6 +220,7 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
         if not deployed:
             raise Conflict(f"appliance {row.name} is not deployed", code="wrong-state")
         starter.require(db, "undeploy", *deployed)
+        require_unprotected(db, "undeploy", deployed)
         locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
         return starter.request(
             "undeploy_appliance",

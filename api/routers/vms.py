@@ -23,6 +23,7 @@ from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
 from api.forcing import Forcing
 from api.permissions import needs
+from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
@@ -82,6 +83,7 @@ class Vm(BaseModel):
     tier_id: UUID | None
     affinity: str | None
     anti_affinity: str | None
+    protected: bool
     host: HostOfVm | None
     disks: list[Disk]
     volumes: list[Volume]
@@ -191,6 +193,7 @@ def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "undeploy", vm)
+        require_unprotected(db, "undeploy", [vm])
         datacenter = datacenter_of(db, vm.appliance_id)
         return starter.request("undeploy_vm", vm.id, vm.name, datacenter, volume_locks(db, [vm]))
 
@@ -238,6 +241,7 @@ def reset(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "reset", vm)
+        require_unprotected(db, "reset", [vm])
         return starter.request("reset_vm", vm.id, vm.name, datacenter_of(db, vm.appliance_id))
 
     return starter.start(plan, lambda: require_ability(vm_id, Capability.RESET))
@@ -324,6 +328,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             tier_id=row.tier_id,
             affinity=row.affinity,
             anti_affinity=row.anti_affinity,
+            protected=row.protected,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),
             volumes=volumes.get(row.id, []),

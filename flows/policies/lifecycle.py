@@ -14,7 +14,8 @@
 A volume comes and goes while the VM is on where its host can do that; a paused guest could not
 release it.
 
-A VM under an operation is LOCKED, and allows nothing.
+A VM under an operation is LOCKED, and allows nothing. A protected one allows nothing that destroys
+(`DESTROYS`): what its disks hold, or what its guest has not saved.
 
 | operation's state | becomes |
 |---|---|
@@ -32,6 +33,7 @@ from collections.abc import Iterable
 from adapters.errors import Conflict
 from adapters.types import ApplianceState, Power, VmState
 
+_TOLD = 3  # as many names as a sentence takes
 _STILL = frozenset({VmState.CONFIGURED, VmState.OFF})
 _ALLOWED = {
     "deploy": frozenset({VmState.NOT_ALLOCATED}),
@@ -44,6 +46,7 @@ _ALLOWED = {
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }
+DESTROYS = frozenset({"undeploy", "delete", "reset"})
 _OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
 
 
@@ -51,6 +54,16 @@ def require(what: str, name: str, state: VmState) -> None:
     """Refuse what the state does not allow, as a `Conflict` with code `wrong-state`."""
     if state not in _ALLOWED[what]:
         raise Conflict(f"cannot {what} VM {name}: it is {state}", code="wrong-state")
+
+
+def require_unprotected(deed: str, protected: Iterable[str]) -> None:
+    """Refuse what destroys any of these VMs, as a `Conflict` that names them."""
+    names = sorted(protected)
+    if deed in DESTROYS and names:
+        told = ", ".join(names[:_TOLD]) + (", ..." if names[_TOLD:] else "")
+        refusal = Conflict(f"cannot {deed} what is protected: {told}", code="protected")
+        refusal.details = {"vms": names}
+        raise refusal
 
 
 def state_of(power: Power) -> VmState:

@@ -343,6 +343,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
             f"/v1/appliances/{api.get(deployed(api)).json()['appliance_id']}/undeploy"
         ),
     ),
+    "PATCH /v1/vms/{vm_id}": (
+        "vm.changed",
+        lambda api: api.call("PATCH", f"/v1/vms/{a_vm(api)['vm']}", json={"protected": True}),
+    ),
     "POST /v1/vms/{vm_id}/deploy": (
         "operation.accepted",
         lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/deploy"),

@@ -250,6 +250,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/appliances/{appliance_id}/undeploy": of(P.VAPP_DEPLOY_UNDEPLOY),
     "GET /v1/vms": own(P.VDC_ENUMERATE),
     "GET /v1/vms/{vm_id}": of(P.VDC_ENUMERATE),
+    "PATCH /v1/vms/{vm_id}": of(P.VAPP_CUSTOMISE_SETTINGS, protected=True),
     "POST /v1/vms/{vm_id}/deploy": of(P.VAPP_DEPLOY_UNDEPLOY),
     "POST /v1/vms/{vm_id}/undeploy": of(P.VAPP_DEPLOY_UNDEPLOY),
     "POST /v1/vms/{vm_id}/power": of(P.VAPP_PERFORM_ACTIONS, power="off"),

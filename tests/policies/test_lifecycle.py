@@ -79,3 +79,15 @@ def test_neither_order_nor_number_matter(states, random):
 
 def test_an_appliance_without_vms_is_not_deployed():
     assert appliance_state([]) is ApplianceState.NOT_DEPLOYED
+
+
+def test_what_destroys_is_refused_of_what_is_protected():
+    assert {"undeploy", "reset"} <= lifecycle.DESTROYS
+    for deed in lifecycle.DESTROYS:
+        lifecycle.require_unprotected(deed, [])
+        with pytest.raises(Conflict) as refused:
+            lifecycle.require_unprotected(deed, ["d", "c", "b", "a"])
+        assert str(refused.value) == f"cannot {deed} what is protected: a, b, c, ..."
+        assert refused.value.details == {"vms": ["a", "b", "c", "d"]}
+    for deed in set(table()) - lifecycle.DESTROYS:
+        lifecycle.require_unprotected(deed, ["a"])

@@ -78,10 +78,6 @@ class Planned(Value):
     """A plan as it is kept; its id becomes its operation's."""
 
     id: UUID
-    kind: str
-    target_id: UUID
     asked: str  # the digest of what was asked for
     chosen: dict[str, Any]  # what was decided for it before any step
     outlook: Outlook
-    expired: bool
-    used: bool

@@ -356,3 +356,10 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert re.search(r"cpu_percent +200", run("rules", "set", rule[1], "cpu_percent=200").output)
     assert run("rules", "delete", rule[1]).exit_code == 0
     assert run("rules", "add", "kind").exit_code == 2
+    more = run("datastores", "add", "host-0", "directory=/more")
+    assert more.exit_code == 0, more.output
+    assert "False" in run("datastores", "set", "host-0", "/more", "enabled=false").output
+    assert "/more" in run("datastores", "list", "host-0").output
+    assert run("datastores", "delete", "host-0", "/more").exit_code == 0
+    assert "/more" not in run("datastores", "list", "host-0").output
+    assert "(not-found)" in run("datastores", "delete", "host-0", "/more").output

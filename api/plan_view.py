@@ -50,8 +50,8 @@ class PlannedStep(BaseModel):
     lane: str
 
 
-class Named(BaseModel):
-    """What something is called."""
+class PlannedObject(BaseModel):
+    """A VM, host or datastore of a plan, and what it is called."""
 
     id: UUID
     name: str
@@ -60,9 +60,9 @@ class Named(BaseModel):
 class Placement(BaseModel):
     """Where a VM would go, and why there; of some other hosts, why not."""
 
-    vm: Named
-    host: Named
-    datastore: Named
+    vm: PlannedObject
+    host: PlannedObject
+    datastore: PlannedObject
     because: str
     others: dict[str, str]
 
@@ -126,9 +126,9 @@ def plan_of(
         steps=[PlannedStep.model_validate(each) for each in outlook.steps],
         placement=[
             Placement(
-                vm=Named(id=vm, name=each.name),
-                host=Named(id=each.host, name=each.host_name),
-                datastore=Named(id=each.datastore, name=each.directory),
+                vm=PlannedObject(id=vm, name=each.name),
+                host=PlannedObject(id=each.host, name=each.host_name),
+                datastore=PlannedObject(id=each.datastore, name=each.directory),
                 because=each.because,
                 others=each.others,
             )

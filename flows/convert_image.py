@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.database.library import Conversion, Image
 from adapters.database.operations import Operation
 from adapters.errors import Conflict, Refused
-from adapters.types import Family, Format, Identity, Role
+from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
@@ -87,14 +87,9 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
 
 @convert_disk.plan
 def _(conversion: Conversion, operation_id: UUID) -> None:
-    """As large as its source, by a name that says nothing of its bytes."""
     if cloud.library.converted(conversion) is None:
-        size_bytes = conversion.source.identity.size_bytes
-        planning().copy(conversion.path, size_bytes)
-        identity = Identity(size_bytes=size_bytes, modified_ns=0, inode=0)
-        made = {"id": conversion.id, "format": conversion.format, "digest": conversion.id.hex}
-        made |= {"subformat": "", "path": conversion.path, "identity": identity}
-        planning().foresee(conversion.id, conversion.source.model_copy(update=made))
+        planning().copy(conversion.path, conversion.source.identity.size_bytes)
+        planning().foresee(conversion.id, conversion.planned())
 
 
 @convert_disk.undo

@@ -208,10 +208,10 @@ def deploy(
 @router.post(
     "/{appliance_id}/undeploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
-def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
+def undeploy(appliance_id: UUID, caller: Caller, starter: PlannedStarting) -> Response:
     """Take all VMs off their hosts: their disks go, their volumes stay."""
 
     def plan(db: Session) -> accepted.Request:

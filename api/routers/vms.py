@@ -188,10 +188,10 @@ def deploy(
 @router.post(
     "/{vm_id}/undeploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
-def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+def undeploy(vm_id: UUID, caller: Caller, starter: PlannedStarting) -> Response:
     """Take a VM off its host: its disks go, its volumes stay."""
 
     def plan(db: Session) -> accepted.Request:

@@ -51,7 +51,9 @@ def _charged(shown: Outlook, now: Outlook) -> Iterator[str]:
         kind, id_ = key
         before, after = was.get(key), will.get(key)
         if before is None or after is None:
-            yield f"{kind} {id_} would {'not ' if after is None else ''}be charged"
+            amounts = before or after or Amounts()
+            done = "charged" if any(n for _, n in amounts.items()) else "refunded"
+            yield f"{kind} {id_} would {'not ' if after is None else ''}be {done}"
         elif before != after:
             yield f"{kind} {id_} would be charged {_differing(before, after)}"
 

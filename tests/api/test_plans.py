@@ -220,6 +220,22 @@ def test_what_changes_between_two_looks_is_seen(
     refused(carry_out(api, deploy_of(shop), plan), 409, "changed-meanwhile")
 
 
+def test_undeploying_is_planned_with_what_is_free_afterwards(api: Api, shop: Any) -> None:
+    api.done(api.post(deploy_of(shop)))
+    one = f"/v1/vms/{shop['vms'][1]['id']}/undeploy"
+    whole = f"/v1/appliances/{shop['id']}/undeploy"
+    plan, of_all = planned(api, one), planned(api, whole)
+    cpu = {each["level"]: (each["used"]["cpu"], each["after"]["cpu"]) for each in plan["limits"]}
+    assert set(cpu.values()) == {(2, 1)}
+    assert {each["after"]["cpu"] for each in of_all["limits"]} == {0}
+    assert (of_all["placement"], of_all["bytes_to_copy"]) == ([], 0)
+    lanes = list(dict.fromkeys(step["lane"] for step in of_all["steps"]))
+    assert lanes == ["", "web", "db"]
+    api.done(carry_out(api, one, plan))
+    told = outdated(carry_out(api, whole, of_all))
+    assert f"vm {shop['vms'][1]['id']} would not be refunded" in told
+
+
 def test_a_plan_may_wait_for_approval(api: Api, shop: Any) -> None:
     api.call("PATCH", f"/v1/appliances/{shop['id']}", json={"approval": True})
     plan = planned(api, deploy_of(shop))

@@ -92,10 +92,11 @@ class VolumeState(StrEnum):
 
 
 class TemplateState(StrEnum):
-    """DOWNLOADING until the image has been inspected and published."""
+    """DOWNLOADING until the image has been inspected and published; DELETING to the end."""
 
     DOWNLOADING = "DOWNLOADING"
     AVAILABLE = "AVAILABLE"
+    DELETING = "DELETING"
     ERROR = "ERROR"
 
 

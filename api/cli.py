@@ -14,7 +14,14 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from api import cli_people, infrastructure_verbs, limit_verbs, planned_verbs, vm_verbs
+from api import (
+    cli_people,
+    composition_verbs,
+    infrastructure_verbs,
+    limit_verbs,
+    planned_verbs,
+    vm_verbs,
+)
 from api.command_line import Force, NoWait, Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
@@ -376,6 +383,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 
 
 infrastructure_verbs.add_to(app, _client, _show)
+composition_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)

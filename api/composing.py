@@ -1,7 +1,6 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
 import secrets
-from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -50,6 +49,8 @@ class Composer:
 
     def write(self, db: Session) -> None:
         """Write the appliance, its VMs, their disks and NICs, and new volumes."""
+        vdc = finding.virtual_datacenter(db, self._caller, str(self._vdc))
+        finding.held(db, vdc, shared=True)
         appliance = models.Appliance(
             id=self.appliance,
             virtual_datacenter_id=self._vdc,
@@ -70,7 +71,7 @@ class Composer:
     def _write_vm(
         self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
     ) -> None:
-        template, vm_id = self._template(db, vm), uuid4()
+        template, vm_id = self._template(db, vm, writing=True), uuid4()
         db.add(
             models.VirtualMachine(
                 id=vm_id,
@@ -162,8 +163,10 @@ class Composer:
     def _gone(self, volume: WantedVolume) -> UUID:
         raise Conflict(f"volume {volume.name} went away", code="changed-meanwhile")
 
-    def _template(self, db: Session, vm: PlannedVm) -> models.Template:
+    def _template(self, db: Session, vm: PlannedVm, *, writing: bool = False) -> models.Template:
         row = finding.template(db, self._caller, vm.wanted.template, self._datacenter)
+        if writing:
+            row = finding.held(db, row, shared=True)  # it stays until the VM is there
         if row.state is not TemplateState.AVAILABLE:
             text = f"template {row.name} is {row.state}"
             raise Conflict(text, code="template-not-available")
@@ -178,19 +181,6 @@ class Composer:
     def _networks(self, db: Session) -> dict[str, UUID]:
         query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)
         return {row.name: row.id for row in db.scalars(query)}
-
-
-def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
-    """Remove VMs that are not deployed, with what is only theirs; their volumes stay."""
-    for vm in vms:
-        for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
-            volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
-        for table in (models.NicRow, models.VmDisk):
-            for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
-                db.delete(row)
-        db.flush()
-        db.delete(vm)
-    db.flush()
 
 
 def _new_mac(db: Session) -> str:

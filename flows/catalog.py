@@ -6,6 +6,7 @@ from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
 from flows.delete_iscsi_volume import delete_iscsi_volume
+from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
@@ -24,6 +25,7 @@ from flows.verify_library import verify_library
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     convert_image,
+    delete_template,
     create_iscsi_volume,
     delete_iscsi_volume,
     attach_volume,

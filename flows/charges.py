@@ -111,6 +111,16 @@ def _(volume: UUID) -> bool:
     return cloud.ledger.has("volume", [volume])
 
 
+@step("refund-template", Effect.REMOVES)
+def refund_template(template: UUID) -> None:
+    cloud.ledger.refund("template", [template])
+
+
+@refund_template.look
+def _(template: UUID) -> bool:
+    return cloud.ledger.has("template", [template])
+
+
 @step("refund-disk", Effect.REMOVES)
 def refund_disk(disk: UUID, vm: UUID) -> None:
     """Charge the VM what it uses without its disk, which is a volume by now."""

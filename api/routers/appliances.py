@@ -8,18 +8,21 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.appliances import strike
 from adapters.database.events import tell
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
-from api.composing import Composer, strike
-from api.dependencies import Caller, Once, Pages, chosen
+from api.composing import Composer
+from api.dependencies import Caller, Name, Once, Pages, chosen
 from api.forcing import Forcing
+from api.infrastructure import assign
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
@@ -73,7 +76,8 @@ class ApplianceChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    approval: bool = Field(description="Deployments wait until somebody approves.")
+    name: Name = ""
+    approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
 
 
 async def _content(request: Request) -> bytes:
@@ -130,15 +134,24 @@ def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
 def change_appliance(
     appliance_id: UUID, change: ApplianceChange, caller: Caller, match: Match
 ) -> Appliance:
-    """Ask for approval of its deployments; or no more, which needs OPERATION_APPROVE."""
-    with cloud.database.write() as db:
-        row = finding.appliance(db, caller, appliance_id)
-        match.require(db, row, _appliance)
-        if row.approval and not change.approval:
+    """Rename it; ask for approval of deployments, or no more, which needs OPERATION_APPROVE."""
+    wanted = change.model_dump(exclude_unset=True)
+
+    def changed(db: Session) -> Appliance:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        match.require_same(_appliance(db, row))
+        if row.approval and not wanted.get("approval", True):
             require(caller, Privilege.OPERATION_APPROVE)
-        row.approval = change.approval
-        tell(db, "appliance.changed", row, approval=change.approval)
+        try:
+            with db.begin_nested():
+                assign(row, wanted)
+        except IntegrityError as error:
+            text = f"there is an appliance called {change.name}"
+            raise Conflict(text, code="name-taken") from error
+        tell(db, "appliance.changed", row, **wanted)
         return _appliance(db, row)
+
+    return cloud.database.alone(changed)
 
 
 @router.delete(
@@ -148,18 +161,18 @@ def change_appliance(
 )
 def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, match: Match) -> None:
     """Delete an appliance that is not deployed; its volumes stay, detached."""
-    with cloud.database.write() as db:
-        row = finding.appliance(db, caller, appliance_id)
-        match.require(db, row, _appliance)
-        vms = _vms(db, row)
-        starter.require_free(db, "appliance", row.id)
-        starter.require_free(db, "vm", *(vm.id for vm in vms))
-        if any(vm.state is not VmState.NOT_ALLOCATED for vm in vms):
-            raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+
+    def deleted(db: Session) -> None:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        match.require_same(_appliance(db, row))
+        vms = _free_vms(db, row, starter)
+        _require_undeployed(row, vms)
         require_unprotected(db, "delete", vms)
         tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
         db.delete(row)
+
+    cloud.database.alone(deleted)
 
 
 @router.post(
@@ -233,6 +246,16 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: PlannedStarting) -> Re
         )
 
     return starter.start(plan)
+
+
+def _require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachine]) -> None:
+    """Raise `Conflict`, which names the VMs that are deployed."""
+    deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
+    if deployed:
+        refusal = Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        users = [uses.User(kind="vm", id=vm.id, name=vm.name) for vm in deployed[: uses.TOLD]]
+        refusal.details = {"users": [each.model_dump(mode="json") for each in users]}
+        raise refusal
 
 
 def _free_vms(

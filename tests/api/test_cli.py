@@ -363,3 +363,26 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert run("datastores", "delete", "host-0", "/more").exit_code == 0
     assert "/more" not in run("datastores", "list", "host-0").output
     assert "(not-found)" in run("datastores", "delete", "host-0", "/more").output
+
+
+def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: Path) -> None:
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT.replace(", volumes: [{name: data, size_mib: 8}]", ""))
+    assert run("deploy", blueprint).exit_code == 0
+    assert re.search(r"shop +DEPLOYED", run("appliances", "list").output)
+    shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
+    assert re.search(r"market .* True", shown)
+    assert re.search(r"web +ON .* db", run("appliances", "show", "market").output)
+    in_use = run("templates", "delete", "tiny")
+    assert "(in-use)" in in_use.output
+    assert "(wrong-state)" in run("appliances", "delete", "market").output
+    assert run("undeploy", "market").exit_code == 0
+    workers.join()
+    assert run("appliances", "delete", "market").exit_code == 0
+    assert re.search(r"tiny +AVAILABLE", run("templates", "list").output)
+    assert re.search(r"0 +qcow2", run("templates", "show", "tiny").output)
+    assert "delete-template tiny succeeded" in run("templates", "delete", "tiny").output
+    assert run("virtual-datacenters", "add", "name=lab", "datacenter=main").exit_code == 0
+    assert "lab-2" in run("virtual-datacenters", "set", "lab", "name=lab-2").output
+    assert run("virtual-datacenters", "delete", "lab-2").exit_code == 0
+    assert "demo" in run("virtual-datacenters", "list").output

@@ -301,6 +301,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         deleted(path_of(RULE)),
     ),
     "POST /v1/virtual-datacenters": ("virtual-datacenter.created", create_vdc),
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}": (
+        "virtual-datacenter.changed",
+        changed(path_of(create_vdc), name="other"),
+    ),
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}": (
+        "virtual-datacenter.deleted",
+        deleted(path_of(create_vdc)),
+    ),
     "PUT /v1/limits/{level}/{holder_id}": ("limits.changed", set_limits),
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
@@ -311,6 +319,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: send_image(api, "PUT"),
     ),
     "POST /v1/templates/{template_id}/conversions": ("operation.accepted", convert),
+    "DELETE /v1/templates/{template_id}": (
+        "operation.accepted",
+        lambda api: api.delete(f"/v1/templates/{api.world.template}"),
+    ),
     "POST /v1/volumes": (
         "operation.accepted",
         lambda api: api.post("/v1/volumes", json=VOLUME),

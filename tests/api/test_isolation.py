@@ -222,6 +222,8 @@ MATRIX: dict[str, Route] = {
         P.VDC_MANAGE, name="new", datacenter="main", family="memory"
     ),
     "GET /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_ENUMERATE),
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_MANAGE, name="other"),
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_MANAGE),
     "GET /v1/templates": own(P.APPLIB_VIEW),
     "POST /v1/templates": Route(
         (P.APPLIB_UPLOAD_IMAGE,),
@@ -229,6 +231,7 @@ MATRIX: dict[str, Route] = {
         own=True,
     ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
+    "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
@@ -383,6 +386,8 @@ def test_who_has_just_that_privilege_gets_through(ours: Ours, subtests: pytest.S
 LISTS = ["virtual-datacenters", "appliances", "vms", "volumes", "operations"]
 INSIDE = [
     "GET /v1/virtual-datacenters/{virtual_datacenter_id}",
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}",
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}",
     "GET /v1/appliances/{appliance_id}",
     "POST /v1/appliances",
     "POST /v1/appliances/{appliance_id}/deploy",

@@ -266,6 +266,14 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
     }
 
 
+def delete_template(world: World) -> Asked:
+    """With a conversion of its own; and with the image of another, whose conversions stay."""
+    own = world.image("own", Format.VMDK)
+    world.image("other", Format.VMDK)
+    world.run("convert_image", own, format="qcow2")
+    return own, {"former": "AVAILABLE"}
+
+
 def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
@@ -311,6 +319,7 @@ SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
+    "delete_template": Scenario("delete_template", delete_template),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),

@@ -23,6 +23,7 @@ from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
+from adapters.database.sizes import Sizes
 from adapters.database.stories import Stories
 from adapters.errors import Unsupported
 from adapters.hypervisors.base import Hypervisor
@@ -116,6 +117,11 @@ class Cloud:
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What VMs measure."""
+        return Sizes(self.database)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -20,6 +20,7 @@ from api import (
     hardware_verbs,
     infrastructure_verbs,
     limit_verbs,
+    planned_verbs,
     vm_verbs,
 )
 from api.command_line import Force, NoWait, Verbs, complaints, console

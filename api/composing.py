@@ -1,7 +1,6 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
 import secrets
-from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -9,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.labels import label
 from adapters.database.locks import Locked
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
@@ -50,6 +50,8 @@ class Composer:
 
     def write(self, db: Session) -> None:
         """Write the appliance, its VMs, their disks and NICs, and new volumes."""
+        vdc = finding.virtual_datacenter(db, self._caller, str(self._vdc))
+        finding.held(db, vdc, shared=True)
         appliance = models.Appliance(
             id=self.appliance,
             virtual_datacenter_id=self._vdc,
@@ -63,6 +65,7 @@ class Composer:
         except IntegrityError as error:
             text = f"there is an appliance called {appliance.name}"
             raise Conflict(text, code="name-taken") from error
+        label(db, appliance, self._blueprint.labels)
         networks = self._networks(db)
         for position, vm in enumerate(self._vms):
             self._write_vm(db, vm, position, networks)
@@ -70,25 +73,26 @@ class Composer:
     def _write_vm(
         self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
     ) -> None:
-        template, vm_id = self._template(db, vm), uuid4()
-        db.add(
-            models.VirtualMachine(
-                id=vm_id,
-                appliance_id=self.appliance,
-                template_id=template.id,
-                name=vm.name,
-                position=position,
-                depends_on=list(vm.depends_on),
-                cpu=vm.wanted.cpu or template.cpu,
-                ram_mib=vm.wanted.ram_mib or template.ram_mib,
-                state=VmState.NOT_ALLOCATED,
-                tier_id=self._tier(db, vm),
-                affinity=vm.wanted.affinity,
-                anti_affinity=vm.wanted.anti_affinity,
-                protected=vm.wanted.protected,
-            )
+        template, vm_id = self._template(db, vm, writing=True), uuid4()
+        row = models.VirtualMachine(
+            id=vm_id,
+            appliance_id=self.appliance,
+            template_id=template.id,
+            name=vm.name,
+            position=position,
+            depends_on=list(vm.depends_on),
+            cpu=vm.wanted.cpu or template.cpu,
+            ram_mib=vm.wanted.ram_mib or template.ram_mib,
+            state=VmState.NOT_ALLOCATED,
+            tier_id=self._tier(db, vm),
+            affinity=vm.wanted.affinity,
+            anti_affinity=vm.wanted.anti_affinity,
+            protected=vm.wanted.protected,
         )
+        db.add(row)
         db.flush()
+        if vm.wanted.labels:
+            label(db, row, vm.wanted.labels)
         images = list(
             db.scalars(
                 select(models.TemplateDisk)
@@ -123,7 +127,7 @@ class Composer:
             self._assign(db, volume, vm_id, index)
 
     def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:
-        row = self._existing(db, volume)
+        row = found = self._existing(db, volume)
         if row is None:
             row = models.VolumeRow(
                 id=uuid4(),
@@ -136,6 +140,8 @@ class Composer:
             db.add(row)
         row.vm_id, row.position, row.state = vm, position, VolumeState.ATTACHED
         db.flush()
+        if volume.labels and found is None:
+            label(db, row, volume.labels)
 
     def _existing(self, db: Session, volume: WantedVolume) -> models.VolumeRow | None:
         query = select(models.VolumeRow).filter_by(
@@ -162,8 +168,10 @@ class Composer:
     def _gone(self, volume: WantedVolume) -> UUID:
         raise Conflict(f"volume {volume.name} went away", code="changed-meanwhile")
 
-    def _template(self, db: Session, vm: PlannedVm) -> models.Template:
+    def _template(self, db: Session, vm: PlannedVm, *, writing: bool = False) -> models.Template:
         row = finding.template(db, self._caller, vm.wanted.template, self._datacenter)
+        if writing:
+            row = finding.held(db, row, shared=True)  # it stays until the VM is there
         if row.state is not TemplateState.AVAILABLE:
             text = f"template {row.name} is {row.state}"
             raise Conflict(text, code="template-not-available")
@@ -178,19 +186,6 @@ class Composer:
     def _networks(self, db: Session) -> dict[str, UUID]:
         query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)
         return {row.name: row.id for row in db.scalars(query)}
-
-
-def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
-    """Remove VMs that are not deployed, with what is only theirs; their volumes stay."""
-    for vm in vms:
-        for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
-            volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
-        for table in (models.NicRow, models.VmDisk):
-            for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
-                db.delete(row)
-        db.flush()
-        db.delete(vm)
-    db.flush()
 
 
 def _new_mac(db: Session) -> str:

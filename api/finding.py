@@ -78,6 +78,16 @@ def volume(db: Session, caller: Caller, ref: UUID) -> models.VolumeRow:
     return _one(db, models.VolumeRow, ref, volumes(caller))
 
 
+def held(db: Session, row: T, *, shared: bool = False) -> T:
+    """The row that was found, locked, as it is by now. Raises `NotFound` when it has gone."""
+    table = cast(Any, type(row))
+    query = select(table).where(table.id == cast(Any, row).id).with_for_update(read=shared)
+    now = db.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if now is None:
+        raise NotFound(f"there is no {_noun(table)} {cast(Any, row).id}")
+    return cast(T, now)
+
+
 def shared(db: Session, table: type[T], ref: str | UUID, **within: Any) -> T:
     """A part of the infrastructure, which belongs to everybody."""
     return _one(db, table, ref, select(table).filter_by(**within))
@@ -173,7 +183,7 @@ def _of(caller: Caller, enterprise: Any) -> ColumnElement[bool]:
 def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) -> T:
     """The row of that id, else of that name; what a text names gets a code of its own."""
     columns = cast(Any, table)
-    noun = _NOUNS.get(table, table.__tablename__.rstrip("s").replace("_", "-"))
+    noun = _noun(table)
     if isinstance(ref, str):
         by_name = db.scalars(query.where(columns.name == ref)).first()
         found = by_name or _by_id(db, columns, ref, query)
@@ -183,6 +193,11 @@ def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) 
     if (row := db.scalars(query.where(columns.id == ref)).first()) is None:
         raise NotFound(f"there is no {noun} {ref}")
     return row
+
+
+def _noun(table: Any) -> str:
+    noun: str = table.__tablename__
+    return _NOUNS.get(table, noun.rstrip("s").replace("_", "-"))
 
 
 _NOUNS: dict[Any, str] = {models.VirtualMachine: "vm"}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # What it is called in the API, and what a list shows of it.
 _NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "datacenters": ("datacenters", ("id", "name", "repository")),
+    "virtual-datacenters": ("virtual-datacenters", ("id", "name", "datacenter_id", "family")),
     "racks": ("racks", ("id", "name", "vlan_min", "vlan_max", "vlans_avoided", "vlans_usable")),
     "hosts": (
         "hosts",
@@ -43,6 +44,7 @@ def add_to(app: typer.Typer, connect: Connect, show: Show) -> None:
     """Give the command line these nouns."""
     for noun, (route, columns) in _NOUNS.items():
         app.add_typer(_verbs(noun, f"/v1/{route}", columns, connect, show), name=noun)
+    app.add_typer(_datastores(connect, show), name="datastores")
 
 
 def _verbs(
@@ -89,12 +91,51 @@ def _verbs(
     return verbs
 
 
+def _datastores(connect: Connect, show: Show) -> typer.Typer:
+    verbs = typer.Typer(help="A host's datastores, by directory or id.", no_args_is_help=True)
+    columns = ("id", "directory", "uuid", "tier_id", "enabled")
+
+    def of(client: "Client", host: str) -> tuple[str, list[dict[str, Any]]]:
+        found = _one(client, "/v1/hosts", host)
+        return f"/v1/hosts/{found['id']}/datastores", found["datastores"]
+
+    def one(client: "Client", host: str, which: str) -> str:
+        path, every = of(client, host)
+        return f"{path}/{_the_one(every, path, which)['id']}"
+
+    @verbs.command("list", help="List where a host keeps disks.")
+    def list_(host: str) -> None:
+        with connect() as client:
+            show(of(client, host)[1], *columns)
+
+    @verbs.command("add", help="Add one: directory=PATH, its tier; uuid= that of a shared one.")
+    def add(host: str, fields: Fields = None) -> None:
+        with connect() as client:
+            show([client.post(of(client, host)[0], _values(fields))], *columns)
+
+    @verbs.command("set", help="Change one's tier, or whether it is enabled.")
+    def set_(host: str, which: str, fields: Fields = None) -> None:
+        with connect() as client:
+            show([client.patch(one(client, host, which), _values(fields))], *columns)
+
+    @verbs.command("delete", help="Forget one that no VM has disks in.")
+    def delete(host: str, which: str) -> None:
+        with connect() as client:
+            client.delete(one(client, host, which))
+
+    return verbs
+
+
 def _one(client: "Client", path: str, which: str) -> dict[str, Any]:
     """The one of this id or name. Raises `Refusal`."""
+    return _the_one(client.all(path), path, which)
+
+
+def _the_one(every: list[dict[str, Any]], path: str, which: str) -> dict[str, Any]:
     from api.client import Refusal
 
-    every: list[dict[str, Any]] = client.all(path)
-    found = [each for each in every if which in {each["id"], each.get("name")}]
+    names = ("id", "name", "directory")
+    found = [each for each in every if which in {each.get(name) for name in names}]
     if len(found) == 1:
         return found[0]
     if found:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from fastapi import Depends
 from fastapi.responses import JSONResponse
 from pydantic_core import to_jsonable_python
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 
@@ -108,6 +109,7 @@ class Starter:
 
         def act(db: Session) -> Answer:
             unchanged(db)
+            _hold_appliance(db, request)
             operation = accept(db, request)
             if _placed(db, plan(db)) != request:
                 raise Conflict("it was changed in the meantime", code="changed-meanwhile")
@@ -117,6 +119,15 @@ class Starter:
 
         answer = self._once.answer(act)
         return answer.response(BackgroundTask(self._send, accepted[-1]))
+
+
+def _hold_appliance(db: Session, request: Request) -> None:
+    """Let nobody change what the appliance is made of that this is about, until it is locked."""
+    table = models.VirtualMachine
+    vm = next((each for kind, each in request.locks if kind == "vm"), None)
+    mine = db.scalar(select(table.appliance_id).where(table.id == vm)) or request.target_id
+    row = models.Appliance
+    db.execute(select(row.id).where(row.id == mine).with_for_update(read=True)).all()
 
 
 def _placed(db: Session, request: Request) -> Request:

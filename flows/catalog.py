@@ -6,6 +6,7 @@ from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
 from flows.delete_iscsi_volume import delete_iscsi_volume
+from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
@@ -14,6 +15,7 @@ from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.reset_vm import reset_vm
+from flows.resize_vm import resize_vm
 from flows.sweep_orphans import sweep_orphans
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
@@ -24,6 +26,7 @@ from flows.verify_library import verify_library
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     convert_image,
+    delete_template,
     create_iscsi_volume,
     delete_iscsi_volume,
     attach_volume,
@@ -35,6 +38,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     change_power,
     reset_vm,
     persist_vm,
+    resize_vm,
     unwind_operation,
     reconcile_operations,
     check_datacenters,

@@ -182,13 +182,13 @@ class World:
             cloud.ledger.charge(cloud.ledger.of_volumes([record]), lambda _: True)
         return volume
 
-    def image(self, name: str, form: Format) -> UUID:
-        """A template whose one image has this format."""
+    def image(self, name: str, form: Format, content: str = "") -> UUID:
+        """A template whose one image has this format; and is another's, where one says so."""
         template, disk = uuid4(), uuid4()
         repository = cloud.repository(self.datacenter)
         path = f"templates/{template}/disk-0.{form.extension}"
         scratch = repository.scratch(f"made-{template}", 1024)
-        write_image(scratch, form, 16 * 2**20, name)
+        write_image(scratch, form, 16 * 2**20, content or name)
         digest = repository.digest(scratch)
         identity = repository.publish(scratch, path)
         with cloud.database.write() as db:

@@ -6,12 +6,15 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from adapters.database import models
 from adapters.database.session import Database, utc_now
-from adapters.errors import Conflict, NotFound
+from adapters.errors import Conflict, InUse, NotFound
 from adapters.types import ConversionState, Format, Identity, TemplateState, Value
 
+_NOTHING = Identity(size_bytes=0, modified_ns=0, inode=0)
+_TOLD = 20  # users that a refusal names
 _STATE_OF_ITS_TEMPLATE = (
     select(models.Template.state)
     .join(models.TemplateDisk, models.TemplateDisk.template_id == models.Template.id)
@@ -153,6 +156,43 @@ class Library:
             if row := db.get(models.Template, template):
                 row.state = TemplateState.DOWNLOADING
 
+    def retire(self, template: UUID) -> None:
+        """It is DELETING: no VM is made of it any more. Raises `InUse` while there is one."""
+        table = models.VirtualMachine
+        users = select(table.name).where(table.template_id == template).order_by(table.name)
+        with self._database.write() as db:
+            row = db.get(models.Template, template, with_for_update=True)
+            if row is None:
+                raise NotFound(f"no template {template}")
+            if names := list(db.scalars(users.limit(_TOLD))):
+                told = [f"vm {name}" for name in names]
+                raise InUse(f"template {row.name} is in use by {told[0]}", users=told)
+            row.state = TemplateState.DELETING
+
+    def set_template_state(self, template: UUID, state: TemplateState) -> None:
+        """It is what it was before; absent is success."""
+        with self._database.write() as db:
+            if row := db.get(models.Template, template):
+                row.state = state
+
+    def only_its(self, template: UUID) -> list[Image]:
+        """The conversions of its images that no other template of its datacenter has."""
+        mine, others = models.TemplateDisk, aliased(models.TemplateDisk)
+        with self._database.read() as db:
+            datacenter = db.get_one(models.Template, template).datacenter_id
+            shared = (
+                select(others.id)
+                .join(models.Template, models.Template.id == others.template_id)
+                .where(others.template_id != template, others.digest == mine.digest)
+                .where(models.Template.datacenter_id == datacenter)
+            )
+            digests = select(mine.digest).where(mine.template_id == template, ~shared.exists())
+            query = select(models.Conversion).where(
+                models.Conversion.datacenter_id == datacenter,
+                models.Conversion.source_digest.in_(digests),
+            )
+            return [_converted(row) for row in db.scalars(query.order_by(models.Conversion.id))]
+
     def images(self, template: UUID) -> list[Image]:
         """The images of a template's disks, in order. Raises `NotFound`."""
         query = (
@@ -252,7 +292,9 @@ class Library:
         with self._database.write() as db:
             if kept.is_conversion and (conversion := db.get(models.Conversion, kept.owner)):
                 conversion.state = ConversionState.FAILED
-            elif template := db.get(models.Template, kept.owner):
+            elif (template := db.get(models.Template, kept.owner)) and (
+                template.state is not TemplateState.DELETING
+            ):
                 template.state = TemplateState.ERROR
 
     def is_condemned(self, image: Image) -> bool:
@@ -290,11 +332,12 @@ class Library:
 
 
 def _converted(row: models.Conversion, virtual_size_mib: int = 0) -> Image:
+    """One that never was in place has no identity."""
     return Image(
         id=row.id,
         format=row.format,
         digest=row.digest,
         path=row.path,
         virtual_size_mib=virtual_size_mib,
-        identity=Identity(**row.identity),
+        identity=Identity(**row.identity) if row.identity else _NOTHING,
     )

@@ -61,6 +61,10 @@ _USERS: dict[type[Base], dict[str, Query]] = {
         "vm": _of(_VM, _VM.tier_id),
     },
     models.AllocationRule: {},
+    models.VirtualDatacenter: {
+        "appliance": _of(models.Appliance, models.Appliance.virtual_datacenter_id),
+        "volume": _of(models.VolumeRow, models.VolumeRow.virtual_datacenter_id),
+    },
 }
 
 _RULE = models.AllocationRule
@@ -70,6 +74,7 @@ _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
     ),
     models.Rack: (_RULE.rack_id,),
     models.Host: (_RULE.host_id, models.Datastore.host_id),
+    models.VirtualDatacenter: (models.Network.virtual_datacenter_id,),
 }
 
 
@@ -120,7 +125,7 @@ def require_unused(db: Session, row: Any) -> None:
 def in_use(row: Any, users: list[User]) -> InUse:
     """The refusal that names a thing's users."""
     name = getattr(row, "name", None) or getattr(row, "directory", row.id)
-    told = ", ".join(f"{each.kind} {each.name}" for each in users[:3])
+    told = ", ".join(f"{each.kind} {each.name}" for each in users[:3]) or "others"
     more = ", ..." if len(users) > 3 else ""  # noqa: PLR2004 - as many as a sentence takes
     refusal = InUse(f"{_noun(type(row))} {name} is in use by {told}{more}")
     refusal.details = {"users": [each.model_dump(mode="json") for each in users]}
@@ -143,6 +148,7 @@ def operations(db: Session, row: Any) -> Iterator[User]:
     about = or_(
         table.target_id == row.id,
         table.datacenter_id == row.id,
+        table.virtual_datacenter_id == row.id,
         _says(table.objects, word),
         _says(table.arguments, word),
         named_by_a_step,

@@ -8,18 +8,22 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, selectinload
 
-from adapters.database import models
+from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.appliances import strike
 from adapters.database.events import tell
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
-from api.composing import Composer, strike
-from api.dependencies import Caller, Once, Pages, chosen
+from api.composing import Composer
+from api.dependencies import Caller, Name, Once, Pages, chosen
 from api.forcing import Forcing
+from api.infrastructure import assign
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
@@ -53,6 +57,7 @@ class Appliance(BaseModel):
     state: ApplianceState
     approval: bool
     created_at: datetime
+    labels: dict[str, str]
     vms: list[Vm]
 
 
@@ -72,7 +77,8 @@ class ApplianceChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    approval: bool = Field(description="Deployments wait until somebody approves.")
+    name: Name = ""
+    approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
 
 
 async def _content(request: Request) -> bytes:
@@ -107,12 +113,14 @@ def create_appliance(
 def list_appliances(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     virtual_datacenter_id: UUID | None = None,
 ) -> list[Appliance]:
     """List appliances."""
     query = finding.appliances(caller)
     query = chosen(query, name=name, virtual_datacenter_id=virtual_datacenter_id)
+    query = sought.among(query, models.Appliance)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Appliance, "name", "created_at")
         return _appliances(db, rows)
@@ -129,15 +137,24 @@ def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
 def change_appliance(
     appliance_id: UUID, change: ApplianceChange, caller: Caller, match: Match
 ) -> Appliance:
-    """Ask for approval of its deployments; or no more, which needs OPERATION_APPROVE."""
-    with cloud.database.write() as db:
-        row = finding.appliance(db, caller, appliance_id)
-        match.require(db, row, _appliance)
-        if row.approval and not change.approval:
+    """Rename it; ask for approval of deployments, or no more, which needs OPERATION_APPROVE."""
+    wanted = change.model_dump(exclude_unset=True)
+
+    def changed(db: Session) -> Appliance:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        match.require_same(_appliance(db, row))
+        if row.approval and not wanted.get("approval", True):
             require(caller, Privilege.OPERATION_APPROVE)
-        row.approval = change.approval
-        tell(db, "appliance.changed", row, approval=change.approval)
+        try:
+            with db.begin_nested():
+                assign(row, wanted)
+        except IntegrityError as error:
+            text = f"there is an appliance called {change.name}"
+            raise Conflict(text, code="name-taken") from error
+        tell(db, "appliance.changed", row, **wanted)
         return _appliance(db, row)
+
+    return cloud.database.alone(changed)
 
 
 @router.delete(
@@ -147,18 +164,18 @@ def change_appliance(
 )
 def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, match: Match) -> None:
     """Delete an appliance that is not deployed; its volumes stay, detached."""
-    with cloud.database.write() as db:
-        row = finding.appliance(db, caller, appliance_id)
-        match.require(db, row, _appliance)
-        vms = _vms(db, row)
-        starter.require_free(db, "appliance", row.id)
-        starter.require_free(db, "vm", *(vm.id for vm in vms))
-        if any(vm.state is not VmState.NOT_ALLOCATED for vm in vms):
-            raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+
+    def deleted(db: Session) -> None:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        match.require_same(_appliance(db, row))
+        vms = _free_vms(db, row, starter)
+        _require_undeployed(row, vms)
         require_unprotected(db, "delete", vms)
         tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
         db.delete(row)
+
+    cloud.database.alone(deleted)
 
 
 @router.post(
@@ -234,6 +251,16 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
     return starter.start(plan)
 
 
+def _require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachine]) -> None:
+    """Raise `Conflict`, which names the VMs that are deployed."""
+    deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
+    if deployed:
+        refusal = Conflict(f"appliance {row.name} is deployed", code="wrong-state")
+        users = [uses.User(kind="vm", id=vm.id, name=vm.name) for vm in deployed[: uses.TOLD]]
+        refusal.details = {"users": [each.model_dump(mode="json") for each in users]}
+        raise refusal
+
+
 def _free_vms(
     db: Session, row: models.Appliance, starter: Starting
 ) -> list[models.VirtualMachine]:
@@ -258,7 +285,8 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
     table = models.VirtualMachine
     mine = select(table).where(table.appliance_id.in_([row.id for row in rows]))
     vms: dict[UUID, list[Vm]] = {row.id: [] for row in rows}
-    for vm in vms_of(db, list(db.scalars(mine.order_by(table.position)))):
+    mine = mine.order_by(table.position).options(selectinload(table.label_rows))
+    for vm in vms_of(db, list(db.scalars(mine))):
         vms[vm.appliance_id].append(vm)
     return [
         Appliance(
@@ -268,6 +296,7 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
             state=appliance_state(vm.state for vm in vms[row.id]),
             approval=row.approval,
             created_at=row.created_at,
+            labels=row.labels,
             vms=vms[row.id],
         )
         for row in rows

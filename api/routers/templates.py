@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.database import models, uses
 from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
@@ -21,6 +21,8 @@ from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
+from api.labelling import SoughtLabels
+from api.matching import Match
 from api.once import Once
 from api.permissions import needs
 from api.reports import Operation
@@ -94,6 +96,7 @@ class Template(BaseModel):
     ram_mib: int
     created_at: datetime
     disks: list[TemplateDisk]
+    labels: dict[str, str]
 
 
 class NewConversion(BaseModel):
@@ -159,12 +162,14 @@ def create_template(
 def list_templates(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     state: TemplateState | None = None,
     datacenter_id: UUID | None = None,
 ) -> list[Template]:
     """List templates."""
     query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
+    query = sought.among(query, models.Template)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
         return _templates(db, rows)
@@ -175,6 +180,32 @@ def read_template(template_id: UUID, caller: Caller) -> Template:
     """Read a template, with its disks and their conversions."""
     with cloud.database.read() as db:
         return _templates(db, [finding.template(db, caller, template_id)])[0]
+
+
+@router.delete(
+    "/{template_id}",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_ALLOW_MODIFY)],
+)
+def delete_template(
+    template_id: UUID, caller: Caller, starter: Starting, match: Match
+) -> Response:
+    """Delete a template that no VM is made of, with its conversions that no other one has."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.template(db, caller, template_id)
+        starter.require_free(db, "template", row.id)
+        _require_unused(db, caller, row)
+        return starter.request(
+            "delete_template", row.id, row.name, row.datacenter_id, former=row.state
+        )
+
+    def unchanged(db: Session) -> None:
+        row = finding.template(db, caller, template_id)
+        match.require(db, row, lambda db, row: _templates(db, [row])[0])
+
+    return starter.start(plan, unchanged=unchanged)
 
 
 @router.post(
@@ -201,6 +232,15 @@ def convert(
     return starter.start(plan)
 
 
+def _require_unused(db: Session, caller: Caller, row: models.Template) -> None:
+    """Raise `InUse` while a VM is made of it: it names those that the caller may see."""
+    table = models.VirtualMachine
+    if db.scalars(select(table.id).where(table.template_id == row.id).limit(1)).first():
+        seen = finding.vms(caller).where(table.template_id == row.id).order_by(table.name)
+        users = db.scalars(seen.limit(uses.TOLD))
+        raise uses.in_use(row, [uses.User(kind="vm", id=vm.id, name=vm.name) for vm in users])
+
+
 def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
     """Templates with their disks and conversions, however many, by two queries."""
     table = models.TemplateDisk
@@ -225,6 +265,7 @@ def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
                 for disk in disks
                 if disk.template_id == row.id
             ],
+            labels=row.labels,
         )
         for row in rows
     ]

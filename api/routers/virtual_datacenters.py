@@ -7,13 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.database import models, uses
+from adapters.database.events import tell
 from adapters.database.people import User
-from adapters.errors import Conflict
+from adapters.errors import Conflict, InUse
 from adapters.privileges import Privilege
 from adapters.types import Family
 from api import finding
 from api.dependencies import Caller, Name, Once, Pages, Reference, chosen
+from api.labelling import SoughtLabels
+from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
 from flows.cloud import cloud
@@ -31,6 +34,14 @@ class NewVirtualDatacenter(BaseModel):
     family: Family = Family.KVM
 
 
+class VirtualDatacenterChange(BaseModel):
+    """What is to be different."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
 class VirtualDatacenter(BaseModel):
     """A slice of a datacenter."""
 
@@ -40,6 +51,7 @@ class VirtualDatacenter(BaseModel):
     datacenter_id: UUID
     name: str
     family: Family
+    labels: dict[str, str]
 
 
 @router.post(
@@ -64,8 +76,7 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
             with db.begin_nested():
                 db.add(row)
         except IntegrityError as error:
-            text = f"there is a virtual datacenter called {new.name}"
-            raise Conflict(text, code="name-taken") from error
+            raise _taken(new.name) from error
         db.add(
             models.Network(
                 id=uuid4(), virtual_datacenter_id=made, name="default", kind="unmanaged"
@@ -84,6 +95,7 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
 def list_virtual_datacenters(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     datacenter_id: UUID | None = None,
     family: Family | None = None,
@@ -92,6 +104,7 @@ def list_virtual_datacenters(
     query = chosen(
         finding.virtual_datacenters(caller), name=name, datacenter_id=datacenter_id, family=family
     )
+    query = sought.among(query, models.VirtualDatacenter)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.VirtualDatacenter, "name")
         return [VirtualDatacenter.model_validate(row) for row in rows]
@@ -103,3 +116,52 @@ def read_virtual_datacenter(virtual_datacenter_id: UUID, caller: Caller) -> Virt
     with cloud.database.read() as db:
         row = finding.virtual_datacenter(db, caller, virtual_datacenter_id)
         return VirtualDatacenter.model_validate(row)
+
+
+@router.patch("/{virtual_datacenter_id}", dependencies=[needs(Privilege.VDC_MANAGE)])
+def change_virtual_datacenter(
+    virtual_datacenter_id: UUID, wanted: VirtualDatacenterChange, caller: Caller, match: Match
+) -> VirtualDatacenter:
+    """Give a virtual datacenter another name; its datacenter and family stay."""
+
+    def changed(db: Session) -> VirtualDatacenter:
+        row = _held(db, caller, virtual_datacenter_id, match)
+        try:
+            with db.begin_nested():
+                row.name = wanted.name
+        except IntegrityError as error:
+            raise _taken(wanted.name) from error
+        tell(db, "virtual-datacenter.changed", row, name=wanted.name)
+        return VirtualDatacenter.model_validate(row)
+
+    return cloud.database.alone(changed)
+
+
+@router.delete(
+    "/{virtual_datacenter_id}", status_code=204, dependencies=[needs(Privilege.VDC_MANAGE)]
+)
+def delete_virtual_datacenter(virtual_datacenter_id: UUID, caller: Caller, match: Match) -> None:
+    """Delete a virtual datacenter without appliances and volumes; its limits go with it."""
+
+    def deleted(db: Session) -> None:
+        row = _held(db, caller, virtual_datacenter_id, match)
+        tell(db, "virtual-datacenter.deleted", row)
+        try:
+            uses.remove(db, row)
+        except IntegrityError as error:  # somebody has just made something in it
+            raise InUse(f"virtual datacenter {row.name} is in use") from error
+
+    cloud.database.alone(deleted)
+
+
+def _held(
+    db: Session, caller: Caller, virtual_datacenter: UUID, match: Precondition
+) -> models.VirtualDatacenter:
+    """Find it, and lock its row: nothing new is in it meanwhile."""
+    row = finding.held(db, finding.virtual_datacenter(db, caller, virtual_datacenter))
+    match.require_same(VirtualDatacenter.model_validate(row))
+    return row
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"there is a virtual datacenter called {name}", code="name-taken")

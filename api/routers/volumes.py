@@ -17,6 +17,7 @@ from adapters.types import VolumeState
 from api import finding
 from api.dependencies import Caller, Name, Pages, Reference, chosen
 from api.forcing import Forcing
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.permissions import needs
 from api.reports import Operation
@@ -61,6 +62,7 @@ class Volume(BaseModel):
     state: VolumeState
     vm_id: UUID | None
     position: int
+    labels: dict[str, str] = {}
 
 
 @router.post(
@@ -94,6 +96,7 @@ def create_volume(new: NewVolume, caller: Caller, starter: Starting) -> Response
 def list_volumes(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     state: VolumeState | None = None,
     virtual_datacenter_id: UUID | None = None,
@@ -109,6 +112,7 @@ def list_volumes(
         vm_id=vm_id,
         pool_id=pool_id,
     )
+    query = sought.among(query, models.VolumeRow)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.VolumeRow, "name", "size_mib")
         return [Volume.model_validate(row) for row in rows]

@@ -103,6 +103,7 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert run("power", "web", "on").exit_code == 0
     assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
+    assert "resize-vm web succeeded" in run("resize", "web", "--cpu", "2").output
     assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
     listed = run("operations").output
     assert len(re.findall(r" deploy-appliance shop +succeeded", listed)) == 2
@@ -356,3 +357,33 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert re.search(r"cpu_percent +200", run("rules", "set", rule[1], "cpu_percent=200").output)
     assert run("rules", "delete", rule[1]).exit_code == 0
     assert run("rules", "add", "kind").exit_code == 2
+    more = run("datastores", "add", "host-0", "directory=/more")
+    assert more.exit_code == 0, more.output
+    assert "False" in run("datastores", "set", "host-0", "/more", "enabled=false").output
+    assert "/more" in run("datastores", "list", "host-0").output
+    assert run("datastores", "delete", "host-0", "/more").exit_code == 0
+    assert "/more" not in run("datastores", "list", "host-0").output
+    assert "(not-found)" in run("datastores", "delete", "host-0", "/more").output
+
+
+def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: Path) -> None:
+    blueprint = tmp_path / "shop.yaml"
+    blueprint.write_text(BLUEPRINT.replace(", volumes: [{name: data, size_mib: 8}]", ""))
+    assert run("deploy", blueprint).exit_code == 0
+    assert re.search(r"shop +DEPLOYED", run("appliances", "list").output)
+    shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
+    assert re.search(r"market .* True", shown)
+    assert re.search(r"web +ON .* db", run("appliances", "show", "market").output)
+    in_use = run("templates", "delete", "tiny")
+    assert "(in-use)" in in_use.output
+    assert "(wrong-state)" in run("appliances", "delete", "market").output
+    assert run("undeploy", "market").exit_code == 0
+    workers.join()
+    assert run("appliances", "delete", "market").exit_code == 0
+    assert re.search(r"tiny +AVAILABLE", run("templates", "list").output)
+    assert re.search(r"0 +qcow2", run("templates", "show", "tiny").output)
+    assert "delete-template tiny succeeded" in run("templates", "delete", "tiny").output
+    assert run("virtual-datacenters", "add", "name=lab", "datacenter=main").exit_code == 0
+    assert "lab-2" in run("virtual-datacenters", "set", "lab", "name=lab-2").output
+    assert run("virtual-datacenters", "delete", "lab-2").exit_code == 0
+    assert "demo" in run("virtual-datacenters", "list").output

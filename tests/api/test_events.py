@@ -17,6 +17,7 @@ from adapters.database.events import Severity
 from adapters.database.session import utc_now
 from api import exporting, tokens
 from api.routers import events as router
+from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from flows.trim_history import trim_history
 from tests.api.conftest import Api, refused
@@ -301,6 +302,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         deleted(path_of(RULE)),
     ),
     "POST /v1/virtual-datacenters": ("virtual-datacenter.created", create_vdc),
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}": (
+        "virtual-datacenter.changed",
+        changed(path_of(create_vdc), name="other"),
+    ),
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}": (
+        "virtual-datacenter.deleted",
+        deleted(path_of(create_vdc)),
+    ),
     "PUT /v1/limits/{level}/{holder_id}": ("limits.changed", set_limits),
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
@@ -311,6 +320,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: send_image(api, "PUT"),
     ),
     "POST /v1/templates/{template_id}/conversions": ("operation.accepted", convert),
+    "DELETE /v1/templates/{template_id}": (
+        "operation.accepted",
+        lambda api: api.delete(f"/v1/templates/{api.world.template}"),
+    ),
     "POST /v1/volumes": (
         "operation.accepted",
         lambda api: api.post("/v1/volumes", json=VOLUME),
@@ -367,6 +380,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "vm.console-opened",
         lambda api: api.post(f"{deployed(api)}/console", json={"kind": "serial"}),
     ),
+    "POST /v1/vms/{vm_id}/resize": (
+        "operation.accepted",
+        lambda api: api.post(f"{switched_off(api)}/resize", json={"cpu": 2}),
+    ),
     "POST /v1/vms/{vm_id}/persist": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/persist", json={}),
@@ -396,6 +413,29 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: api.post(f"{waiting(api)}/reject", json={"reason": "not now"}),
     ),
 }
+
+
+def one_of(api: Api, collection: str) -> str:
+    """The path of something new of a kind; of a template, of the one that there is."""
+    if collection == "templates":
+        return f"/v1/templates/{api.world.template}"
+    if collection == "vms":
+        return f"/v1/vms/{a_vm(api)['vm']}"
+    if collection == "volumes":
+        return f"/v1/volumes/{api.volume()}"
+    return path_of(EVENTS[f"POST /v1/{collection}"][1])(api)
+
+
+def labelled(collection: str) -> Callable[[Api], Any]:
+    return lambda api: api.call("PUT", f"{one_of(api, collection)}/labels", json={"a": "b"})
+
+
+for _collection, _kind in LABELLED.items():
+    _noun = _collection.removesuffix("s")
+    EVENTS[f"PUT /v1/{_collection}/{{{_kind.parameter}}}/labels"] = (
+        f"{_noun}.labels-changed",
+        labelled(_collection),
+    )
 
 
 def test_every_route_that_changes_something_is_in_the_matrix(api: Api) -> None:

@@ -16,6 +16,7 @@ from adapters.database import models
 from adapters.database.people import ApiToken, User
 from adapters.privileges import Privilege, Stock
 from api.app import create_app
+from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.people import user
@@ -222,6 +223,8 @@ MATRIX: dict[str, Route] = {
         P.VDC_MANAGE, name="new", datacenter="main", family="memory"
     ),
     "GET /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_ENUMERATE),
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_MANAGE, name="other"),
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}": of(P.VDC_MANAGE),
     "GET /v1/templates": own(P.APPLIB_VIEW),
     "POST /v1/templates": Route(
         (P.APPLIB_UPLOAD_IMAGE,),
@@ -229,6 +232,7 @@ MATRIX: dict[str, Route] = {
         own=True,
     ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
+    "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
@@ -256,6 +260,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/vms/{vm_id}/power": of(P.VAPP_PERFORM_ACTIONS, power="off"),
     "POST /v1/vms/{vm_id}/reset": of(P.VAPP_PERFORM_ACTIONS),
     "POST /v1/vms/{vm_id}/console": of(P.VAPP_PERFORM_ACTIONS, kind="serial"),
+    "POST /v1/vms/{vm_id}/resize": of(P.VAPP_CUSTOMISE_SETTINGS, cpu=2),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),
     "GET /v1/operations": own(P.OPERATION_VIEW),
     "GET /v1/operations/{operation_id}": of(P.OPERATION_VIEW),
@@ -269,6 +274,11 @@ MATRIX: dict[str, Route] = {
     "POST /v1/operations/{operation_id}/approve": of(P.OPERATION_APPROVE),
     "POST /v1/operations/{operation_id}/reject": of(P.OPERATION_APPROVE),
 }
+for _collection, _kind in LABELLED.items():
+    _path = f"/v1/{_collection}/{{{_kind.parameter}}}/labels"
+    _reading = own if _kind.parameter in {"datacenter_id", "tier_id"} else of
+    MATRIX[f"GET {_path}"] = _reading(_kind.read)
+    MATRIX[f"PUT {_path}"] = of(_kind.change, key="value")
 PATHS = create_app().openapi()["paths"]
 TOLD = {
     f"{method.upper()} {path}": how for path, ways in PATHS.items() for method, how in ways.items()
@@ -383,6 +393,8 @@ def test_who_has_just_that_privilege_gets_through(ours: Ours, subtests: pytest.S
 LISTS = ["virtual-datacenters", "appliances", "vms", "volumes", "operations"]
 INSIDE = [
     "GET /v1/virtual-datacenters/{virtual_datacenter_id}",
+    "PATCH /v1/virtual-datacenters/{virtual_datacenter_id}",
+    "DELETE /v1/virtual-datacenters/{virtual_datacenter_id}",
     "GET /v1/appliances/{appliance_id}",
     "POST /v1/appliances",
     "POST /v1/appliances/{appliance_id}/deploy",

@@ -238,6 +238,15 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def resize(world: World) -> Asked:
+    """More CPUs, less memory."""
+    return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
+
+
+def resize_undeployed(world: World) -> Asked:
+    return _vm_of(world.appliance("db")), {"size": {"cpu": 2, "ram_mib": 32}}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -264,6 +273,14 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
         "digest": repository.digest(image),
         "upload": upload.name,
     }
+
+
+def delete_template(world: World) -> Asked:
+    """With a conversion of its own; and with the image of another, whose conversions stay."""
+    own = world.image("own", Format.VMDK)
+    world.image("other", Format.VMDK)
+    world.run("convert_image", own, format="qcow2")
+    return own, {"former": "AVAILABLE"}
 
 
 def datacenter(world: World) -> Asked:
@@ -311,6 +328,7 @@ SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
+    "delete_template": Scenario("delete_template", delete_template),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
@@ -328,6 +346,8 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "resize_vm": Scenario("resize_vm", resize),
+    "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

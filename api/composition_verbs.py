@@ -1,0 +1,102 @@
+"""`cloudloom appliances ...`, `templates ...`: what there is, and changing what it is made of."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.command_line import Verbs, client, console, find, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from api.client import Client, Operation
+
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
+Approval = Annotated[
+    bool | None,
+    typer.Option("--approval/--no-approval", help="Whether deployments wait for approval."),
+]
+_APPLIANCE = ("id", "name", "state", "virtual_datacenter_id", "approval")
+_TEMPLATE = ("id", "name", "state", "datacenter_id", "cpu", "ram_mib")
+_VM = ("id", "name", "state", "cpu", "ram_mib", "depends_on")
+
+
+def add_to(app: typer.Typer, finish: "Callable[..., None]") -> None:
+    """Give the command line these nouns; `finish` waits for an operation's end."""
+    app.add_typer(_appliances(), name="appliances")
+    app.add_typer(_templates(finish), name="templates")
+
+
+def _appliances() -> typer.Typer:
+    verbs = typer.Typer(cls=Verbs, help="Appliances.", no_args_is_help=True)
+
+    @verbs.command("list")
+    def list_() -> None:
+        """List the appliances."""
+        with client() as api:
+            show(api.all("/v1/appliances"), *_APPLIANCE)
+
+    @verbs.command("show")
+    def show_(appliance: str) -> None:
+        """Show an appliance, and its VMs."""
+        with client() as api:
+            told(api.get(_path(api, "appliances", appliance)))
+
+    @verbs.command("set")
+    def set_(
+        appliance: str,
+        *,
+        name: Annotated[str | None, typer.Option(help="Its name from now on.")] = None,
+        approval: Approval = None,
+    ) -> None:
+        """Change an appliance."""
+        wanted = {"name": name, "approval": approval}
+        with client() as api:
+            change = {key: value for key, value in wanted.items() if value is not None}
+            told(api.patch(_path(api, "appliances", appliance), change))
+
+    @verbs.command("delete")
+    def delete(appliance: str) -> None:
+        """Delete an appliance that is not deployed; its volumes stay."""
+        with client() as api:
+            api.delete(_path(api, "appliances", appliance))
+
+    return verbs
+
+
+def _templates(finish: "Callable[..., None]") -> typer.Typer:
+    verbs = typer.Typer(cls=Verbs, help="Templates.", no_args_is_help=True)
+
+    @verbs.command("list")
+    def list_() -> None:
+        """List the templates."""
+        with client() as api:
+            show(api.all("/v1/templates"), *_TEMPLATE)
+
+    @verbs.command("show")
+    def show_(template: str) -> None:
+        """Show a template, and its disks."""
+        with client() as api:
+            found = api.get(_path(api, "templates", template))
+        show([found], *_TEMPLATE)
+        show(found["disks"], "position", "format", "virtual_size_mib", "size_bytes", "digest")
+
+    @verbs.command("delete")
+    def delete(template: str, *, no_wait: NoWait = False) -> None:
+        """Delete a template that no VM is made of."""
+        with client() as api:
+            begun: Operation = api.start(_path(api, "templates", template), method="DELETE")
+            finish(api, begun, wait=not no_wait)
+
+    return verbs
+
+
+def told(appliance: dict[str, Any]) -> None:
+    """Show an appliance, and its VMs."""
+    show([appliance], *_APPLIANCE)
+    console.print()
+    show(appliance["vms"], *_VM)
+
+
+def _path(api: "Client", noun: str, which: str) -> str:
+    return f"/v1/{noun}/{find(api, noun, which)}"

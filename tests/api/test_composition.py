@@ -1,0 +1,171 @@
+"""Virtual datacenters, appliances and templates are changed, and go when nothing needs them."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from adapters.database.ledger import ChargeRow, Limit
+from adapters.types import Format
+from flows.cloud import cloud
+from tests.api.conftest import Api, refused
+from tests.api.people import user
+from tests.worlds import photograph
+
+SHOP = """\
+appliance: shop
+virtual_datacenter: demo
+vms:
+  - {name: db, template: tiny, volumes: [{name: data, size_mib: 8}]}
+  - {name: web, template: tiny, depends_on: [db]}
+"""
+LAB = {"name": "lab", "datacenter": "main", "family": "memory"}
+
+
+def lab(api: Api) -> str:
+    answer = api.post("/v1/virtual-datacenters", json=LAB)
+    assert answer.status_code == 201, answer.text
+    return str(answer.headers["location"])
+
+
+# --- virtual datacenters ------------------------------------------------------------------------
+
+
+def test_a_virtual_datacenter_gets_another_name_that_no_other_has(api: Api) -> None:
+    path = lab(api)
+    refused(api.call("PATCH", path, json={"name": "demo"}), 409, "name-taken")
+    refused(api.call("PATCH", path, json={"family": "kvm"}), 422, "invalid-request")
+    assert api.call("PATCH", path, json={"name": "lab-2"}).json()["name"] == "lab-2"
+    assert api.get(path).json()["name"] == "lab-2"
+
+
+def test_an_empty_virtual_datacenter_goes_with_its_network_and_limits(api: Api) -> None:
+    before = photograph()
+    path = lab(api)
+    limits = f"/v1/limits/virtual-datacenter/{path.rpartition('/')[2]}"
+    assert api.call("PUT", limits, json={"hard": {"cpu": 1}}).status_code == 200
+    assert api.delete(path).status_code == 204
+    refused(api.get(path), 404, "not-found")
+    photo = photograph()
+    del before["tables"]["api_tokens"], photo["tables"]["api_tokens"]
+    assert photo == before
+    with cloud.database.read() as db:
+        assert not db.scalars(select(Limit)).all()
+
+
+def test_a_virtual_datacenter_that_is_used_stays_and_says_by_what(api: Api) -> None:
+    path = f"/v1/virtual-datacenters/{api.world.vdc}"
+    shop = api.appliance(SHOP)
+    users = refused(api.delete(path), 409, "in-use")["users"]
+    assert [(each["kind"], each["name"]) for each in users] == [
+        ("appliance", "shop"),
+        ("volume", "data"),
+    ]
+    assert api.delete(f"/v1/appliances/{shop['id']}").status_code == 204
+    (volume,) = api.get("/v1/volumes").json()
+    api.done(api.delete(f"/v1/volumes/{volume['id']}"))
+    making = {"name": "more", "size_mib": 8, "virtual_datacenter": "demo"}
+    accepted = api.post("/v1/volumes", json=making)
+    (going,) = refused(api.delete(path), 409, "in-use")["users"]
+    assert (going["kind"], going["name"]) == ("operation", "create_iscsi_volume")
+    ended = api.done(accepted)
+    api.done(api.delete(f"/v1/volumes/{ended['target']['id']}"))
+    assert api.delete(path).status_code == 204
+
+
+# --- appliances ---------------------------------------------------------------------------------
+
+
+def test_an_appliance_gets_another_name_that_no_other_has(api: Api) -> None:
+    shop, other = (
+        api.appliance(SHOP),
+        api.appliance(
+            "{appliance: other, virtual_datacenter: demo, vms: [{name: web, template: tiny}]}"
+        ),
+    )
+    path = f"/v1/appliances/{shop['id']}"
+    refused(api.call("PATCH", path, json={"name": "other"}), 409, "name-taken")
+    refused(api.call("PATCH", path, json={"approval": None}), 422, "invalid-request")
+    changed = api.call("PATCH", path, json={"name": "market"}).json()
+    assert (changed["name"], changed["approval"]) == ("market", False)
+    changed = api.call("PATCH", path, json={"approval": True}).json()
+    assert (changed["name"], changed["approval"]) == ("market", True)
+    assert api.get(f"/v1/appliances/{other['id']}").json()["name"] == "other"
+
+
+def test_a_deployed_appliance_stays_and_says_what_is_deployed(api: Api) -> None:
+    shop = api.appliance(SHOP)
+    path = f"/v1/appliances/{shop['id']}"
+    api.done(api.post(f"/v1/vms/{shop['vms'][1]['id']}/deploy"))
+    users = refused(api.delete(path), 409, "wrong-state")["users"]
+    assert [each["name"] for each in users] == ["web"]
+    accepted = api.post(f"/v1/vms/{shop['vms'][1]['id']}/undeploy")
+    refused(api.delete(path), 409, "locked")
+    api.done(accepted)
+    assert api.delete(path).status_code == 204
+
+
+# --- templates ----------------------------------------------------------------------------------
+
+
+def test_a_template_goes_with_its_conversions_its_charge_and_its_name(api: Api) -> None:
+    before = photograph()
+    made = api.world.image("foreign", Format.VMDK)
+    path = f"/v1/templates/{made}"
+    api.done(api.post(f"{path}/conversions", json={"format": "qcow2"}))
+    assert charged("template", made)
+    accepted = api.delete(path, headers={"If-Match": api.get(path).headers["etag"]})
+    refused(api.delete(path), 409, "locked")
+    api.done(accepted)
+    refused(api.get(path), 404, "not-found")
+    photo = photograph()
+    del before["tables"]["api_tokens"], photo["tables"]["api_tokens"]
+    assert photo == before
+
+
+def test_a_conversion_that_another_template_has_stays(api: Api) -> None:
+    one, other = (api.world.image(name, Format.VMDK, "same") for name in "ab")
+    api.done(api.post(f"/v1/templates/{one}/conversions", json={"format": "qcow2"}))
+    api.done(api.delete(f"/v1/templates/{one}"))
+    (disk,) = api.get(f"/v1/templates/{other}").json()["disks"]
+    (kept,) = disk["conversions"]
+    assert kept["state"] == "FINISHED"
+    assert cloud.repository(api.world.datacenter).has(kept["path"])
+    api.done(api.delete(f"/v1/templates/{other}"))
+    assert not cloud.repository(api.world.datacenter).has(kept["path"])
+
+
+def test_a_template_that_vms_are_made_of_stays_and_says_of_which(api: Api) -> None:
+    shop, path = api.appliance(SHOP), f"/v1/templates/{api.world.template}"
+    users = refused(api.delete(path), 409, "in-use")["users"]
+    assert [each["name"] for each in users] == ["db", "web"]
+    bounded = user(api, {"APPLIB_VIEW", "APPLIB_ALLOW_MODIFY"}, virtual_datacenters=[UUID(int=1)])
+    told = refused(bounded.delete(path), 409, "in-use")
+    assert (told["users"], "shop" in told["detail"]) == ([], False)
+    api.delete(f"/v1/appliances/{shop['id']}")
+    api.done(api.delete(path))
+
+
+def test_no_vm_is_made_of_a_template_that_is_about_to_go(api: Api) -> None:
+    path = f"/v1/templates/{api.world.template}"
+    accepted = api.delete(path)
+    shop = api.appliance(SHOP)  # until it has begun
+    ended = api.run(accepted)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "in-use")
+    assert ended["error"]["users"] == ["vm db", "vm web"]
+    assert api.get(path).json()["state"] == "AVAILABLE"
+    api.delete(f"/v1/appliances/{shop['id']}")
+    cloud.world.set_fate("repository.delete", "refuses")
+    stuck = api.run(api.delete(path))
+    assert stuck["state"] == "stuck"
+    assert api.get(path).json()["state"] == "DELETING"
+    headers = {"Content-Type": "application/yaml"}
+    late = api.post("/v1/appliances", content=SHOP, headers=headers)
+    refused(late, 409, "template-not-available")
+    api.run(api.post(f"/v1/operations/{stuck['id']}/resume"))
+    refused(api.get(path), 404, "not-found")
+
+
+def charged(kind: str, what: UUID) -> bool:
+    with cloud.database.read() as db:
+        found = select(func.count()).where(ChargeRow.kind == kind, ChargeRow.id == what)
+        return bool(db.scalar(found))

@@ -67,6 +67,7 @@ MEANINGS = {
     "nothing-deployed": "No VM came up, so that all was undone; `vms` says why.",
     "operation-ended": "The operation has ended.",
     "operation-missing": "A flow was run without an operation.",
+    "other-certificate": "The server's certificate is not the one with that fingerprint.",
     "other-host": "The host at that address does not have the VMs that this one has.",
     "other-repository": "The directory is another repository than the datacenter's.",
     "out-of-space": "A pool, datastore, repository or host is full.",

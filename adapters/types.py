@@ -324,7 +324,7 @@ class Base(Value):
         return self.path.rsplit("/", 1)[-1].startswith(f"base-{self.digest}")
 
 
-MOST_DISKS = 21  # of a VM, volumes among them: what PCI slots there are beside those of 8 NICs
+MOST_DISKS = 15  # of a VM, volumes among them: what fits a SCSI controller of vSphere
 
 
 class Disk(Value):

@@ -10,8 +10,9 @@ from adapters.amounts import Amounts
 from adapters.database.operations import Operation
 from flows.cloud import cloud
 from flows.definitions import redefine
-from flows.growth import charge_growth
+from flows.growth import charge_growth, grown
 from flows.operation import operation
+from flows.planning import planning
 from flows.reserve_host import room_at
 from flows.steps import Effect, step
 from flows.survey import survey_vm
@@ -42,6 +43,13 @@ def reserve_size(vm: UUID, size: Amounts, former: Amounts) -> None:
     cloud.hardware.reserve(vm, record.datacenter_id, size, room_at(record))
 
 
+@reserve_size.plan
+def _(vm: UUID, size: Amounts, former: Amounts) -> None:
+    record = cloud.inventory.vm(vm)
+    if record.host_id:
+        room_at(record)(size.beyond(former), cloud.inventory.situation(record.datacenter_id))
+
+
 @reserve_size.undo
 def _(vm: UUID, size: Amounts, former: Amounts) -> None:
     cloud.hardware.give_back(vm, former)
@@ -57,6 +65,12 @@ def give_back(vm: UUID, size: Amounts) -> None:
     """Reserve and charge no more than the size."""
     cloud.hardware.give_back(vm, size)
     cloud.ledger.lower(cloud.ledger.of_vms([vm]))
+
+
+@give_back.plan
+def _(vm: UUID, size: Amounts) -> None:
+    if cloud.ledger.has("vm", [vm]):
+        planning().lower(grown(vm, size))
 
 
 @give_back.look

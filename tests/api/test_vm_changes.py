@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.database import models
+from adapters.types import MOST_DISKS
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.worlds import require_ledger_exact
@@ -296,7 +297,7 @@ def test_a_disk_is_deleted_only_as_it_was_read_and_by_its_own_vm(api: Api, web: 
 
 def test_a_vm_has_a_bounded_number_of_disks(api: Api, web: str) -> None:
     vm, template = id_of(web), UUID(api.get(web).json()["disks"][0]["template_disk_id"])
-    for position in range(2, 21):
+    for position in range(2, MOST_DISKS):
         api.world.add(
             models.VmDisk(
                 id=uuid4(), vm_id=vm, position=position, template_disk_id=template, size_mib=1

@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
-from adapters.types import Base, Disk, Family, Nic, Value, Vm, VmState
+from adapters.types import Base, Disk, Family, Nic, Seed, Value, Vm, VmState
 
 
 class HostRecord(Value):
@@ -88,6 +88,7 @@ class VmRecord(Value):
     nics: tuple[Nic, ...]
     volumes: tuple[VolumeRecord, ...]
     installation: UUID
+    user_data: UUID | None = None  # the secret that has it
 
     @property
     def host(self) -> UUID:
@@ -106,6 +107,19 @@ class VmRecord(Value):
         """What it is charged for while it has a host."""
         disk_mib = sum(disk.size_mib for disk in self.local_disks)
         return Amounts(cpu=self.cpu, ram_mib=self.ram_mib, disk_mib=disk_mib)
+
+    @property
+    def seed(self) -> Seed | None:
+        """What its guest reads when it boots first; None where it has no user data."""
+        if self.user_data is None:
+            return None
+        return Seed(
+            id=self.id,
+            hostname=hostname(self.name),
+            secret=self.user_data,
+            datastore=self.datastore,
+            installation=self.installation,
+        )
 
     def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
         """A disk as the hypervisor is to make it."""
@@ -129,4 +143,10 @@ class VmRecord(Value):
             disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
             nics=self.nics,
             installation=self.installation,
+            seed=self.seed,
         )
+
+
+def hostname(name: str) -> str:
+    """A VM's name as its guest's, whose letters are fewer."""
+    return name.lower().replace("_", "-").rstrip("-.")

@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
-from adapters.types import Base, Disk, Export, Family, Nic, Value, Vm, VmState, export_id
+from adapters.types import Base, Disk, Export, Family, Nic, Seed, Value, Vm, VmState, export_id
 
 
 class HostRecord(Value):
@@ -88,6 +88,7 @@ class VmRecord(Value):
     nics: tuple[Nic, ...]
     volumes: tuple[VolumeRecord, ...]
     installation: UUID
+    user_data: UUID | None = None  # the secret that has it
 
     @property
     def host(self) -> UUID:
@@ -115,6 +116,19 @@ class VmRecord(Value):
         """The VM without one of its disks."""
         left = tuple(each for each in self.disks if each.id != disk)
         return self.model_copy(update={"disks": left})
+
+    @property
+    def seed(self) -> Seed | None:
+        """What its guest reads when it boots first; None where it has no user data."""
+        if self.user_data is None:
+            return None
+        return Seed(
+            id=self.id,
+            hostname=hostname(self.name),
+            secret=self.user_data,
+            datastore=self.datastore,
+            installation=self.installation,
+        )
 
     def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
         """A disk as the hypervisor is to make it."""
@@ -147,4 +161,10 @@ class VmRecord(Value):
             disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
             nics=self.nics,
             installation=self.installation,
+            seed=self.seed,
         )
+
+
+def hostname(name: str) -> str:
+    """A VM's name as its guest's, whose letters are fewer."""
+    return name.lower().replace("_", "-").rstrip("-.")

@@ -6,14 +6,14 @@ it again, and who encrypts one looks first whether it is still the same.
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -142,6 +142,14 @@ class Secrets:
         self._witness(secret)
         return chap
 
+    def keep(self, db: Session, text: str) -> UUID:
+        """Keep a text that somebody has given, in this transaction; answers its id."""
+        still(db)
+        row = models.Secret(id=uuid4(), user="", ciphertext=self._keys.encrypt(text.encode()))
+        db.add(row)
+        db.flush()
+        return row.id
+
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""
         with self._database.write() as db:
@@ -168,6 +176,14 @@ class Secrets:
                 raise NotFound(f"no secret {secret}")
             password = self._keys.decrypt(row.ciphertext).decode()
             return Chap(user=row.user, password=SecretStr(password))
+
+
+def forget_unused(db: Session, secrets: Iterable[UUID | None]) -> None:
+    """Remove those of these that no VM has any more."""
+    table, ids = models.Secret, [each for each in secrets if each]
+    needed = exists().where(models.VirtualMachine.user_data_id == table.id)
+    change = delete(table).where(table.id.in_(ids), ~needed)
+    db.execute(change.execution_options(synchronize_session=False))
 
 
 def still(db: Session, *, alone: bool = False) -> None:

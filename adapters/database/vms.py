@@ -59,6 +59,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
             volumes=tuple(volume_of(each) for each in volumes.get(row.id, ())),
             installation=installation,
+            user_data=row.user_data_id,
         )
         for row in rows
     ]

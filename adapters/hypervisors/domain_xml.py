@@ -8,10 +8,11 @@ import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
-from adapters.types import Connection, Disk, Nic, Owner, Vm
+from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
+_SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
@@ -41,6 +42,22 @@ def disk_called(name: str) -> tuple[UUID, UUID] | None:
 def disk_path(disk: Disk) -> str:
     """Where the host finds the disk."""
     return str(PurePosixPath(disk.datastore, disk_name(disk)))
+
+
+def seed_name(seed: Seed) -> str:
+    """The seed's file, and its volume's name in the datastore's pool."""
+    return f"seed-{seed.id}.{seed.installation}.iso"
+
+
+def seed_called(name: str) -> tuple[UUID, UUID] | None:
+    """Of a file that is called as our seeds are: its VM, and the installation."""
+    found = _SEED.fullmatch(name)
+    return (UUID(found[1]), UUID(found[2])) if found else None
+
+
+def seed_path(seed: Seed) -> str:
+    """Where the host finds the seed."""
+    return str(PurePosixPath(seed.datastore, seed_name(seed)))
 
 
 def serial(thing: UUID) -> str:
@@ -83,6 +100,8 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
     devices = ET.SubElement(domain, "devices")
     for disk in sorted(vm.disks, key=lambda each: each.position):
         _disk(devices, disk)
+    if vm.seed:
+        _disc(devices, vm.seed)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
     _screen(devices)
@@ -122,6 +141,17 @@ def volume_xml(name: str, disk: Disk, capacity_bytes: int | None) -> str:
     return _document(volume)
 
 
+def seed_xml(seed: Seed, size_bytes: int) -> str:
+    """Describe a raw file that its owner alone reads; libvirt hands it to QEMU."""
+    volume = ET.Element("volume")
+    _text(volume, "name", seed_name(seed))
+    _text(volume, "capacity", str(size_bytes), unit="bytes")
+    target = ET.SubElement(volume, "target")
+    ET.SubElement(target, "format", type="raw")
+    _text(ET.SubElement(target, "permissions"), "mode", "0600")
+    return _document(volume)
+
+
 def pool_xml(name: str, directory: str) -> str:
     """Describe a directory of disks."""
     pool = ET.Element("pool", type="dir")
@@ -149,6 +179,15 @@ def _disk(devices: ET.Element, disk: Disk) -> None:
     ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
     ET.SubElement(element, "source", file=disk_path(disk))
     _as_virtio(element, disk.position, disk.id)
+
+
+def _disc(devices: ET.Element, seed: Seed) -> None:
+    """Add a seed: as a CD, which takes none of the slots that disks and NICs have."""
+    element = ET.SubElement(devices, "disk", type="file", device="cdrom")
+    ET.SubElement(element, "driver", name="qemu", type="raw")
+    ET.SubElement(element, "source", file=seed_path(seed))
+    ET.SubElement(element, "target", dev="hda", bus="ide")
+    ET.SubElement(element, "readonly")
 
 
 def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:

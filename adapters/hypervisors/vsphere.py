@@ -12,7 +12,7 @@ from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, Seedless
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.vsphere.datastores import Datastores, Place
@@ -24,7 +24,7 @@ _OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
 
 
-class VsphereHypervisor:
+class VsphereHypervisor(Seedless):
     """One ESXi host; ours are the VMs whose extra configuration names our installation.
 
     A VM has its UUID as `instanceUuid` and is found by it wherever the server has moved it. A

@@ -88,6 +88,7 @@ class Vm(BaseModel):
     affinity: str | None
     anti_affinity: str | None
     protected: bool
+    has_user_data: bool
     labels: dict[str, str]
     host: HostOfVm | None
     disks: list[Disk]
@@ -342,6 +343,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             affinity=row.affinity,
             anti_affinity=row.anti_affinity,
             protected=row.protected,
+            has_user_data=row.user_data_id is not None,
             labels=row.labels,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),

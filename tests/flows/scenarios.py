@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import delete, insert, select
 
+from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.types import Format
@@ -179,6 +180,25 @@ def deploy_vm(world: World) -> Asked:
     vm = _vm_of(world.appliance("db", template=world.image("foreign", Format.VMDK)))
     world.volume("data", vm, carved=False)
     world.volume("more", vm, position=2)
+    return vm, {}
+
+
+def _seeded_vm(world: World, name: str = "db") -> UUID:
+    vm = _vm_of(world.appliance(name))
+    with cloud.database.write() as db:
+        row = db.get_one(models.VirtualMachine, vm)
+        row.user_data_id = cloud.secrets.keep(db, "#cloud-config\n")
+    return vm
+
+
+def deploy_seeded(world: World) -> Asked:
+    """A VM with user data."""
+    return _seeded_vm(world), {}
+
+
+def undeploy_seeded(world: World) -> Asked:
+    vm = _seeded_vm(world)
+    world.run("deploy_vm", vm)
     return vm, {}
 
 
@@ -366,7 +386,9 @@ SCENARIOS = {
     "attach_volume-hot": Scenario("attach_volume", hot_attach),
     "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
+    "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
+    "undeploy_vm-seeded": Scenario("undeploy_vm", undeploy_seeded),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),

@@ -25,6 +25,8 @@ AT_HOSTS = {
     ("add_disk", "make-disk"),
     ("add_disk", "define-anew"),
     ("delete_disk", "remove-disk"),
+    ("deploy_vm-seeded", "make-seed"),
+    ("undeploy_vm-seeded", "remove-seed"),
 }
 CASES = [
     each

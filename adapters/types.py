@@ -329,6 +329,20 @@ class Connection(Value):
         return export_id(self.volume, self.initiator)
 
 
+class Boot(StrEnum):
+    """What a VM may start from."""
+
+    DISK = "disk"  # the first one, be it a volume
+    NETWORK = "network"
+
+
+class Settings(Value):
+    """How a VM starts, and which secret opens its screen; without one, the line is enough."""
+
+    boot: tuple[Boot, ...] = (Boot.DISK,)  # the first that works
+    screen: UUID | None = None
+
+
 class Vm(Value):
     """A VM as a hypervisor is to define it, named `vm-<id>`, its uuid being `id`."""
 
@@ -340,6 +354,7 @@ class Vm(Value):
     nics: tuple[Nic, ...] = ()
     installation: UUID
     seed: Seed | None = None
+    settings: Settings = Settings()
 
     @property
     def digest(self) -> str:
@@ -347,7 +362,8 @@ class Vm(Value):
 
         What older versions had no word for counts only where it is said.
         """
-        unsaid = {name for name in ("seed",) if getattr(self, name) is None}
+        fields = type(self).model_fields
+        unsaid = {x for x in ("seed", "settings") if getattr(self, x) == fields[x].default}
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()
 
 

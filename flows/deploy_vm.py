@@ -17,6 +17,7 @@ from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.conversion import needed_format
 from flows.reserve_host import reserve_hosts
+from flows.screens import opens
 from flows.seeds import make_seed, require_seeds
 from flows.steps import step
 from flows.survey import survey_vm
@@ -64,7 +65,7 @@ def bring_up(vm: VmRecord) -> None:
 
 @step("define-vm")
 def define_vm(vm: Vm, host: UUID) -> None:
-    cloud.hypervisor(host).ensure_vm(vm)
+    cloud.hypervisor(host).ensure_vm(vm, opens(vm))
 
 
 @define_vm.undo

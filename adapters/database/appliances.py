@@ -21,7 +21,7 @@ def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
             for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
                 db.delete(row)
         db.flush()
-        given.append(vm.user_data_id)
+        given += [vm.user_data_id, vm.screen_id]
         db.delete(vm)
     db.flush()
     forget_unused(db, given)

@@ -169,7 +169,7 @@ class VirtualMachine(Labelled, Base):
 
     VMs of an appliance with one `affinity` would be on one host, with one `anti_affinity` on
     different ones; `tier_id` is the datastore's that their disks are to be on. What destroys is
-    refused of a `protected` one. Its user data is a secret.
+    refused of a `protected` one. Its user data is a secret, and so is what opens its screen.
     """
 
     __tablename__ = "vms"
@@ -190,6 +190,8 @@ class VirtualMachine(Labelled, Base):
     anti_affinity: Mapped[str | None]
     protected: Mapped[bool] = mapped_column(default=False)
     user_data_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
+    boot: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    screen_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
 
 
 class VmDisk(Base):

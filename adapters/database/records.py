@@ -5,7 +5,19 @@ from uuid import UUID
 from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
-from adapters.types import Base, Disk, Export, Family, Nic, Seed, Value, Vm, VmState, export_id
+from adapters.types import (
+    Base,
+    Disk,
+    Export,
+    Family,
+    Nic,
+    Seed,
+    Settings,
+    Value,
+    Vm,
+    VmState,
+    export_id,
+)
 
 
 class HostRecord(Value):
@@ -89,6 +101,7 @@ class VmRecord(Value):
     volumes: tuple[VolumeRecord, ...]
     installation: UUID
     user_data: UUID | None = None  # the secret that has it
+    settings: Settings = Settings()
 
     @property
     def host(self) -> UUID:
@@ -162,6 +175,7 @@ class VmRecord(Value):
             nics=self.nics,
             installation=self.installation,
             seed=self.seed,
+            settings=self.settings,
         )
 
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -142,13 +142,18 @@ class Secrets:
         self._witness(secret)
         return chap
 
-    def keep(self, db: Session, text: str) -> UUID:
+    def keep(self, db: Session, text: str, secret: UUID | None = None) -> UUID:
         """Keep a text that somebody has given, in this transaction; answers its id."""
         still(db)
-        row = models.Secret(id=uuid4(), user="", ciphertext=self._keys.encrypt(text.encode()))
-        db.add(row)
+        key, ciphertext = secret or uuid4(), self._keys.encrypt(text.encode())
+        db.add(models.Secret(id=key, user="", ciphertext=ciphertext))
         db.flush()
-        return row.id
+        return key
+
+    def has(self, secret: UUID) -> bool:
+        """Whether there is such a secret."""
+        with self._database.read() as db:
+            return db.get(models.Secret, secret) is not None
 
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""
@@ -180,8 +185,9 @@ class Secrets:
 
 def forget_unused(db: Session, secrets: Iterable[UUID | None]) -> None:
     """Remove those of these that no VM has any more."""
-    table, ids = models.Secret, [each for each in secrets if each]
-    needed = exists().where(models.VirtualMachine.user_data_id == table.id)
+    table, vm = models.Secret, models.VirtualMachine
+    ids = [each for each in secrets if each]
+    needed = exists().where(or_(vm.user_data_id == table.id, vm.screen_id == table.id))
     change = delete(table).where(table.id.in_(ids), ~needed)
     db.execute(change.execution_options(synchronize_session=False))
 

@@ -54,6 +54,8 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from adapters.errors import Unsupported
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
@@ -132,8 +134,11 @@ class Hypervisor(Protocol):
     def discard_seed(self, datastore: str, vm: UUID) -> None:
         """Remove one of `seeds` by its VM alone. Raises `InUse` while that is defined with it."""
 
-    def ensure_vm(self, vm: Vm) -> None:
-        """Define the VM, off. Raises `NotFound` when disk or seed is missing, `Conflict`."""
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
+        """Define the VM, off; `screen` is the password that opens its screen, where it has one.
+
+        Raises `NotFound` when a disk or its seed is missing, `Conflict`.
+        """
 
     def has_vm(self, vm: Vm) -> bool:
         """Whether this very VM is defined. Raises `Conflict`."""

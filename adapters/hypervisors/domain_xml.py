@@ -8,7 +8,9 @@ import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
-from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
+from pydantic import SecretStr
+
+from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
@@ -18,6 +20,11 @@ _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
 _FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
+
+_BOOT = {
+    Boot.DISK: "hd",  # vda, be it a disk or a volume that is connected later
+    Boot.NETWORK: "network",
+}
 
 ET.register_namespace("cloudloom", NAMESPACE)
 ET.register_namespace("qemu", _QEMU)
@@ -70,8 +77,11 @@ def secret_id(volume: UUID, vm: UUID) -> UUID:
     return uuid5(volume, f"chap of {vm}")
 
 
-def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
-    """Describe the VM, off, without its connections; `console` is the serial port's log file."""
+def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None = None) -> str:
+    """Describe the VM, off, without its connections; `console` is the serial port's log file.
+
+    With its screen's password, what is answered is a secret itself.
+    """
     domain = ET.Element("domain", type=domain_type)
     _text(domain, "name", vm_name(vm.id))
     _text(domain, "uuid", str(vm.id))
@@ -84,7 +94,8 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
         ET.SubElement(domain, "cpu", mode="host-passthrough")
     system = ET.SubElement(domain, "os")
     _text(system, "type", "hvm", arch="x86_64", machine="pc")
-    ET.SubElement(system, "boot", dev="hd")  # from vda, be it a disk or a volume connected later
+    for device in vm.settings.boot:
+        ET.SubElement(system, "boot", dev=_BOOT[device])
     features = ET.SubElement(domain, "features")
     for name in ("acpi", "apic"):
         ET.SubElement(features, name)
@@ -104,7 +115,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
         _disc(devices, vm.seed)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
-    _screen(devices)
+    _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
     if vm.nics:
@@ -198,9 +209,11 @@ def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
-def _screen(devices: ET.Element) -> None:
+def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     """Add a VNC server that listens nowhere: libvirtd hands out its lines."""
     graphics = ET.SubElement(devices, "graphics", type="vnc")
+    if password:
+        graphics.set("passwd", password.get_secret_value())
     ET.SubElement(graphics, "listen", type="none")
     video = ET.SubElement(devices, "video")
     ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")

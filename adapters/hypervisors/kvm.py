@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import libvirt
+from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.hypervisors import domain_xml
@@ -135,7 +136,7 @@ class KvmHypervisor:
         if path:
             self._disks.discard(path)
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         if self.has_vm(vm):
             return
         for disk in vm.disks:
@@ -146,7 +147,7 @@ class KvmHypervisor:
         self._consoles.mkdir(parents=True, exist_ok=True)
         log = str(self._consoles / f"{domain_xml.vm_name(vm.id)}.log")
         with speaking_libvirt():
-            self._session().defineXML(domain_xml.domain_xml(vm, self._domain_type, log))
+            self._session().defineXML(domain_xml.domain_xml(vm, self._domain_type, log, screen))
 
     def has_vm(self, vm: Vm) -> bool:
         with speaking_libvirt():

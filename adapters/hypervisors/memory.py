@@ -1,16 +1,19 @@
 """A pretended host: the reference twin of every hypervisor adapter.
 
 Its world holds `disk` (host, vm, installation, size_mib, datastore, base), `vm` (host,
-installation, digest, power, console, and `keeps` where the guest releases no volume) and
-`connection` (host, vm, volume, initiator, target, position), the last under `<vm>.<volume>`. A
-`datastore` under its directory may set `total_mib`; 0 means that there is none. A guest's writes
-set `written` of the storage twin's `volume`.
+installation, digest, power, console, whether its screen `asks` for a password, and `keeps` where
+the guest releases no volume) and `connection` (host, vm, volume, initiator, target, position),
+the last under `<vm>.<volume>`. A `datastore` under its directory may set `total_mib`; 0 means that
+there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
 from adapters.hypervisors.base import Capability, Display, DisplayKind
@@ -107,7 +110,7 @@ class MemoryHypervisor(MemoryFiles):
 
         self.world.call("hypervisors.discard_disk", disk, effect, None)
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         def effect() -> None:
             if self._defined(vm):
                 return
@@ -123,6 +126,7 @@ class MemoryHypervisor(MemoryFiles):
                 "disks": {str(disk.id): disk.position for disk in vm.disks},
                 "power": Power.OFF,
                 "console": "",
+                "asks": screen is not None,
                 "seed": vm.seed is not None,
             }
             self.world.put("vm", vm.id, properties)
@@ -237,7 +241,8 @@ class MemoryHypervisor(MemoryFiles):
             self._require_running(vm)
 
         self.world.call("hypervisors.display", vm, effect, None)
-        line = open_line(_VNC, lambda _: b"", lambda: self._is_on(vm), lambda: None)
+        asks = (self._vm(vm) or {}).get("asks", False)
+        line = open_line(_VNC, partial(_security, asks), lambda: self._is_on(vm), lambda: None)
         return Display(kind=DisplayKind.VNC, line=line)
 
     def vms(self) -> dict[UUID, Power]:
@@ -376,3 +381,8 @@ class MemoryHypervisor(MemoryFiles):
 
 def _key(connection: Connection) -> str:
     return f"{connection.vm}.{connection.volume}"
+
+
+def _security(asks: bool, heard: bytes) -> bytes:  # noqa: FBT001 - as `partial` gives it
+    """What a VNC server answers to a client's version: that it asks for a password, or not."""
+    return bytes([1, 2 if asks else 1]) if heard == _VNC else b""

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
@@ -118,7 +119,7 @@ class VsphereHypervisor(Seedless):
     def disk_path(self, disk: Disk) -> str:
         return str(Place.parse(disk.datastore) / spec.disk_name(disk))
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         if self.has_vm(vm):
             return
         for disk in vm.disks:

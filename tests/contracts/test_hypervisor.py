@@ -40,6 +40,7 @@ from adapters.storage.tgt import Tgt
 from adapters.types import (
     MOST_DISKS,
     Base,
+    Boot,
     Chap,
     Connection,
     Disk,
@@ -49,6 +50,7 @@ from adapters.types import (
     Nic,
     Power,
     Seed,
+    Settings,
     Target,
     Vm,
     Volume,
@@ -799,6 +801,43 @@ def test_a_screen_is_for_several(ours, running):
     with ours.display(running.id).line as one, ours.display(running.id).line as two:
         for line in (one, two):
             assert heard(line, b"\n").startswith(b"RFB 003.")
+
+
+def test_a_screen_asks_for_its_password_and_none_without(ours, running):
+    if Capability.DISPLAY not in ours.capabilities:
+        return
+    assert security(ours, running) == NOTHING
+    ours.set_power(running.id, Power.OFF, timeout_s=0)
+    ours.delete_vm(running.id)
+    closed = changed(running, settings=Settings(screen=uuid4()))
+    ours.ensure_vm(closed, SecretStr("password"))
+    assert ours.has_vm(closed)
+    with pytest.raises(Conflict):
+        ours.has_vm(running)
+    ours.set_power(running.id, Power.ON, timeout_s=0)
+    assert security(ours, closed) == VNC_PASSWORD
+
+
+def test_a_vm_is_told_what_to_start_from(ours, defined):
+    ours.delete_vm(defined.id)
+    other = changed(defined, settings=Settings(boot=(Boot.NETWORK, Boot.DISK)))
+    ours.ensure_vm(other)
+    assert ours.has_vm(other)
+    with pytest.raises(Conflict):
+        ours.has_vm(defined)
+    ours.set_power(other.id, Power.ON, timeout_s=0)
+    assert ours.power(other.id) is Power.ON
+
+
+NOTHING, VNC_PASSWORD = 1, 2  # kinds of security, in RFB's numbers
+
+
+def security(ours, vm):
+    """The one kind of security that a VM's screen offers."""
+    with ours.display(vm.id).line as line:
+        line.sendall(heard(line, b"\n"))
+        line.settimeout(10)
+        return tuple(line.recv(2))[1]
 
 
 @booting

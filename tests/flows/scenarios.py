@@ -297,6 +297,17 @@ def delete_disk_undeployed(world: World) -> Asked:
     return vm, {"disk": asked["disk"]["id"]}
 
 
+def redefine(world: World) -> Asked:
+    """Another order, and no password any more."""
+    vm = _off_vm_with_volume(world)
+    with cloud.database.write() as db:
+        screen = cloud.secrets.keep(db, "password")
+    plain = {"boot": ["disk"], "screen": None}
+    asked = {"boot": ["disk"], "screen": str(screen)}
+    world.run("redefine_vm", vm, settings=asked, former=plain)
+    return vm, {"settings": {"boot": ["network", "disk"], "screen": None}, "former": asked}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -405,6 +416,7 @@ SCENARIOS = {
     "add_disk-undeployed": Scenario("add_disk", add_disk_undeployed),
     "delete_disk": Scenario("delete_disk", delete_disk),
     "delete_disk-undeployed": Scenario("delete_disk", delete_disk_undeployed),
+    "redefine_vm": Scenario("redefine_vm", redefine),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

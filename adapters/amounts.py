@@ -39,6 +39,10 @@ class Amounts(Value):
         """What there is more of here than there."""
         return self.model_copy(update={k: max(0, n - getattr(other, k)) for k, n in self})
 
+    def has_grown(self, former: Self, wanted: Self) -> bool:
+        """Whether there is as much here as is wanted of what there was less of."""
+        return all(getattr(self, k) >= n for k, n in wanted if n > getattr(former, k))
+
     def items(self) -> Iterator[tuple[str, int]]:
         """Each resource with its amount, in order."""
         return iter(self)

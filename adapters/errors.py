@@ -86,7 +86,7 @@ class BadImage(Refused):
 
     Codes: image-backing-file, image-data-file, image-foreign-extent, image-format-mismatch,
     image-surplus-file, image-too-large, image-truncated, image-unknown-format, image-corrupt,
-    image-digest-mismatch.
+    image-digest-mismatch. Of packages there are more: `adapters.packages.BadPackage`.
     """
 
     code = "image-corrupt"

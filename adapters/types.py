@@ -49,8 +49,12 @@ class Format(StrEnum):
 
     @property
     def disk_file(self) -> str:
-        """What a template's disk is called in its folder, and a set's first file in its own."""
-        return f"disk-0.{self.extension}"
+        """What a template's first disk is called in its folder, and a set's first file too."""
+        return self.disk_name(0)
+
+    def disk_name(self, position: int) -> str:
+        """What a template's disk at this position is called in its folder."""
+        return f"disk-{position}.{self.extension}"
 
 
 class Power(StrEnum):

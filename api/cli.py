@@ -14,7 +14,14 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from api import cli_people, composition_verbs, infrastructure_verbs, limit_verbs, vm_verbs
+from api import (
+    cli_people,
+    composition_verbs,
+    hardware_verbs,
+    infrastructure_verbs,
+    limit_verbs,
+    vm_verbs,
+)
 from api.command_line import Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
@@ -238,27 +245,6 @@ def undeploy(appliance: str, *, no_wait: NoWait = False) -> None:
         _finish(client, started, wait=not no_wait)
 
 
-@app.command()
-def power(
-    vm: str,
-    wanted: Annotated[str, typer.Argument(metavar="on|off|paused")],
-    *,
-    no_wait: NoWait = False,
-) -> None:
-    """Switch a VM on or off, pause it, or let it go on."""
-    with _client() as client:
-        started = client.start(f"/v1/vms/{_find(client, 'vms', vm)}/power", {"power": wanted})
-        _finish(client, started, wait=not no_wait)
-
-
-@app.command()
-def reset(vm: str, *, no_wait: NoWait = False) -> None:
-    """Start a VM anew at once: what its guest has not saved is lost."""
-    with _client() as client:
-        started = client.start(f"/v1/vms/{_find(client, 'vms', vm)}/reset")
-        _finish(client, started, wait=not no_wait)
-
-
 @app.command("console")
 def open_console(vm: str) -> None:
     """Be a VM's serial console: Ctrl-] leaves it."""
@@ -438,6 +424,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 
 infrastructure_verbs.add_to(app, _client, _show)
 composition_verbs.add_to(app, _finish)
+hardware_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)

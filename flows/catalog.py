@@ -15,6 +15,7 @@ from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.reset_vm import reset_vm
+from flows.resize_vm import resize_vm
 from flows.sweep_orphans import sweep_orphans
 from flows.sync_appliance import sync_appliance
 from flows.trim_history import trim_history
@@ -39,6 +40,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     change_power,
     reset_vm,
     persist_vm,
+    resize_vm,
     unwind_operation,
     reconcile_operations,
     check_datacenters,

@@ -25,7 +25,7 @@ def to_deploy(vms: Sequence[UUID]) -> list[Charge]:
 @step("charge-vms")
 def charge_vms(target: UUID, vms: list[UUID], force: Force | None) -> None:
     """Charge the CPUs, memory and local disks of all these VMs, or of none."""
-    _charge(cloud.ledger.of_vms(vms), force)
+    charge(cloud.ledger.of_vms(vms), force)
 
 
 @charge_vms.undo
@@ -41,7 +41,7 @@ def _(target: UUID, vms: list[UUID], force: Force | None) -> bool:
 @step("charge-volume")
 def charge_volume(volume: VolumeRecord, force: Force | None) -> None:
     """Charge the storage of a volume that is to be carved."""
-    _charge(cloud.ledger.of_volumes([volume]), force)
+    charge(cloud.ledger.of_volumes([volume]), force)
 
 
 @charge_volume.undo
@@ -57,7 +57,7 @@ def _(volume: VolumeRecord, force: Force | None) -> bool:
 @step("charge-template")
 def charge_template(template: NewTemplate, size_mib: int, force: Force | None) -> None:
     """Charge what a template's image takes in its repository."""
-    _charge([cloud.ledger.of_template(template, size_mib)], force)
+    charge([cloud.ledger.of_template(template, size_mib)], force)
 
 
 @charge_template.undo
@@ -112,5 +112,6 @@ def _(disk: UUID, vm: UUID) -> bool:
     return any(each not in uses for each in cloud.ledger.charged(uses))
 
 
-def _charge(charges: Sequence[Charge], force: Force | None) -> None:
+def charge(charges: Sequence[Charge], force: Force | None) -> None:
+    """Charge all of these, or none, within their limits."""
     cloud.ledger.charge(charges, partial(within, forced=force is not None), force)

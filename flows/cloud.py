@@ -22,6 +22,7 @@ from adapters.database.places import Places
 from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
+from adapters.database.sizes import Sizes
 from adapters.database.stories import Stories
 from adapters.errors import Unsupported
 from adapters.hypervisors.base import Hypervisor
@@ -115,6 +116,11 @@ class Cloud:
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What VMs measure."""
+        return Sizes(self.database)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -4,7 +4,6 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VmRecord, VolumeRecord
-from adapters.errors import Conflict
 from adapters.types import Connection, Role, Vm
 from flows.attach_volume import (
     assign_volume,
@@ -15,6 +14,7 @@ from flows.attach_volume import (
 from flows.charges import charge_volume, refund_disk
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
+from flows.definitions import is_defined, write_definition
 from flows.fill_volume import fill_volume
 from flows.operation import operation
 from flows.places import at_host
@@ -71,31 +71,15 @@ def _(disk: UUID, volume: UUID) -> bool:
 @step("redefine-vm")
 def redefine_vm(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> None:
     """Replace the definition of a VM that is off; the first connection is the disk that moved."""
-    _define_anew(vm, connections, host)
+    write_definition(vm, connections, host)
 
 
 @redefine_vm.undo
 def _(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> None:
-    if _is_defined(vm, connections, host) or not _is_defined(former, connections[1:], host):
-        _define_anew(former, connections[1:], host)
+    if is_defined(vm, connections, host) or not is_defined(former, connections[1:], host):
+        write_definition(former, connections[1:], host)
 
 
 @redefine_vm.look
 def _(former: Vm, vm: Vm, connections: list[Connection], host: UUID) -> bool:
-    return _is_defined(vm, connections, host)
-
-
-def _define_anew(vm: Vm, connections: list[Connection], host: UUID) -> None:
-    hypervisor = cloud.hypervisor(host)
-    hypervisor.delete_vm(vm.id)
-    hypervisor.ensure_vm(vm)
-    for each in connections:
-        hypervisor.connect(each, cloud.secrets.read(each.export))
-
-
-def _is_defined(vm: Vm, connections: list[Connection], host: UUID) -> bool:
-    hypervisor = cloud.hypervisor(host)
-    try:
-        return hypervisor.has_vm(vm) and all(map(hypervisor.has_connection, connections))
-    except Conflict:  # the other of the two definitions
-        return False
+    return is_defined(vm, connections, host)

@@ -1,13 +1,16 @@
 """Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
 from adapters.allocation import Load, Room, Situation
+from adapters.amounts import Amounts
+from adapters.database.records import VmRecord
 from adapters.errors import Refused, Transient
 from flows.cloud import cloud
+from flows.policies.growth import require_room
 from flows.policies.placement import Choice, NoRoom, choose_hosts
 from flows.steps import step
 
@@ -50,6 +53,22 @@ def place(vms: Sequence[UUID], datacenter: UUID) -> dict[UUID, Choice]:
     return Placer(datacenter, vms).place(vms, cloud.inventory.situation(datacenter, vms))
 
 
+def room_at(vm: VmRecord) -> Callable[[Amounts, Situation], None]:
+    """What refuses a VM more than its host has left."""
+
+    def require(more: Amounts, now: Situation) -> None:
+        require_room(vm.id, vm.host, vm.datastore, more, _by_default(now))
+
+    return require
+
+
+def _by_default(now: Situation) -> Situation:
+    """With what the settings say of hosts that no rule is about."""
+    percent = round(cloud.settings.cpu_overcommit * 100)
+    rules = now.rules.model_copy(update={"default": Load(cpu_percent=percent, ram_percent=100)})
+    return now.model_copy(update={"rules": rules})
+
+
 class Placer:
     """Places VMs, with what they wish for and what hosts said: neither is asked again."""
 
@@ -67,14 +86,10 @@ class Placer:
     def place(self, vms: Sequence[UUID], now: Situation) -> dict[UUID, Choice]:
         """A host for each VM, as things are now. Raises `NoRoom`, `Transient`."""
         hosts = tuple(self._as_is(host) for host in now.hosts)
-        percent = round(cloud.settings.cpu_overcommit * 100)
-        rules = now.rules.model_copy(
-            update={"default": Load(cpu_percent=percent, ram_percent=100)}
-        )
         wishes = {vm: self._wishes[vm] for vm in vms}
         try:
             self._choices = choose_hosts(
-                wishes, now.model_copy(update={"hosts": hosts, "rules": rules})
+                wishes, _by_default(now).model_copy(update={"hosts": hosts})
             )
         except NoRoom as refusal:
             if refusal.waits:

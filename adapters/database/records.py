@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
 from adapters.types import Base, Disk, Family, Nic, Value, Vm, VmState
@@ -99,6 +100,12 @@ class VmRecord(Value):
     def local_disks(self) -> tuple[DiskRecord, ...]:
         """The disks on its host's datastore: all that are not persistent."""
         return tuple(disk for disk in self.disks if disk.volume_id is None)
+
+    @property
+    def uses(self) -> Amounts:
+        """What it is charged for while it has a host."""
+        disk_mib = sum(disk.size_mib for disk in self.local_disks)
+        return Amounts(cpu=self.cpu, ram_mib=self.ram_mib, disk_mib=disk_mib)
 
     def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
         """A disk as the hypervisor is to make it."""

@@ -58,6 +58,17 @@ def load_of(host: Room, rules: Rules) -> Load:
     return next((rules.loads[each] for each in about if each in rules.loads), rules.default)
 
 
+def left_of(host: Room, load: Load) -> tuple[int, int]:
+    """The CPUs and the MiB of RAM of a host that may still be given away."""
+    cpu = host.cpu * load.cpu_percent // 100 - host.cpu_reserved
+    return cpu, host.ram_mib * load.ram_percent // 100 - host.ram_reserved_mib
+
+
+def left_in(store: Store) -> int:
+    """The MiB of a datastore that may still be promised to disks."""
+    return min(store.free_mib, store.total_mib - store.promised_mib)
+
+
 @dataclass
 class _Host:
     """A host while VMs are placed: what is left of it, and who has been placed there."""
@@ -87,11 +98,9 @@ class _Field:
         self.disk: dict[UUID, int] = {}  # room of each datastore, once however many share it
         for room in situation.hosts:
             load = load_of(room, self.rules)
-            cpu = room.cpu * load.cpu_percent // 100 - room.cpu_reserved
-            ram_mib = room.ram_mib * load.ram_percent // 100 - room.ram_reserved_mib
-            self.hosts[room.id] = _Host(room, load, cpu, ram_mib)
+            self.hosts[room.id] = _Host(room, load, *left_of(room, load))
             for store in room.stores:
-                mib = min(store.free_mib, store.total_mib - store.promised_mib)
+                mib = left_in(store)
                 self.disk[store.uuid] = min(mib, self.disk.get(store.uuid, mib))
         for each in situation.neighbours:
             if each.host in self.hosts:

@@ -394,6 +394,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "vm.console-opened",
         lambda api: api.post(f"{deployed(api)}/console", json={"kind": "serial"}),
     ),
+    "POST /v1/vms/{vm_id}/resize": (
+        "operation.accepted",
+        lambda api: api.post(f"{switched_off(api)}/resize", json={"cpu": 2}),
+    ),
     "POST /v1/vms/{vm_id}/persist": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/persist", json={}),

@@ -262,6 +262,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/vms/{vm_id}/power": of(P.VAPP_PERFORM_ACTIONS, power="off"),
     "POST /v1/vms/{vm_id}/reset": of(P.VAPP_PERFORM_ACTIONS),
     "POST /v1/vms/{vm_id}/console": of(P.VAPP_PERFORM_ACTIONS, kind="serial"),
+    "POST /v1/vms/{vm_id}/resize": of(P.VAPP_CUSTOMISE_SETTINGS, cpu=2),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),
     "GET /v1/operations": own(P.OPERATION_VIEW),
     "GET /v1/operations/{operation_id}": of(P.OPERATION_VIEW),

@@ -250,6 +250,15 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def resize(world: World) -> Asked:
+    """More CPUs, less memory."""
+    return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
+
+
+def resize_undeployed(world: World) -> Asked:
+    return _vm_of(world.appliance("db")), {"size": {"cpu": 2, "ram_mib": 32}}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -350,6 +359,8 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "resize_vm": Scenario("resize_vm", resize),
+    "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

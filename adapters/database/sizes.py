@@ -1,0 +1,58 @@
+"""What VMs measure: changed under the datacenter's lock, as placing is, for it is what hosts give.
+
+What an operation writes here is idempotent, and undone by a call of its own.
+"""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from adapters.allocation import Situation
+from adapters.amounts import Amounts
+from adapters.database import models, placing
+from adapters.database.session import Database
+from adapters.errors import NotFound
+
+Fits = Callable[[Amounts, Situation], None]
+
+
+class Sizes:
+    """CPUs and memory of VMs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_vm(self, vm: UUID) -> Amounts:
+        """A VM's CPUs and memory. Raises `NotFound`."""
+        with self._database.read() as db:
+            row = _vm(db, vm)
+            return Amounts(cpu=row.cpu, ram_mib=row.ram_mib)
+
+    def reserve(self, vm: UUID, datacenter: UUID, size: Amounts, fits: Fits) -> None:
+        """Let a VM have this size; what its host has to give more of, `fits` may refuse.
+
+        `fits` must not ask this database: as with placing, there might be no connection left.
+        """
+
+        def reserved(db: Session) -> None:
+            db.get(models.Datacenter, datacenter, with_for_update=True)
+            row = _vm(db, vm)
+            now = size.model_copy(update={"cpu": row.cpu, "ram_mib": row.ram_mib})
+            if row.host_id and (more := size.beyond(now)) != Amounts():
+                fits(more, placing.situation(db, datacenter))
+            row.cpu, row.ram_mib = size.cpu, size.ram_mib
+
+        self._database.alone(reserved)
+
+    def give_back(self, vm: UUID, size: Amounts) -> None:
+        """Let a VM have this size, which is no more than it has."""
+        with self._database.write() as db:
+            row = _vm(db, vm)
+            row.cpu, row.ram_mib = size.cpu, size.ram_mib
+
+
+def _vm(db: Session, vm: UUID) -> models.VirtualMachine:
+    if (row := db.get(models.VirtualMachine, vm)) is None:
+        raise NotFound(f"no vm {vm}")
+    return row

@@ -1,0 +1,89 @@
+"""What an OVF package says of a VM: its disks, the hardware that its guest expects, and notes."""
+
+from enum import StrEnum
+
+from adapters.errors import BadImage
+from adapters.types import Format, Value
+
+PACKAGE = "ova"  # what is said of an upload that is no image but an archive of them
+
+
+class BadPackage(BadImage):
+    """A package that must not be used; `code` says what is wrong with it.
+
+    Codes: package-invalid, package-truncated, package-too-large, package-foreign-path,
+    package-not-a-file, package-duplicate-file, package-surplus-file, package-missing-file,
+    package-entities, package-unsupported, package-trailing-data, package-size-differs,
+    package-capacity-differs, package-digest-mismatch, package-signature-invalid,
+    package-signer-unknown.
+    """
+
+    code = "package-invalid"
+
+
+class Bus(StrEnum):
+    """What a disk hangs on."""
+
+    IDE = "ide"
+    SATA = "sata"
+    SCSI = "scsi"
+    VIRTIO = "virtio"
+    NVME = "nvme"
+
+
+class Firmware(StrEnum):
+    """What starts a guest."""
+
+    BIOS = "bios"
+    EFI = "efi"
+
+
+class WishedNic(Value):
+    """A network interface that a guest expects."""
+
+    network: str = ""  # what the package calls it
+    model: str = ""  # e1000, vmxnet3, virtio...; empty when it does not matter
+
+
+class Hardware(Value):
+    """What a guest expects beside CPUs and memory."""
+
+    firmware: Firmware = Firmware.BIOS
+    buses: tuple[Bus, ...] = ()  # of its disks, in order
+    nics: tuple[WishedNic, ...] = ()
+
+
+class About(Value):
+    """What a package says of what is in it."""
+
+    product: str = ""
+    vendor: str = ""
+    version: str = ""
+    licence: str = ""
+
+
+class PackagedFile(Value):
+    """A file of a package, as its descriptor names it."""
+
+    name: str
+    size_bytes: int | None = None
+
+
+class PackagedDisk(Value):
+    """A disk, and the file that has its image."""
+
+    file: str
+    format: Format
+    capacity_bytes: int
+
+
+class Package(Value):
+    """A VM as a package describes it."""
+
+    name: str
+    cpu: int | None = None
+    ram_mib: int | None = None
+    disks: tuple[PackagedDisk, ...]
+    files: tuple[PackagedFile, ...]  # all of them, those of no disk included
+    hardware: Hardware = Hardware()
+    about: About = About()

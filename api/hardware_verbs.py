@@ -1,0 +1,54 @@
+"""`cloudloom power`, `reset`, `resize`, ...: what is done to VMs, and to what they are made of."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from api.command_line import client, find
+
+Finish = Callable[..., None]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
+Force = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
+]
+
+
+def add_to(app: typer.Typer, finish: Finish) -> None:
+    """Give the command line these verbs; `finish` waits for an operation's end."""
+
+    @app.command()
+    def power(
+        vm: str,
+        wanted: Annotated[str, typer.Argument(metavar="on|off|paused")],
+        *,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Switch a VM on or off, pause it, or let it go on."""
+        with client() as api:
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/power", {"power": wanted})
+            finish(api, started, wait=not no_wait)
+
+    @app.command()
+    def reset(vm: str, *, no_wait: NoWait = False) -> None:
+        """Start a VM anew at once: what its guest has not saved is lost."""
+        with client() as api:
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/reset")
+            finish(api, started, wait=not no_wait)
+
+    @app.command()
+    def resize(
+        vm: str,
+        *,
+        cpu: Annotated[int | None, typer.Option(min=1, help="CPUs.")] = None,
+        ram_mib: Annotated[int | None, typer.Option(min=1, help="MiB of memory.")] = None,
+        force: Force = None,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Give a VM that is off more or less CPUs and memory."""
+        wanted = {"cpu": cpu, "ram_mib": ram_mib}
+        size = {name: each for name, each in wanted.items() if each is not None}
+        with client() as api:
+            body = {**size, "force": bool(force), "force_reason": force or None}
+            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/resize", body)
+            finish(api, started, wait=not no_wait)

@@ -1,0 +1,69 @@
+"""Resize a VM: more or less CPUs and memory, where it is.
+
+What it is to have more of is charged and reserved first; what it is to have less of is given back
+last, when nothing can fail any more: until then nobody else takes what undoing would need.
+"""
+
+from uuid import UUID
+
+from adapters.amounts import Amounts
+from adapters.database.operations import Operation
+from flows.cloud import cloud
+from flows.definitions import redefine
+from flows.growth import charge_growth
+from flows.operation import operation
+from flows.reserve_host import room_at
+from flows.steps import Effect, step
+from flows.survey import survey_vm
+
+
+@operation("vm")
+def resize_vm(request: Operation) -> None:
+    """Charge and reserve what is more; define the VM so; give back what is less."""
+    vm = survey_vm(request.target_id)
+    former = vm.uses
+    size = former.model_copy(update=request.arguments["size"])
+    most = former + size.beyond(former)
+    if vm.host_id and most != former:
+        charge_growth(vm.id, most, former, request.force)
+    if most != former:
+        reserve_size(vm.id, most, former)
+    if vm.host_id and size != former:
+        now = vm.model_copy(update={"cpu": size.cpu, "ram_mib": size.ram_mib})
+        redefine(vm, now)
+    if size != most:
+        give_back(vm.id, size)
+
+
+@step("reserve-size")
+def reserve_size(vm: UUID, size: Amounts, former: Amounts) -> None:
+    """Record the size, if the VM's host has room for it."""
+    record = cloud.inventory.vm(vm)
+    cloud.sizes.reserve(vm, record.datacenter_id, size, room_at(record))
+
+
+@reserve_size.undo
+def _(vm: UUID, size: Amounts, former: Amounts) -> None:
+    cloud.sizes.give_back(vm, former)
+
+
+@reserve_size.look
+def _(vm: UUID, size: Amounts, former: Amounts) -> bool:
+    return cloud.sizes.of_vm(vm).has_grown(former, size)
+
+
+@step("give-back", Effect.REMOVES)
+def give_back(vm: UUID, size: Amounts) -> None:
+    """Reserve and charge no more than the size."""
+    cloud.sizes.give_back(vm, size)
+    cloud.ledger.lower(cloud.ledger.of_vms([vm]))
+
+
+@give_back.look
+def _(vm: UUID, size: Amounts) -> bool:
+    """Whether more is reserved or charged."""
+    now, uses = cloud.sizes.of_vm(vm), cloud.ledger.of_vms([vm])
+    charged = cloud.ledger.charged(uses)
+    return (now.cpu, now.ram_mib) != (size.cpu, size.ram_mib) or any(
+        each not in uses for each in charged
+    )

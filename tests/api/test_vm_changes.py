@@ -1,0 +1,134 @@
+"""VMs changed through the API: they measure otherwise, at their host and in the ledger alike."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from flows.cloud import cloud
+from tests.api.conftest import Api, refused
+from tests.worlds import require_ledger_exact
+
+SHOP = """\
+appliance: shop
+virtual_datacenter: demo
+vms: [{name: web, template: tiny, cpu: 2, ram_mib: 64, volumes: [{name: data, size_mib: 8}]}]
+"""
+
+
+@pytest.fixture
+def web(api: Api) -> str:
+    """A VM that is not deployed, by its path."""
+    return f"/v1/vms/{api.appliance(SHOP)['vms'][0]['id']}"
+
+
+@pytest.fixture
+def off(api: Api, web: str) -> str:
+    """It is deployed, and off."""
+    api.done(api.post(f"{web}/deploy"))
+    api.done(api.post(f"{web}/power", json={"power": "off"}))
+    return web
+
+
+def id_of(path: str) -> UUID:
+    return UUID(path.rpartition("/")[2])
+
+
+def resize(api: Api, vm: str, **size: Any) -> Any:
+    return api.post(f"{vm}/resize", json=size)
+
+
+def used(api: Api) -> dict[str, int]:
+    (level,) = [
+        x for x in api.get("/v1/limits/usage").json() if x["level"] == "virtual-datacenter"
+    ]
+    return {name: level["used"][name] for name in ("cpu", "ram_mib", "disk_mib")}
+
+
+def reserved(api: Api) -> set[tuple[int, int]]:
+    hosts = api.get("/v1/hosts").json()
+    return {(each["cpu_reserved"], each["ram_reserved_mib"]) for each in hosts}
+
+
+def require_defined_as_recorded(vm: str) -> None:
+    """The hypervisor has the VM as our tables have it, with its volumes."""
+    record = cloud.inventory.vm(id_of(vm))
+    assert cloud.hypervisor(record.host).has_vm(record.definition())
+    connected = cloud.world.all("connection").values()
+    assert {x["volume"] for x in connected} == {str(x.id) for x in record.volumes}
+
+
+# --- size --------------------------------------------------------------------------------------
+
+
+def test_a_vm_that_is_not_deployed_has_its_new_size_when_it_is(api: Api, web: str) -> None:
+    api.done(resize(api, web, cpu=3))
+    api.done(resize(api, web, ram_mib=32))
+    vm = api.get(web).json()
+    assert (vm["cpu"], vm["ram_mib"]) == (3, 32)
+    assert used(api)["cpu"] == 0
+    api.done(api.post(f"{web}/deploy"))
+    require_defined_as_recorded(web)
+    assert used(api) == {"cpu": 3, "ram_mib": 32, "disk_mib": 16}
+
+
+def test_a_vm_that_is_off_is_resized_where_it_is(api: Api, off: str) -> None:
+    before = api.get(off).json()
+    api.done(resize(api, off, cpu=4, ram_mib=32))
+    after = api.get(off).json()
+    assert after == before | {"cpu": 4, "ram_mib": 32}
+    require_defined_as_recorded(off)
+    assert used(api) == {"cpu": 4, "ram_mib": 32, "disk_mib": 16}
+    assert reserved(api) == {(4, 32), (0, 0)}
+    require_ledger_exact()
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    refused(resize(api, off, cpu=5), 409, "wrong-state")
+
+
+def test_the_size_that_it_has_changes_nothing(api: Api, off: str) -> None:
+    ended = api.done(resize(api, off, cpu=2, ram_mib=64))
+    assert [step["name"] for step in ended["steps"]] == ["survey-vm"]
+
+
+def test_only_what_is_more_has_to_fit_the_limits(api: Api, off: str) -> None:
+    limits = f"/v1/limits/virtual-datacenter/{api.world.vdc}"
+    body = {"soft": {"cpu": 3}, "hard": {"cpu": 4, "ram_mib": 64}}
+    assert api.call("PUT", limits, json=body).status_code == 200
+    problem = refused(resize(api, off, cpu=5), 409, "hard-limit")
+    assert (problem["exceeded"][0]["used"], problem["exceeded"][0]["asked"]) == (2, 3)
+    refused(resize(api, off, cpu=4), 409, "soft-limit")
+    refused(resize(api, off, cpu=1, ram_mib=65), 409, "hard-limit")
+    force = {"force": True, "force_reason": "the fair is next week"}
+    api.done(resize(api, off, cpu=4, **force))
+    api.done(resize(api, off, cpu=4, ram_mib=63))  # beyond the soft limit, and not more so
+    require_ledger_exact()
+
+
+def test_a_host_gives_no_more_than_it_has(api: Api, off: str) -> None:
+    problem = refused(resize(api, off, ram_mib=4097), 409, "no-room")
+    (told,) = problem["hosts"].values()
+    assert told == "4032 MiB RAM free, 4033 more needed"
+    accepted = resize(api, off, ram_mib=4096)
+    vm = cloud.inventory.vm(id_of(off))
+    rule = {"kind": "load", "host": str(vm.host), "cpu_percent": 100, "ram_percent": 50}
+    assert api.post("/v1/allocation-rules", json=rule).status_code == 201
+    ended = api.run(accepted)  # the step has the last word
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "no-room")
+    assert api.get(off).json()["ram_mib"] == 64
+    require_defined_as_recorded(off)
+    require_ledger_exact()
+
+
+def test_what_fails_leaves_the_size_that_it_had(api: Api, off: str) -> None:
+    before = api.get(off).json()
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=1)
+    ended = api.run(resize(api, off, cpu=8, ram_mib=32))
+    assert (ended["state"], ended["left_behind"]) == ("failed", False)
+    assert api.get(off).json() == before
+    require_defined_as_recorded(off)
+    require_ledger_exact()
+
+
+@pytest.mark.parametrize("body", [{}, {"cpu": 0}, {"ram_mib": 2**24 + 1}, {"disk_mib": 1}])
+def test_a_size_that_makes_no_sense_is_refused(api: Api, web: str, body: Any) -> None:
+    refused(resize(api, web, **body), 422, "invalid-request")

@@ -21,6 +21,7 @@ from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Once
 from api.permissions import needs
@@ -95,6 +96,7 @@ class Template(BaseModel):
     ram_mib: int
     created_at: datetime
     disks: list[TemplateDisk]
+    labels: dict[str, str]
 
 
 class NewConversion(BaseModel):
@@ -160,12 +162,14 @@ def create_template(
 def list_templates(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     state: TemplateState | None = None,
     datacenter_id: UUID | None = None,
 ) -> list[Template]:
     """List templates."""
     query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
+    query = sought.among(query, models.Template)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
         return _templates(db, rows)
@@ -261,6 +265,7 @@ def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
                 for disk in disks
                 if disk.template_id == row.id
             ],
+            labels=row.labels,
         )
         for row in rows
     ]

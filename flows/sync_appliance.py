@@ -12,19 +12,20 @@ from flows.cloud import cloud
 from flows.deploy_appliance import bring_all_up
 from flows.lanes import Lane, lanes
 from flows.operation import operation
+from flows.planning import planner
 from flows.policies.layers import layers_of
 from flows.running import this_saga
 from flows.steps import Effect, step
 from flows.undeploy_vm import tear_down
 
 
-@operation("appliance")
+@operation("appliance", planned=True)
 def sync_appliance(request: Operation) -> None:
     """Bring up the VMs that are new, as in a deployment; then take away those that leave."""
     leaving = survey_leaving(request.target_id, [UUID(x) for x in request.arguments["leaving"]])
     if request.arguments["vms"]:
         bring_all_up(request)
-    if not this_saga().lost:  # else the appliance is not in line, and all that is up is kept
+    if planner() or not this_saga().lost:  # else it is not in line, and all that is up is kept
         take_away(leaving, request.target_id)
 
 
@@ -38,6 +39,9 @@ def take_away(vms: list[VmRecord], appliance: UUID) -> None:
 @step("survey-leaving")
 def survey_leaving(target: UUID, vms: list[UUID]) -> list[VmRecord]:
     return cloud.inventory.vms(vms)
+
+
+survey_leaving.plan(survey_leaving.do)
 
 
 @step("strike-vms", Effect.REMOVES)

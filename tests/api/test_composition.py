@@ -131,7 +131,9 @@ def test_a_deployed_appliance_is_brought_in_line_and_the_rest_is_not_touched(api
     going = api.delete(f"/v1/vms/{before['web']['id']}")
     assert (going.status_code, going.json()["leaving"]) == (200, True)
     assert vms_of(api, path)["web"]["state"] == "ON"
-    synced = api.done(api.post(f"{path}/deploy"))
+    plan = api.post(f"{path}/deploy?dry_run=true").json()
+    synced = api.done(api.post(f"{path}/deploy?plan={plan['id']}"))
+    assert {each["name"] for each in plan["steps"]} == {each["name"] for each in synced["steps"]}
     assert synced["kind"] == "sync_appliance"
     assert {step["lane"] for step in synced["steps"]} == {"", "cache-1", "cache-2", "web"}
     lines = [str(line.arguments) for line in cloud.journal.lines(UUID(synced["id"]))]

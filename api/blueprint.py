@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from adapters.types import Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
+from api.labelling import Labels
 
 _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -25,6 +26,7 @@ class WantedVolume(BaseModel):
     name: Name
     size_mib: Annotated[int, Field(gt=0, le=2**31 - 1)] | None = None
     tier: Name = "default"
+    labels: Labels = Field(default_factory=dict, description="Of a new one.")
 
 
 class WantedVm(BaseModel):
@@ -50,6 +52,7 @@ class WantedVm(BaseModel):
     protected: bool = Field(
         default=False, description="What destroys it is refused, until it is protected no more."
     )
+    labels: Labels = Field(default_factory=dict)
 
 
 class Blueprint(BaseModel):
@@ -60,6 +63,7 @@ class Blueprint(BaseModel):
     appliance: Name
     virtual_datacenter: Reference
     approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
+    labels: Labels = Field(default_factory=dict)
     vms: list[WantedVm] = Field(min_length=1, max_length=_MAX_VMS)
 
 
@@ -80,6 +84,7 @@ vms:
     template: tiny-linux
     cpu: 1
     ram_mib: 128
+    labels: {owner: ada}
     volumes: [{name: data, size_mib: 64, tier: default}]
     networks: [default]
   - name: web

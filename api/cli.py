@@ -19,6 +19,7 @@ from api import (
     composition_verbs,
     hardware_verbs,
     infrastructure_verbs,
+    label_verbs,
     limit_verbs,
     vm_verbs,
 )
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(limit_verbs.verbs, name="limits")
+app.add_typer(label_verbs.verbs, name="labels")
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
 Force = Annotated[
     str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
@@ -382,20 +384,6 @@ def token(
         console.print(made["token"], soft_wrap=True)
 
 
-@app.command()
-def vms() -> None:
-    """List the VMs."""
-    with _client() as client:
-        _show(client.all("/v1/vms"), "id", "name", "state", "cpu", "ram_mib", "protected")
-
-
-@app.command()
-def volumes() -> None:
-    """List the volumes."""
-    with _client() as client:
-        _show(client.all("/v1/volumes"), "id", "name", "size_mib", "state", "vm_id")
-
-
 # --- how they do it ----------------------------------------------------------------------------
 
 
@@ -443,7 +431,7 @@ hardware_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)
-for verb in (*people, vm_verbs.protect, vm_verbs.unprotect):
+for verb in (*people, *vm_verbs.VERBS):
     app.command()(verb)
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ MEANINGS = {
     "volume-in-use": "The volume is attached to a VM, or a VM boots from it.",
     "volume-not-attached": "The volume is not attached to this VM.",
     "volume-not-carved": "The volume does not exist on its storage yet.",
+    "volume-only-grows": "A volume becomes larger, never smaller.",
     "volume-size-differs": "There is a volume of this name, with another size.",
     "volume-size-missing": "There is no volume of this name, and no size for a new one.",
     "wrong-password": "The current password is another one.",

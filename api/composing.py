@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.labels import label
 from adapters.database.locks import Locked
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
@@ -64,6 +65,7 @@ class Composer:
         except IntegrityError as error:
             text = f"there is an appliance called {appliance.name}"
             raise Conflict(text, code="name-taken") from error
+        label(db, appliance, self._blueprint.labels)
         networks = self._networks(db)
         for position, vm in enumerate(self._vms):
             self._write_vm(db, vm, position, networks)
@@ -72,24 +74,25 @@ class Composer:
         self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
     ) -> None:
         template, vm_id = self._template(db, vm, writing=True), uuid4()
-        db.add(
-            models.VirtualMachine(
-                id=vm_id,
-                appliance_id=self.appliance,
-                template_id=template.id,
-                name=vm.name,
-                position=position,
-                depends_on=list(vm.depends_on),
-                cpu=vm.wanted.cpu or template.cpu,
-                ram_mib=vm.wanted.ram_mib or template.ram_mib,
-                state=VmState.NOT_ALLOCATED,
-                tier_id=self._tier(db, vm),
-                affinity=vm.wanted.affinity,
-                anti_affinity=vm.wanted.anti_affinity,
-                protected=vm.wanted.protected,
-            )
+        row = models.VirtualMachine(
+            id=vm_id,
+            appliance_id=self.appliance,
+            template_id=template.id,
+            name=vm.name,
+            position=position,
+            depends_on=list(vm.depends_on),
+            cpu=vm.wanted.cpu or template.cpu,
+            ram_mib=vm.wanted.ram_mib or template.ram_mib,
+            state=VmState.NOT_ALLOCATED,
+            tier_id=self._tier(db, vm),
+            affinity=vm.wanted.affinity,
+            anti_affinity=vm.wanted.anti_affinity,
+            protected=vm.wanted.protected,
         )
+        db.add(row)
         db.flush()
+        if vm.wanted.labels:
+            label(db, row, vm.wanted.labels)
         images = list(
             db.scalars(
                 select(models.TemplateDisk)
@@ -124,7 +127,7 @@ class Composer:
             self._assign(db, volume, vm_id, index)
 
     def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:
-        row = self._existing(db, volume)
+        row = found = self._existing(db, volume)
         if row is None:
             row = models.VolumeRow(
                 id=uuid4(),
@@ -137,6 +140,8 @@ class Composer:
             db.add(row)
         row.vm_id, row.position, row.state = vm, position, VolumeState.ATTACHED
         db.flush()
+        if volume.labels and found is None:
+            label(db, row, volume.labels)
 
     def _existing(self, db: Session, volume: WantedVolume) -> models.VolumeRow | None:
         query = select(models.VolumeRow).filter_by(

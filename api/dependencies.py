@@ -10,9 +10,10 @@ from uuid import UUID
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import Field, StringConstraints, TypeAdapter
 from sqlalchemy import Integer, Select, and_, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 from starlette.concurrency import run_in_threadpool
 
+from adapters.database.labels import Labelled
 from adapters.database.operations import Operation
 from adapters.database.session import UtcDateTime
 from api import tokens
@@ -84,7 +85,10 @@ class Page:
     def rows(self, db: Session, query: Select[tuple[R]], table: Any, *fields: str) -> list[R]:
         """The page's rows; the first field is how they are sorted unless the caller says."""
         ids = self.ids(db, query, table, *fields)
-        rows = {row.id: row for row in db.scalars(select(table).where(table.id.in_(ids)))}
+        whole = select(table).where(table.id.in_(ids))
+        if issubclass(table, Labelled):
+            whole = whole.options(selectinload(table.label_rows))
+        rows = {row.id: row for row in db.scalars(whole)}
         return [rows[each] for each in ids if each in rows]
 
     def ids(self, db: Session, query: Select[Any], table: Any, *fields: str) -> list[Any]:

@@ -1,6 +1,29 @@
-"""VMs on the command line: what is changed of one at once."""
+"""VMs and volumes on the command line: listing them, and what is changed of one at once."""
+
+from typing import Annotated
+
+import typer
 
 from api import command_line
+
+Labelled = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Only with this label. May be repeated."),
+]
+
+
+def vms(*, label: Labelled = None) -> None:
+    """List the VMs."""
+    fields = ("id", "name", "state", "cpu", "ram_mib", "protected")
+    with command_line.client() as client:
+        command_line.show(client.all("/v1/vms", label=label or []), *fields)
+
+
+def volumes(*, label: Labelled = None) -> None:
+    """List the volumes."""
+    fields = ("id", "name", "size_mib", "state", "vm_id")
+    with command_line.client() as client:
+        command_line.show(client.all("/v1/volumes", label=label or []), *fields)
 
 
 def protect(vm: str) -> None:
@@ -18,3 +41,6 @@ def _change(vm: str, **values: bool) -> None:
         found = command_line.find(client, "vms", vm)
         changed = client.patch(f"/v1/vms/{found}", values)
         command_line.show([changed], "id", "name", *values)
+
+
+VERBS = (vms, volumes, protect, unprotect)

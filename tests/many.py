@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import insert, select
 
 from adapters.database import models
+from adapters.database.labels import LabelRow
 from adapters.types import Family, OperationState, VmState, VolumeState
 from flows.cloud import cloud
 from tests.worlds import World
@@ -77,6 +78,9 @@ def fill(world: World, vms: int = 25_000, enterprises: int = 500) -> Largest:
                 host_id=None if state is VmState.NOT_ALLOCATED else host,
                 datastore_id=None,
             )
+            _label(rows, "vms", vm, env=("live", "test")[number % 2])
+            if number % 100 == 0:
+                _label(rows, "vms", vm, few="yes")
             add(models.VmDisk, vm_id=vm, position=0, template_disk_id=disk, size_mib=64)
             mac = f"52:54:{n >> 8:02x}:{n & 255:02x}:{number >> 8:02x}:{number & 255:02x}"
             add(models.NicRow, vm_id=vm, network_id=network, position=0, mac=mac)
@@ -117,6 +121,12 @@ def fill(world: World, vms: int = 25_000, enterprises: int = 500) -> Largest:
         for table, values in rows.items():
             db.execute(insert(table), values)
     return Largest(**{**vars(found), "vm": f"vm-{sizes[0] // 2:05}"})
+
+
+def _label(rows, kind: str, thing: UUID, **labels: str) -> None:
+    for key, value in labels.items():
+        row = {"object_id": thing, "kind": kind, "key": key, "value": value}
+        rows.setdefault(LabelRow, []).append(row)
 
 
 def _template(add, world: World, tenant: UUID, number: int) -> UUID:

@@ -7,10 +7,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.allocation import Fit, RuleKind
 from adapters.database.conventions import Base, table
+from adapters.database.labels import Labelled
 from adapters.types import Family
 
 
-class Datacenter(Base):
+class Datacenter(Labelled, Base):
     """A site, with its image repository."""
 
     __tablename__ = "datacenters"
@@ -20,7 +21,7 @@ class Datacenter(Base):
     repository_marker: Mapped[UUID]
 
 
-class Rack(Base):
+class Rack(Labelled, Base):
     """Hosts that share a range of VLANs, but for those avoided (`100`, `200-210`).
 
     Each virtual datacenter keeps some in reserve; few free ones (in percent) are reported.
@@ -38,7 +39,7 @@ class Rack(Base):
     low_vlans_percent: Mapped[int]
 
 
-class Host(Base):
+class Host(Labelled, Base):
     """A machine that runs VMs; `address` is what its hypervisor adapter connects to.
 
     Reserved, it runs one enterprise's only; in maintenance, it gets no new ones.
@@ -76,7 +77,7 @@ class Datastore(Base):
         return self.directory
 
 
-class Tier(Base):
+class Tier(Labelled, Base):
     """A class of storage service in a datacenter; a disabled one gets nothing new."""
 
     __tablename__ = "tiers"
@@ -88,7 +89,7 @@ class Tier(Base):
     enabled: Mapped[bool] = mapped_column(default=True)
 
 
-class StorageDevice(Base):
+class StorageDevice(Labelled, Base):
     """An iSCSI storage server: for `directory`, a target daemon on this machine."""
 
     __tablename__ = "storage_devices"
@@ -102,7 +103,7 @@ class StorageDevice(Base):
     control: Mapped[int]
 
 
-class StoragePool(Base):
+class StoragePool(Labelled, Base):
     """A part of a storage device, of one tier."""
 
     __tablename__ = "storage_pools"

@@ -18,6 +18,7 @@ from adapters.database.infrastructure import (
     StoragePool,
     Tier,
 )
+from adapters.database.labels import Labelled
 from adapters.types import (
     ConversionState,
     Family,
@@ -48,7 +49,7 @@ class Installation(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
 
 
-class Enterprise(Base):
+class Enterprise(Labelled, Base):
     """A tenant; with `approval`, its deployments wait until somebody approves."""
 
     __tablename__ = "enterprises"
@@ -80,7 +81,7 @@ class Secret(Base):
     ciphertext: Mapped[bytes]
 
 
-class Template(Base):
+class Template(Labelled, Base):
     """Images with their hardware wishes, in a datacenter's library; `about` is what it says."""
 
     __tablename__ = "templates"
@@ -130,7 +131,7 @@ class Conversion(Base):
     identity: Mapped[dict[str, Any]]
 
 
-class VirtualDatacenter(Base):
+class VirtualDatacenter(Labelled, Base):
     """A tenant's slice of one datacenter, with one hypervisor family."""
 
     __tablename__ = "virtual_datacenters"
@@ -153,7 +154,7 @@ class Network(Base):
     kind: Mapped[str]
 
 
-class Appliance(Base):
+class Appliance(Labelled, Base):
     """A virtual appliance; its state is derived from its VMs'."""
 
     __tablename__ = "appliances"
@@ -165,7 +166,7 @@ class Appliance(Base):
     created_at: Mapped[datetime]
 
 
-class VirtualMachine(Base):
+class VirtualMachine(Labelled, Base):
     """A VM; `state` is the one it had before an operation locked it.
 
     VMs of an appliance with one `affinity` would be on one host, with one `anti_affinity` on
@@ -218,7 +219,7 @@ class NicRow(Base):
     mac: Mapped[str] = mapped_column(String(17), unique=True)
 
 
-class VolumeRow(Base):
+class VolumeRow(Labelled, Base):
     """An iSCSI volume; `position` is its place among the disks of the VM that uses it."""
 
     __tablename__ = "volumes"

@@ -7,9 +7,10 @@ from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.database.conventions import Base, table
+from adapters.database.labels import Labelled
 
 
-class Role(Base):
+class Role(Labelled, Base):
     """A named set of privileges, of an enterprise or of all; a `blocked` one stays as it is."""
 
     __tablename__ = "roles"
@@ -21,7 +22,7 @@ class Role(Base):
     privileges: Mapped[list[str]]
 
 
-class User(Base):
+class User(Labelled, Base):
     """A person; with `virtual_datacenters`, nothing outside of these is there for him."""
 
     __tablename__ = "users"

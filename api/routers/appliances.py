@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
@@ -23,6 +23,7 @@ from api.composing import Composer
 from api.dependencies import Caller, Name, Once, Pages, chosen
 from api.forcing import Forcing
 from api.infrastructure import assign
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
@@ -56,6 +57,7 @@ class Appliance(BaseModel):
     state: ApplianceState
     approval: bool
     created_at: datetime
+    labels: dict[str, str]
     vms: list[Vm]
 
 
@@ -111,12 +113,14 @@ def create_appliance(
 def list_appliances(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     virtual_datacenter_id: UUID | None = None,
 ) -> list[Appliance]:
     """List appliances."""
     query = finding.appliances(caller)
     query = chosen(query, name=name, virtual_datacenter_id=virtual_datacenter_id)
+    query = sought.among(query, models.Appliance)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Appliance, "name", "created_at")
         return _appliances(db, rows)
@@ -281,7 +285,8 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
     table = models.VirtualMachine
     mine = select(table).where(table.appliance_id.in_([row.id for row in rows]))
     vms: dict[UUID, list[Vm]] = {row.id: [] for row in rows}
-    for vm in vms_of(db, list(db.scalars(mine.order_by(table.position)))):
+    mine = mine.order_by(table.position).options(selectinload(table.label_rows))
+    for vm in vms_of(db, list(db.scalars(mine))):
         vms[vm.appliance_id].append(vm)
     return [
         Appliance(
@@ -291,6 +296,7 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
             state=appliance_state(vm.state for vm in vms[row.id]),
             approval=row.approval,
             created_at=row.created_at,
+            labels=row.labels,
             vms=vms[row.id],
         )
         for row in rows

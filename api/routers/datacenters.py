@@ -12,6 +12,7 @@ from adapters.database import operations as accepted
 from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -49,6 +50,7 @@ class Datacenter(BaseModel):
     id: UUID
     name: str
     repository: str
+    labels: dict[str, str]
 
 
 class Maintenance(BaseModel):
@@ -88,9 +90,11 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
 
 
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
-def list_datacenters(page: Pages, name: str | None = None) -> list[Datacenter]:
+def list_datacenters(
+    page: Pages, sought: SoughtLabels, name: str | None = None
+) -> list[Datacenter]:
     """List datacenters."""
-    query = select(models.Datacenter)
+    query = sought.among(select(models.Datacenter), models.Datacenter)
     if name:
         query = query.where(models.Datacenter.name == name)
     with cloud.database.read() as db:

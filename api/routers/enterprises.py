@@ -13,6 +13,7 @@ from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from api import finding, leaving
 from api.dependencies import Caller, Name, Once, Pages, chosen
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
@@ -38,6 +39,7 @@ class Enterprise(BaseModel):
     id: UUID
     name: str
     approval: bool
+    labels: dict[str, str]
 
 
 class EnterpriseChange(BaseModel):
@@ -69,10 +71,13 @@ def create_enterprise(new: NewEnterprise, once: Once) -> Response:
 
 
 @router.get("", dependencies=[needs(Privilege.ENTERPRISE_ENUMERATE)])
-def list_enterprises(caller: Caller, page: Pages, name: str | None = None) -> list[Enterprise]:
+def list_enterprises(
+    caller: Caller, page: Pages, sought: SoughtLabels, name: str | None = None
+) -> list[Enterprise]:
     """List the caller's enterprise, or all of them."""
     query = chosen(finding.enterprises(caller), name=name)
     with cloud.database.read() as db:
+        query = sought.among(query, models.Enterprise)
         rows = page.rows(db, query, models.Enterprise, "name")
         return [Enterprise.model_validate(row) for row in rows]
 

@@ -16,6 +16,7 @@ from adapters.types import Family
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.infrastructure import Address, Text
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -102,6 +103,7 @@ class Host(BaseModel):
     reserved_for_id: UUID | None
     maintenance: bool
     datastores: list[Datastore]
+    labels: dict[str, str]
 
 
 _store = infrastructure.plainly(Datastore)
@@ -138,6 +140,7 @@ def create_host(new: NewHost, once: Once) -> Response:
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_hosts(
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     datacenter_id: UUID | None = None,
     rack_id: UUID | None = None,
@@ -155,6 +158,7 @@ def list_hosts(
         "reserved_for_id": reserved_for_id,
     }
     query = select(models.Host).filter_by(**{k: v for k, v in wanted.items() if v is not None})
+    query = sought.among(query, models.Host)
     with cloud.database.read() as db:
         return _shown(db, page.rows(db, query, models.Host, "name"))
 

@@ -14,6 +14,7 @@ from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.errors import Problem
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -71,6 +72,7 @@ class Rack(BaseModel):
     vlans_usable: int
     vlans_reserved: int
     low_vlans_percent: int
+    labels: dict[str, str]
 
 
 @router.post(
@@ -97,11 +99,15 @@ def create_rack(new: NewRack, once: Once) -> Response:
 
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_racks(
-    page: Pages, name: str | None = None, datacenter_id: UUID | None = None
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    datacenter_id: UUID | None = None,
 ) -> list[Rack]:
     """List racks."""
     wanted = {"name": name, "datacenter_id": datacenter_id}
     query = select(models.Rack).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = sought.among(query, models.Rack)
     with cloud.database.read() as db:
         return [_shown(row) for row in page.rows(db, query, models.Rack, "name")]
 

@@ -16,6 +16,7 @@ from adapters.errors import Conflict, InUse
 from adapters.privileges import Privilege, Stock
 from api import finding, tokens
 from api.dependencies import Caller, Name, Once, Pages, Reference
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require_no_mightier
@@ -54,6 +55,7 @@ class Role(BaseModel):
     name: str
     blocked: bool = Field(description="Nobody changes or deletes it.")
     privileges: list[Privilege]
+    labels: dict[str, str]
 
 
 class Meaning(BaseModel):
@@ -95,10 +97,14 @@ def create_role(new: NewRole, caller: Caller, once: Once) -> Response:
 
 @router.get("/roles", dependencies=[needs(Privilege.USERS_VIEW_PRIVILEGES)])
 def list_roles(
-    caller: Caller, page: Pages, name: str | None = None, enterprise_id: UUID | None = None
+    caller: Caller,
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    enterprise_id: UUID | None = None,
 ) -> list[Role]:
     """List the roles that an enterprise's users can have: the stock ones and its own."""
-    query = finding.roles(caller, enterprise_id)
+    query = sought.among(finding.roles(caller, enterprise_id), Row)
     if name:
         query = query.where(Row.name == name)
     with cloud.database.read() as db:
@@ -172,4 +178,5 @@ def _role(row: Row) -> Role:
         name=row.name,
         blocked=row.blocked,
         privileges=sorted(known(row.privileges)),
+        labels=row.labels,
     )

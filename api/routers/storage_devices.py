@@ -12,6 +12,7 @@ from adapters.database.uses import User
 from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -57,6 +58,7 @@ class StorageDevice(BaseModel):
     host: str
     port: int
     control: int
+    labels: dict[str, str]
 
 
 _shown = infrastructure.plainly(StorageDevice)
@@ -85,11 +87,15 @@ def create_storage_device(new: NewStorageDevice, once: Once) -> Response:
 
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_storage_devices(
-    page: Pages, name: str | None = None, datacenter_id: UUID | None = None
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    datacenter_id: UUID | None = None,
 ) -> list[StorageDevice]:
     """List storage devices."""
     wanted = {"name": name, "datacenter_id": datacenter_id}
     query = select(models.StorageDevice).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = sought.among(query, models.StorageDevice)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.StorageDevice, "name")
         return [StorageDevice.model_validate(row) for row in rows]

@@ -12,6 +12,7 @@ from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -53,6 +54,7 @@ class Pool(BaseModel):
     tier_id: UUID
     directory: str
     total_mib: int
+    labels: dict[str, str]
 
 
 @router.post(
@@ -79,7 +81,11 @@ def create_pool(new: NewPool, once: Once) -> Response:
 
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_pools(
-    page: Pages, name: str | None = None, tier: str | None = None, device_id: UUID | None = None
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    tier: str | None = None,
+    device_id: UUID | None = None,
 ) -> list[Pool]:
     """List storage pools."""
     wanted = {"name": name, "device_id": device_id}
@@ -87,6 +93,7 @@ def list_pools(
     if tier:
         of_tier = select(models.Tier.id).where(models.Tier.name == tier)
         query = query.where(models.StoragePool.tier_id.in_(of_tier))
+    query = sought.among(query, models.StoragePool)
     with cloud.database.read() as db:
         return [_shown(db, row) for row in page.rows(db, query, models.StoragePool, "name")]
 
@@ -140,4 +147,5 @@ def _shown(db: Session, row: models.StoragePool) -> Pool:
         tier_id=row.tier_id,
         directory=row.directory,
         total_mib=row.total_mib,
+        labels=row.labels,
     )

@@ -22,6 +22,7 @@ from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Once
 from api.permissions import needs
@@ -100,6 +101,7 @@ class Template(BaseModel):
     hardware: Hardware | None
     about: About | None
     disks: list[TemplateDisk]
+    labels: dict[str, str]
 
 
 class NewConversion(BaseModel):
@@ -169,12 +171,14 @@ def create_template(
 def list_templates(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     state: TemplateState | None = None,
     datacenter_id: UUID | None = None,
 ) -> list[Template]:
     """List templates."""
     query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
+    query = sought.among(query, models.Template)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
         return _templates(db, rows)
@@ -272,6 +276,7 @@ def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
                 for disk in disks
                 if disk.template_id == row.id
             ],
+            labels=row.labels,
         )
         for row in rows
     ]

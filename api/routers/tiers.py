@@ -12,6 +12,7 @@ from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages, Reference
 from api.infrastructure import Text
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -51,6 +52,7 @@ class Tier(BaseModel):
     name: str
     description: str
     enabled: bool
+    labels: dict[str, str]
 
 
 _shown = infrastructure.plainly(Tier)
@@ -80,6 +82,7 @@ def create_tier(new: NewTier, once: Once) -> Response:
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_ENUMERATE)])
 def list_tiers(
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     datacenter_id: UUID | None = None,
     enabled: bool | None = None,  # noqa: FBT001 - a filter
@@ -87,6 +90,7 @@ def list_tiers(
     """List tiers."""
     wanted = {"name": name, "datacenter_id": datacenter_id, "enabled": enabled}
     query = select(models.Tier).filter_by(**{k: v for k, v in wanted.items() if v is not None})
+    query = sought.among(query, models.Tier)
     with cloud.database.read() as db:
         return [Tier.model_validate(row) for row in page.rows(db, query, models.Tier, "name")]
 

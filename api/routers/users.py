@@ -21,6 +21,7 @@ from adapters.privileges import Privilege, Stock
 from api import finding, leaving, logins, passwords, tokens
 from api.dependencies import Caller, Key, Name, Pages, Reference
 from api.errors import Problem
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer, Once
 from api.permissions import needs, require_no_mightier
@@ -75,6 +76,7 @@ class User(BaseModel):
     active: bool
     virtual_datacenters: list[UUID]
     created_at: datetime
+    labels: dict[str, str]
 
 
 @router.post(
@@ -128,10 +130,14 @@ def create_user(
 
 @router.get("", dependencies=[needs(Privilege.USERS_VIEW)])
 def list_users(
-    caller: Caller, page: Pages, name: str | None = None, enterprise_id: UUID | None = None
+    caller: Caller,
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    enterprise_id: UUID | None = None,
 ) -> list[User]:
     """List the users of an enterprise, of the caller's unless he may name another."""
-    query = finding.users(caller, enterprise_id)
+    query = sought.among(finding.users(caller, enterprise_id), Row)
     if name:
         query = query.where(Row.name == name)
     with cloud.database.read() as db:

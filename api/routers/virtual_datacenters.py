@@ -15,6 +15,7 @@ from adapters.privileges import Privilege
 from adapters.types import Family
 from api import finding
 from api.dependencies import Caller, Name, Once, Pages, Reference, chosen
+from api.labelling import SoughtLabels
 from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
@@ -50,6 +51,7 @@ class VirtualDatacenter(BaseModel):
     datacenter_id: UUID
     name: str
     family: Family
+    labels: dict[str, str]
 
 
 @router.post(
@@ -93,6 +95,7 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
 def list_virtual_datacenters(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     datacenter_id: UUID | None = None,
     family: Family | None = None,
@@ -101,6 +104,7 @@ def list_virtual_datacenters(
     query = chosen(
         finding.virtual_datacenters(caller), name=name, datacenter_id=datacenter_id, family=family
     )
+    query = sought.among(query, models.VirtualDatacenter)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.VirtualDatacenter, "name")
         return [VirtualDatacenter.model_validate(row) for row in rows]

@@ -35,8 +35,7 @@ def change_vm(vm_id: UUID, change: VmChange, caller: Caller, match: Match) -> Vm
     """Change a VM that no operation has: protect it, or do so no more."""
 
     def changed(db: Session) -> Vm:
-        row = finding.vm(db, caller, vm_id)
-        db.refresh(row, with_for_update=True)
+        row = finding.held(db, finding.vm(db, caller, vm_id))
         match.require_same(_shown(db, row))
         if held := db.get(models.Lock, row.id):
             raise Locked("vm", row.id, held.operation_id)

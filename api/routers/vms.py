@@ -14,6 +14,7 @@ from adapters.amounts import Force
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.events import tell
+from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
@@ -22,6 +23,7 @@ from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
 from api.forcing import Forcing
+from api.labelling import SoughtLabels
 from api.permissions import needs
 from api.protection import require_unprotected
 from api.reports import Operation
@@ -84,6 +86,7 @@ class Vm(BaseModel):
     affinity: str | None
     anti_affinity: str | None
     protected: bool
+    labels: dict[str, str]
     host: HostOfVm | None
     disks: list[Disk]
     volumes: list[Volume]
@@ -124,6 +127,7 @@ class Persistence(Forcing):
 def list_vms(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     state: VmState | None = None,
     virtual_datacenter_id: UUID | None = None,
@@ -147,6 +151,7 @@ def list_vms(
         host_id=host_id,
         template_id=template_id,
     )
+    query = sought.among(query, models.VirtualMachine)
     with cloud.database.read() as db:
         return vms_of(db, page.rows(db, query, models.VirtualMachine, "name", "state"))
 
@@ -314,6 +319,9 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
     disks = _by_vm(db, models.VmDisk, Disk, ids)
     nics = _by_vm(db, models.NicRow, Nic, ids)
     volumes = _by_vm(db, models.VolumeRow, Volume, ids)
+    on_volumes = labels_of(db, [each.id for some in volumes.values() for each in some])
+    for volume in (each for some in volumes.values() for each in some):
+        volume.labels = on_volumes.get(volume.id, {})
     return [
         Vm(
             id=row.id,
@@ -329,6 +337,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             affinity=row.affinity,
             anti_affinity=row.anti_affinity,
             protected=row.protected,
+            labels=row.labels,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),
             volumes=volumes.get(row.id, []),
@@ -376,7 +385,7 @@ def _in_state(state: VmState) -> ColumnElement[bool]:
 
 def _by_vm(db: Session, table: Any, told: type[B], vms: Sequence[UUID]) -> dict[UUID, list[B]]:
     """What each VM has of these, by columns: entities would cost more than asking for them."""
-    columns = [getattr(table, name) for name in told.model_fields]
+    columns = [getattr(table, name) for name in told.model_fields if name != "labels"]
     query = select(table.vm_id.label("of"), *columns).where(table.vm_id.in_(vms))
     found: dict[UUID, list[B]] = {}
     for row in db.execute(query.order_by(table.position)):

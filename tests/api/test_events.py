@@ -17,6 +17,7 @@ from adapters.database.events import Severity
 from adapters.database.session import utc_now
 from api import exporting, tokens
 from api.routers import events as router
+from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from flows.trim_history import trim_history
 from tests.api.conftest import Api, refused
@@ -331,6 +332,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.delete(f"/v1/volumes/{api.volume()}"),
     ),
+    "POST /v1/volumes/{volume_id}/resize": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/volumes/{api.volume()}/resize", json={"size_mib": 9}),
+    ),
     "POST /v1/volumes/{volume_id}/attach": (
         "operation.accepted",
         lambda api: api.post(f"/v1/volumes/{api.volume()}/attach", json=a_vm(api)),
@@ -412,6 +417,29 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: api.post(f"{waiting(api)}/reject", json={"reason": "not now"}),
     ),
 }
+
+
+def one_of(api: Api, collection: str) -> str:
+    """The path of something new of a kind; of a template, of the one that there is."""
+    if collection == "templates":
+        return f"/v1/templates/{api.world.template}"
+    if collection == "vms":
+        return f"/v1/vms/{a_vm(api)['vm']}"
+    if collection == "volumes":
+        return f"/v1/volumes/{api.volume()}"
+    return path_of(EVENTS[f"POST /v1/{collection}"][1])(api)
+
+
+def labelled(collection: str) -> Callable[[Api], Any]:
+    return lambda api: api.call("PUT", f"{one_of(api, collection)}/labels", json={"a": "b"})
+
+
+for _collection, _kind in LABELLED.items():
+    _noun = _collection.removesuffix("s")
+    EVENTS[f"PUT /v1/{_collection}/{{{_kind.parameter}}}/labels"] = (
+        f"{_noun}.labels-changed",
+        labelled(_collection),
+    )
 
 
 def test_every_route_that_changes_something_is_in_the_matrix(api: Api) -> None:

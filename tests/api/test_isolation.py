@@ -16,6 +16,7 @@ from adapters.database import models
 from adapters.database.people import ApiToken, User
 from adapters.privileges import Privilege, Stock
 from api.app import create_app
+from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.people import user
@@ -242,6 +243,7 @@ MATRIX: dict[str, Route] = {
     ),
     "GET /v1/volumes/{volume_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/volumes/{volume_id}": of(P.VDC_MANAGE_STORAGE),
+    "POST /v1/volumes/{volume_id}/resize": of(P.VDC_MANAGE_STORAGE, size_mib=16),
     "POST /v1/volumes/{volume_id}/attach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "POST /v1/volumes/{volume_id}/detach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "GET /v1/appliances": own(P.VDC_ENUMERATE),
@@ -273,6 +275,11 @@ MATRIX: dict[str, Route] = {
     "POST /v1/operations/{operation_id}/approve": of(P.OPERATION_APPROVE),
     "POST /v1/operations/{operation_id}/reject": of(P.OPERATION_APPROVE),
 }
+for _collection, _kind in LABELLED.items():
+    _path = f"/v1/{_collection}/{{{_kind.parameter}}}/labels"
+    _reading = own if _kind.parameter in {"datacenter_id", "tier_id"} else of
+    MATRIX[f"GET {_path}"] = _reading(_kind.read)
+    MATRIX[f"PUT {_path}"] = of(_kind.change, key="value")
 PATHS = create_app().openapi()["paths"]
 TOLD = {
     f"{method.upper()} {path}": how for path, ways in PATHS.items() for method, how in ways.items()

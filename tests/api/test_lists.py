@@ -199,6 +199,7 @@ def values(largest: Largest) -> dict[str, list[str]]:
         "kind": ["deploy_vm"],
         "family": [Family.MEMORY],
         "tier": ["tier-3"],
+        "label": ["env=live", "env", "env=live&label=few=yes"],
         "target_id": [str(largest.appliance)],
         "virtual_datacenter_id": [str(largest.vdc)],
         "appliance_id": [str(largest.appliance)],

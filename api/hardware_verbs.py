@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from api.command_line import client, find
+from api.command_line import Force, NoWait, client, find
 
 Finish = Callable[..., None]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
-Force = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
-]
 
 
 def add_to(app: typer.Typer, finish: Finish) -> None:

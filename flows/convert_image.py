@@ -9,6 +9,7 @@ from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
+from flows.planning import planner, planning
 from flows.policies.conversion import needed_format
 from flows.running import epoch
 from flows.steps import Effect, step
@@ -32,7 +33,8 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
     if wanted is None:
         return image
     made = Conversion(datacenter_id=datacenter, source=image, format=wanted)
-    if converted := cloud.library.converted(made):
+    planned = found.foreseen(made.id) if (found := planner()) else None
+    if converted := cloud.library.converted(made) or planned:
         return converted
     raise Conflict(f"image {image.id} is not there in {wanted} yet", code="not-converted")
 
@@ -81,6 +83,13 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
                 f"{conversion.path} is damaged, and disks are overlays of it: undeploy their VMs"
             )
             raise Refused(text, code="conversion-damaged") from None
+
+
+@convert_disk.plan
+def _(conversion: Conversion, operation_id: UUID) -> None:
+    if cloud.library.converted(conversion) is None:
+        planning().copy(conversion.path, conversion.source.identity.size_bytes)
+        planning().foresee(conversion.id, conversion.planned())
 
 
 @convert_disk.undo

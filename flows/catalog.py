@@ -13,6 +13,7 @@ from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.import_image import import_image
+from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
@@ -29,6 +30,7 @@ from flows.verify_library import verify_library
 
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
+    import_package,
     convert_image,
     delete_template,
     create_iscsi_volume,

@@ -26,6 +26,7 @@ from tests.worlds import (
     refill,
     refresh_identities,
     settings_in,
+    write_package,
 )
 
 Asked = tuple[UUID, dict[str, Any]]
@@ -325,6 +326,27 @@ def delete_template(world: World) -> Asked:
     return own, {"former": "AVAILABLE"}
 
 
+def import_package(world: World) -> Asked:
+    """An archive of two disks."""
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    repository = cloud.repository(world.datacenter)
+    upload = repository.scratch(f"upload-{uuid4()}", 1024)
+    write_package(upload, "imported", "more")
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "imported",
+    }
+    return UUID(template["id"]), {
+        "template": template,
+        "wishes": {"ram_mib": 64},
+        "digest": repository.digest(upload),
+        "upload": upload.name,
+    }
+
+
 def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
@@ -369,6 +391,7 @@ LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
+    "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),

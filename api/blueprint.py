@@ -1,13 +1,13 @@
 """Blueprints: an appliance as one document, JSON or YAML, read with suspicion."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adapters.types import Value
+from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
 from api.labelling import Labels
@@ -41,7 +41,7 @@ class WantedVm(BaseModel):
     ram_mib: int | None = Field(None, gt=0, le=2**24)
     replicas: int = Field(1, ge=1, le=_MAX_VMS)
     depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
-    volumes: list[WantedVolume] = Field(default_factory=list, max_length=24)
+    volumes: list[WantedVolume] = Field(default_factory=list, max_length=MOST_DISKS - 1)
     networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
     tier: Name | None = Field(None, description="Of the datastore that its disks are to be on.")
     affinity: Name | None = Field(
@@ -112,22 +112,26 @@ def read(content: bytes, content_type: str) -> Blueprint:
         raise Invalid(error.errors()) from error
 
 
-def planned(blueprint: Blueprint) -> list[PlannedVm]:
-    """Every VM, replicas one by one. Raises `Problem` on names that do not work out."""
-    names = {vm.name: _names(vm.name, vm.replicas) for vm in blueprint.vms}
-    if len(names) < len(blueprint.vms):
+def planned(blueprint: Blueprint, there: Collection[str] = ()) -> list[PlannedVm]:
+    """Every VM, replicas one by one; they may depend on those that are there already.
+
+    Raises `Problem` on names that do not work out.
+    """
+    new = {vm.name: _names(vm.name, vm.replicas) for vm in blueprint.vms}
+    if len(new) < len(blueprint.vms):
         raise Problem(422, "duplicate-name", "two VMs have the same name")
+    names = {name: [name] for name in there} | new
     vms = [each for vm in blueprint.vms for each in _replicas(vm, names)]
     _require_distinct("VMs", [vm.name for vm in vms])
     _require_distinct("volumes", [volume.name for vm in vms for volume in vm.volumes])
-    if len(vms) > _MAX_VMS:
+    if len(there) + len(vms) > _MAX_VMS:
         raise Problem(422, "too-many-vms", f"an appliance has at most {_MAX_VMS} VMs")
     return vms
 
 
 def _replicas(vm: WantedVm, names: dict[str, list[str]]) -> Iterator[PlannedVm]:
     if unknown := sorted(set(vm.depends_on) - set(names)):
-        text = f"{vm.name} depends on {', '.join(unknown)}, not in this blueprint"
+        text = f"{vm.name} depends on {', '.join(unknown)}, not in this appliance"
         raise Problem(422, "unknown-dependency", text)
     before = tuple(dict.fromkeys(each for name in vm.depends_on for each in names[name]))
     for number, name in enumerate(names[vm.name]):

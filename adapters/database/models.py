@@ -82,7 +82,7 @@ class Secret(Base):
 
 
 class Template(Labelled, Base):
-    """An image with its hardware wishes, in a datacenter's library."""
+    """Images with their hardware wishes, in a datacenter's library; `about` is what it says."""
 
     __tablename__ = "templates"
     __table_args__ = table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
@@ -94,6 +94,8 @@ class Template(Labelled, Base):
     cpu: Mapped[int]
     ram_mib: Mapped[int]
     created_at: Mapped[datetime]
+    hardware: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    about: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class TemplateDisk(Base):
@@ -190,17 +192,21 @@ class VirtualMachine(Labelled, Base):
     anti_affinity: Mapped[str | None]
     protected: Mapped[bool] = mapped_column(default=False)
     user_data_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
+    leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
 
 
 class VmDisk(Base):
-    """A disk of a VM: on its host's datastore while deployed, or a volume once persistent."""
+    """A disk of a VM: on its host's datastore while deployed, or a volume once persistent.
+
+    One that is made of no image of the template's is empty at first.
+    """
 
     __tablename__ = "disks"
     __table_args__ = table(UniqueConstraint("vm_id", "position"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     position: Mapped[int]
-    template_disk_id: Mapped[UUID] = mapped_column(ForeignKey("template_disks.id"))
+    template_disk_id: Mapped[UUID | None] = mapped_column(ForeignKey("template_disks.id"))
     size_mib: Mapped[int]
     base: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     volume_id: Mapped[UUID | None] = mapped_column(ForeignKey("volumes.id"))

@@ -10,7 +10,7 @@
 | reset | ON |
 | persist | CONFIGURED, OFF |
 | seed | NOT_ALLOCATED |
-| resize, grow a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
+| resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 To seed is to say what a guest reads when it boots first. A volume comes and goes while the VM is
@@ -48,10 +48,12 @@ _ALLOWED = {
     "seed": frozenset({VmState.NOT_ALLOCATED}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
+    "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
+    "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }
-DESTROYS = frozenset({"undeploy", "delete", "reset"})
+DESTROYS = frozenset({"undeploy", "delete", "reset", "delete a disk of"})
 _OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
 
 
@@ -81,8 +83,8 @@ def power_of(state: VmState) -> Power:
     return next((power for power, each in _OF_POWER.items() if each is state), Power.OFF)
 
 
-def appliance_state(vms: Iterable[VmState]) -> ApplianceState:
-    """An appliance's state, derived from its VMs' (LOCKED ones as such)."""
+def appliance_state(vms: Iterable[VmState], *, leaving: bool = False) -> ApplianceState:
+    """An appliance's state, derived from its VMs' (LOCKED ones as such); does any leave?"""
     states = set(vms)
     if VmState.UNKNOWN in states:
         return ApplianceState.UNKNOWN
@@ -90,6 +92,6 @@ def appliance_state(vms: Iterable[VmState]) -> ApplianceState:
         return ApplianceState.LOCKED
     if states <= {VmState.NOT_ALLOCATED}:
         return ApplianceState.NOT_DEPLOYED
-    if states & {VmState.NOT_ALLOCATED, VmState.ALLOCATED}:
+    if leaving or states & {VmState.NOT_ALLOCATED, VmState.ALLOCATED}:
         return ApplianceState.NEEDS_SYNC
     return ApplianceState.DEPLOYED

@@ -27,6 +27,7 @@ from tests.worlds import (
     refill,
     refresh_identities,
     settings_in,
+    write_package,
 )
 
 Asked = tuple[UUID, dict[str, Any]]
@@ -214,6 +215,18 @@ def deploy_appliance(world: World) -> Asked:
     return appliance, {"vms": [str(vm.id) for vm in vms]}
 
 
+def sync_appliance(world: World) -> Asked:
+    """`old` leaves, with a volume of its own; `new` comes, and `db`, which it needs, stays."""
+    appliance = world.appliance("db", "old")
+    db, old = cloud.inventory.vms_of(appliance)
+    world.volume("data", db.id)
+    world.volume("more", old.id)
+    world.run("deploy_appliance", appliance, vms=[str(db.id), str(old.id)])
+    new = world.vm(appliance, "new", 2, world.image("foreign", Format.VMDK), ["db"])
+    world.volume("fresh", new, carved=False)
+    return appliance, {"vms": [str(new)], "leaving": [str(old.id)]}
+
+
 def undeploy_appliance(world: World) -> Asked:
     appliance = world.appliance("db", "web", web=["db"])
     vms = cloud.inventory.vms_of(appliance)
@@ -273,6 +286,30 @@ def resize_volume(world: World) -> Asked:
     return cloud.inventory.vm(vm).volumes[0].id, {"size_mib": 12}
 
 
+def _disk() -> dict[str, Any]:
+    return {"id": str(uuid4()), "position": 2, "size_mib": 8}
+
+
+def add_disk(world: World) -> Asked:
+    return _off_vm_with_volume(world), {"disk": _disk()}
+
+
+def add_disk_undeployed(world: World) -> Asked:
+    return _vm_of(world.appliance("db")), {"disk": _disk()}
+
+
+def delete_disk(world: World) -> Asked:
+    vm, disk = _off_vm_with_volume(world), _disk()
+    world.run("add_disk", vm, disk=disk)
+    return vm, {"disk": disk["id"]}
+
+
+def delete_disk_undeployed(world: World) -> Asked:
+    vm, asked = add_disk_undeployed(world)
+    world.run("add_disk", vm, **asked)
+    return vm, {"disk": asked["disk"]["id"]}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -307,6 +344,27 @@ def delete_template(world: World) -> Asked:
     world.image("other", Format.VMDK)
     world.run("convert_image", own, format="qcow2")
     return own, {"former": "AVAILABLE"}
+
+
+def import_package(world: World) -> Asked:
+    """An archive of two disks."""
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    repository = cloud.repository(world.datacenter)
+    upload = repository.scratch(f"upload-{uuid4()}", 1024)
+    write_package(upload, "imported", "more")
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "imported",
+    }
+    return UUID(template["id"]), {
+        "template": template,
+        "wishes": {"ram_mib": 64},
+        "digest": repository.digest(upload),
+        "upload": upload.name,
+    }
 
 
 def datacenter(world: World) -> Asked:
@@ -353,6 +411,7 @@ LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
+    "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
@@ -366,6 +425,7 @@ SCENARIOS = {
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "undeploy_vm-seeded": Scenario("undeploy_vm", undeploy_seeded),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
+    "sync_appliance": Scenario("sync_appliance", sync_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),
@@ -377,6 +437,10 @@ SCENARIOS = {
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
     "resize_volume": Scenario("resize_volume", resize_volume),
+    "add_disk": Scenario("add_disk", add_disk),
+    "add_disk-undeployed": Scenario("add_disk", add_disk_undeployed),
+    "delete_disk": Scenario("delete_disk", delete_disk),
+    "delete_disk-undeployed": Scenario("delete_disk", delete_disk_undeployed),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

@@ -22,6 +22,9 @@ REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
 AT_HOSTS = {
     ("resize_vm", "define-anew"),
     ("resize_volume", "grow-volume"),
+    ("add_disk", "make-disk"),
+    ("add_disk", "define-anew"),
+    ("delete_disk", "remove-disk"),
     ("deploy_vm-seeded", "make-seed"),
     ("undeploy_vm-seeded", "remove-seed"),
 }

@@ -10,14 +10,15 @@ from adapters.amounts import Amounts
 from adapters.database.operations import Operation
 from flows.cloud import cloud
 from flows.definitions import redefine
-from flows.growth import charge_growth
+from flows.growth import charge_growth, grown
 from flows.operation import operation
+from flows.planning import planning
 from flows.reserve_host import room_at
 from flows.steps import Effect, step
 from flows.survey import survey_vm
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def resize_vm(request: Operation) -> None:
     """Charge and reserve what is more; define the VM so; give back what is less."""
     vm = survey_vm(request.target_id)
@@ -42,6 +43,14 @@ def reserve_size(vm: UUID, size: Amounts, former: Amounts) -> None:
     cloud.sizes.reserve(vm, record.datacenter_id, size, room_at(record))
 
 
+@reserve_size.plan
+def _(vm: UUID, size: Amounts, former: Amounts) -> None:
+    record = cloud.inventory.vm(vm)
+    if record.host_id:
+        now = cloud.inventory.situation(record.datacenter_id)
+        room_at(record)(size.beyond(record.uses), now)
+
+
 @reserve_size.undo
 def _(vm: UUID, size: Amounts, former: Amounts) -> None:
     cloud.sizes.give_back(vm, former)
@@ -57,6 +66,12 @@ def give_back(vm: UUID, size: Amounts) -> None:
     """Reserve and charge no more than the size."""
     cloud.sizes.give_back(vm, size)
     cloud.ledger.lower(cloud.ledger.of_vms([vm]))
+
+
+@give_back.plan
+def _(vm: UUID, size: Amounts) -> None:
+    if cloud.inventory.vm(vm).host_id:
+        planning().lower(grown(vm, size))
 
 
 @give_back.look

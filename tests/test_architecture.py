@@ -119,6 +119,8 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "resize_vm",
+    "resize_volume",
 }
 
 

@@ -116,9 +116,12 @@ def test_a_flows_steps_are_part_of_its_version(flow):
 PLANNED = {
     "deploy_vm",
     "deploy_appliance",
+    "sync_appliance",
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "resize_vm",
+    "resize_volume",
 }
 
 

@@ -121,15 +121,6 @@ class VmRecord(Value):
         disk_mib = sum(disk.size_mib for disk in self.local_disks)
         return Amounts(cpu=self.cpu, ram_mib=self.ram_mib, disk_mib=disk_mib)
 
-    def plus(self, disk: DiskRecord) -> "VmRecord":
-        """The VM with one disk more."""
-        return self.model_copy(update={"disks": (*self.disks, disk)})
-
-    def without(self, disk: UUID) -> "VmRecord":
-        """The VM without one of its disks."""
-        left = tuple(each for each in self.disks if each.id != disk)
-        return self.model_copy(update={"disks": left})
-
     @property
     def seed(self) -> Seed | None:
         """What its guest reads when it boots first; None where it has no user data."""
@@ -142,6 +133,15 @@ class VmRecord(Value):
             datastore=self.datastore,
             installation=self.installation,
         )
+
+    def plus(self, disk: DiskRecord) -> "VmRecord":
+        """The VM with one disk more."""
+        return self.model_copy(update={"disks": (*self.disks, disk)})
+
+    def without(self, disk: UUID) -> "VmRecord":
+        """The VM without one of its disks."""
+        left = tuple(each for each in self.disks if each.id != disk)
+        return self.model_copy(update={"disks": left})
 
     def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
         """A disk as the hypervisor is to make it."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.events import tell
-from adapters.database.locks import Locked
+from adapters.database.locks import require_unlocked
 from adapters.database.secrets import forget_unused
 from adapters.database.vms import settings_of
 from adapters.privileges import Privilege
@@ -51,8 +51,7 @@ def change_vm(vm_id: UUID, change: VmChange, caller: Caller, match: Match) -> Vm
     def changed(db: Session) -> Vm:
         row = finding.held(db, finding.vm(db, caller, vm_id))
         match.require_same(_shown(db, row))
-        if held := db.get(models.Lock, row.id):
-            raise Locked("vm", row.id, held.operation_id)
+        require_unlocked(db, "vm", row.id)
         said: dict[str, Any] = {}
         if change.protected is not None:
             said["protected"] = row.protected = change.protected

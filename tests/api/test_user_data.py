@@ -155,6 +155,18 @@ def test_a_key_is_still_one_request_s(api: Api) -> None:
     refused(other, 409, "idempotency-key-reused")
 
 
+def test_a_vm_that_is_added_has_its_own(api: Api, shop: Any) -> None:
+    path = f"/v1/appliances/{shop['id']}/vms"
+    body = {"name": "late", "template": "tiny", "user_data": GIVEN}
+    headers = {"Idempotency-Key": "k"}
+    made = api.post(path, json=body, headers=headers)
+    assert api.post(path, json=body, headers=headers).json() == made.json()
+    (late,) = [vm for vm in made.json()["vms"] if vm["name"] == "late"]
+    assert (late["has_user_data"], of(late), secrets()) == (True, GIVEN, 3)
+    assert api.delete(f"/v1/vms/{late['id']}").status_code == 204
+    assert secrets() == 2
+
+
 def test_reading_it_is_told_of(api: Api, shop: Any) -> None:
     api.done(api.post(f"/v1/vms/{shop['vms'][0]['id']}/deploy"))
     (told,) = api.get("/v1/events?kind=secret.read").json()

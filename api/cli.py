@@ -175,7 +175,7 @@ def import_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
     *,
     name: Annotated[str, typer.Option(help="What the template will be called.")],
-    format: Annotated[str, typer.Option(help="raw, qcow2, vmdk, vpc or vdi.")],  # noqa: A002
+    format: Annotated[str, typer.Option(help="raw, qcow2, vmdk, vpc, vhdx or vdi.")],  # noqa: A002
     datacenter: Annotated[str, typer.Option(help="Whose library it enters.")] = "main",
     cpu: Annotated[int, typer.Option(help="Its VMs' CPUs, unless said otherwise.")] = 1,
     ram_mib: Annotated[int, typer.Option(help="Their memory.")] = 128,
@@ -207,11 +207,18 @@ def import_(
 
 
 @app.command()
-def convert(template: str, format: str, *, no_wait: NoWait = False) -> None:  # noqa: A002
+def convert(
+    template: str,
+    format: str,  # noqa: A002
+    *,
+    subformat: Annotated[str, typer.Option(help="Such as streamOptimized, or fixed.")] = "",
+    no_wait: NoWait = False,
+) -> None:
     """Convert a template's images; what has been done is not done again."""
     with _client() as client:
         found = _find(client, "templates", template)
-        started = client.start(f"/v1/templates/{found}/conversions", {"format": format})
+        wanted = {"format": format, "subformat": subformat}
+        started = client.start(f"/v1/templates/{found}/conversions", wanted)
         _finish(client, started, wait=not no_wait)
 
 

@@ -1,40 +1,46 @@
 """Convert an image to a format that a hypervisor boots; what fits is not even copied."""
 
+from typing import Any
 from uuid import UUID
 
 from adapters.database.library import Conversion, Image
 from adapters.database.operations import Operation
-from adapters.errors import Conflict, Refused
+from adapters.errors import Conflict, Refused, Unsupported
+from adapters.forms import Form
 from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
-from flows.policies.conversion import needed_format
+from flows.policies.conversion import needed_form
 from flows.running import epoch
 from flows.steps import Effect, step
 
 
 @operation("template", role=Role.IMAGES)
 def convert_image(request: Operation) -> None:
-    """Convert every disk of the template that does not have the format yet."""
-    wanted = Format(request.arguments["format"])
+    """Convert every disk of the template that does not have the form yet."""
+    wanted = wished(request.arguments)
     for image in cloud.library.images(request.target_id):
-        if image.format != wanted:
-            convert(
-                Conversion(datacenter_id=request.datacenter_id, source=image, format=wanted),
-                request.id,
-            )
+        if image.form is not wanted:
+            convert(Conversion.to(wanted, image, request.datacenter_id), request.id)
+
+
+def wished(arguments: dict[str, Any]) -> Form:
+    """The form that was asked for. Raises `Unsupported`."""
+    format_, subformat = Format(arguments["format"]), arguments.get("subformat", "")
+    if form := Form.of(format_, subformat):
+        return form
+    raise Unsupported(f"there is no {format_} of kind {subformat}")
 
 
 def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
     """The image that a VM of this family starts from: itself, or its conversion."""
-    wanted = needed_format(family, image.format)
+    wanted = needed_form(family, image.form)
     if wanted is None:
         return image
-    made = Conversion(datacenter_id=datacenter, source=image, format=wanted)
-    if converted := cloud.library.converted(made):
+    if converted := cloud.library.converted(Conversion.to(wanted, image, datacenter)):
         return converted
-    raise Conflict(f"image {image.id} is not there in {wanted} yet", code="not-converted")
+    raise Conflict(f"image {image.id} is not there as {wanted.value} yet", code="not-converted")
 
 
 def convert(conversion: Conversion, operation_id: UUID) -> None:
@@ -68,9 +74,11 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     repository = cloud.repository(conversion.datacenter_id)
     repository.clear(f"{operation_id}-{conversion.id}")
     source, has = repository.path(conversion.source.path), conversion.source.format
-    needed = cloud.images.measure(source, has, conversion.format)
-    scratch = repository.scratch(f"{operation_id}-{conversion.id}-{epoch()}", needed)
-    cloud.images.convert(source, has, scratch, conversion.format, lambda _percent: None)
+    needed = cloud.images.measure(source, has, conversion.form)
+    folder = repository.scratch(f"{operation_id}-{conversion.id}-{epoch()}", needed)
+    folder.mkdir()
+    scratch = folder / conversion.format.disk_file  # a set's descriptor names its files so
+    cloud.images.convert(source, has, scratch, conversion.form, lambda _percent: None)
     digest = repository.digest(scratch)
     try:
         identity = repository.publish(scratch, conversion.path)

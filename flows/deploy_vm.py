@@ -15,7 +15,7 @@ from flows.convert_image import convert
 from flows.create_iscsi_volume import carve
 from flows.lanes import Lane, lanes
 from flows.operation import operation
-from flows.policies.conversion import needed_format
+from flows.policies.conversion import needed_form
 from flows.reserve_host import reserve_hosts
 from flows.steps import step
 from flows.survey import survey_vm
@@ -41,8 +41,8 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
     wanted: dict[UUID, Conversion] = {}
     for vm in vms:
         for disk in vm.local_disks:
-            if target := needed_format(vm.family, disk.image.format):
-                made = Conversion(datacenter_id=vm.datacenter_id, source=disk.image, format=target)
+            if form := needed_form(vm.family, disk.image.form):
+                made = Conversion.to(form, disk.image, vm.datacenter_id)
                 wanted[made.id] = made
     for conversion in wanted.values():
         convert(conversion, request.id)

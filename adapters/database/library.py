@@ -10,7 +10,8 @@ from sqlalchemy.orm import aliased
 
 from adapters.database import models
 from adapters.database.session import Database, utc_now
-from adapters.errors import Conflict, InUse, NotFound
+from adapters.errors import Conflict, InUse, NotFound, Unsupported
+from adapters.forms import Form
 from adapters.types import ConversionState, Format, Identity, TemplateState, Value
 
 _NOTHING = Identity(size_bytes=0, modified_ns=0, inode=0)
@@ -32,6 +33,11 @@ class Image(Value):
     path: str  # relative to the repository
     virtual_size_mib: int
     identity: Identity
+
+    @property
+    def form(self) -> Form | None:
+        """What a hypervisor makes of it; None is nothing that one boots."""
+        return Form.of(self.format, self.subformat)
 
 
 class Kept(Value):
@@ -64,7 +70,21 @@ class Conversion(Value):
     datacenter_id: UUID
     source: Image
     format: Format
-    options: str = ""
+    options: str = ""  # the subformat, unless it is the format's usual one
+
+    @classmethod
+    def to(cls, form: Form, source: Image, datacenter: UUID) -> "Conversion":
+        """The image in that form."""
+        options = "" if form.is_usual else form.subformat
+        return cls(datacenter_id=datacenter, source=source, format=form.format, options=options)
+
+    @property
+    def form(self) -> Form:
+        """What it is converted to."""
+        form = Form.of(self.format, self.options)
+        if form is None:
+            raise Unsupported(f"{self.format} cannot be made as {self.options}")
+        return form
 
     @property
     def id(self) -> UUID:
@@ -73,8 +93,11 @@ class Conversion(Value):
 
     @property
     def path(self) -> str:
-        """Where the repository has it."""
-        return f"conversions/{self.source.digest[:2]}/{self.id}.{self.format.extension}"
+        """Where the repository has it: a set in a folder of its own."""
+        folder = f"conversions/{self.source.digest[:2]}/{self.id}"
+        if self.form.is_set:
+            return f"{folder}/{self.format.disk_file}"
+        return f"{folder}.{self.format.extension}"
 
 
 def image_of(row: models.TemplateDisk) -> Image:
@@ -336,6 +359,7 @@ def _converted(row: models.Conversion, virtual_size_mib: int = 0) -> Image:
     return Image(
         id=row.id,
         format=row.format,
+        subformat=row.options,
         digest=row.digest,
         path=row.path,
         virtual_size_mib=virtual_size_mib,

@@ -74,6 +74,13 @@ class Rules(Value):
     restricted: frozenset[UUID] = frozenset()
 
 
+class Pin(Value):
+    """The host and the datastore that a VM was planned to go to."""
+
+    host: UUID
+    datastore: UUID
+
+
 class Wish(Value):
     """What a VM needs, and what it would like."""
 
@@ -86,6 +93,7 @@ class Wish(Value):
     affinity: str = ""
     anti_affinity: str = ""
     vlans: int = 0  # that its rack has to have free
+    pin: Pin | None = None  # no other will do
 
 
 class Neighbour(Value):

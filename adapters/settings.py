@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     approval_timeout_s: float = Field(
         7 * 86400.0, gt=0, description="How long an operation waits for approval."
     )
+    plan_valid_s: float = Field(
+        900.0, gt=0, description="How long a plan that was shown (`dry_run`) may be carried out."
+    )
     power_off_timeout_s: float = Field(
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )

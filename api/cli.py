@@ -21,19 +21,18 @@ from api import (
     infrastructure_verbs,
     label_verbs,
     limit_verbs,
+    planned_verbs,
     vm_verbs,
 )
-from api.command_line import Verbs, complaints, console
+from api.command_line import Force, NoWait, Verbs, complaints, console
 from api.command_line import client as _client
 from api.command_line import find as _find
+from api.command_line import finish as _finish
 from api.command_line import keep_token as _keep_token
 from api.command_line import show as _show
 
 if TYPE_CHECKING:
-    from api.client import Client, Operation
-
-_INTERRUPTED = 130
-
+    from api.client import Operation
 
 app = typer.Typer(
     cls=Verbs,
@@ -45,10 +44,6 @@ app = typer.Typer(
 app.add_typer(limit_verbs.verbs, name="limits")
 app.add_typer(label_verbs.verbs, name="labels")
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept with the operation.")]
-Force = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
-]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 
 
 # --- services ----------------------------------------------------------------------------------
@@ -222,38 +217,6 @@ def convert(
         _finish(client, started, wait=not no_wait)
 
 
-@app.command()
-def deploy(
-    what: Annotated[str, typer.Argument(help="A blueprint's file, or an appliance's name.")],
-    *,
-    watch: Annotated[bool, typer.Option("--watch", help="Show each VM and step.")] = False,
-    on_failure: Annotated[
-        str, typer.Option(help="When a VM fails: undo all, or keep those that came up.")
-    ] = "undo",
-    force: Force = None,
-    no_wait: NoWait = False,
-) -> None:
-    """Describe an appliance, and deploy it. Ctrl-C leaves the operation running."""
-    with _client() as client:
-        if Path(what).is_file():
-            text = Path(what).read_text(encoding="utf-8")
-            appliance = client.post_yaml("/v1/appliances", text)["id"]
-        else:
-            appliance = _find(client, "appliances", what)
-        how = {"on_failure": on_failure, "force": bool(force), "force_reason": force or None}
-        started = client.start(f"/v1/appliances/{appliance}/deploy", how)
-        _finish(client, started, wait=watch or not no_wait, quiet=not watch)
-
-
-@app.command()
-def undeploy(appliance: str, *, no_wait: NoWait = False) -> None:
-    """Take an appliance off its hosts; its volumes stay."""
-    with _client() as client:
-        found = _find(client, "appliances", appliance)
-        started = client.start(f"/v1/appliances/{found}/undeploy")
-        _finish(client, started, wait=not no_wait)
-
-
 @app.command("console")
 def open_console(vm: str) -> None:
     """Be a VM's serial console: Ctrl-] leaves it."""
@@ -379,29 +342,6 @@ def token(
 # --- how they do it ----------------------------------------------------------------------------
 
 
-def _finish(client: "Client", operation: "Operation", *, wait: bool, quiet: bool = False) -> None:
-    """Wait for the end of an operation, and say what became of it."""
-    from api.progress import outcome, watch
-
-    if operation.waits_until:
-        until = f"{operation.waits_until:%Y-%m-%d %H:%M} UTC"
-        console.print(f"it waits for approval until {until}: cloudloom approve {operation.id}")
-    if not wait:
-        console.print(f"operation {operation.id} is {operation.state}")
-        return
-    try:
-        if quiet:
-            ended = client.wait(operation.id)
-            console.print(outcome(ended))
-        else:
-            ended = watch(client, operation, console)
-    except KeyboardInterrupt as interrupt:
-        console.print(f"operation {operation.id} goes on: cloudloom operations {operation.id}")
-        raise typer.Exit(_INTERRUPTED) from interrupt
-    if ended.state != "succeeded":
-        raise typer.Exit(1)
-
-
 def _show_report(operation: "Operation") -> None:
     if operation.report:
         rows = [finding.model_dump() for finding in operation.report]
@@ -423,7 +363,7 @@ hardware_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)
-for verb in (*people, *vm_verbs.VERBS):
+for verb in (planned_verbs.deploy, planned_verbs.undeploy, *people, *vm_verbs.VERBS):
     app.command()(verb)
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,8 +16,13 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from api.client import Client, Refusal
+    from api.client import Client, Operation, Refusal
 
+_INTERRUPTED = 130
+Force = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 complaints = Console(stderr=True, highlight=False)
 
@@ -105,11 +110,35 @@ def find(client_: "Client", kind: str, name: str) -> str:
     raise Refusal({"code": "not-found", "detail": f"there is no {kind.removesuffix('s')} {name}"})
 
 
+def finish(client_: "Client", operation: "Operation", *, wait: bool, quiet: bool = False) -> None:
+    """Wait for the end of an operation, and say what became of it."""
+    from api.progress import outcome, watch
+
+    if operation.waits_until:
+        until = f"{operation.waits_until:%Y-%m-%d %H:%M} UTC"
+        console.print(f"it waits for approval until {until}: cloudloom approve {operation.id}")
+    if not wait:
+        console.print(f"operation {operation.id} is {operation.state}")
+        return
+    try:
+        if quiet:
+            ended = client_.wait(operation.id)
+            console.print(outcome(ended))
+        else:
+            ended = watch(client_, operation, console)
+    except KeyboardInterrupt as interrupt:
+        console.print(f"operation {operation.id} goes on: cloudloom operations {operation.id}")
+        raise typer.Exit(_INTERRUPTED) from interrupt
+    if ended.state != "succeeded":
+        raise typer.Exit(1)
+
+
 def complain(refusal: "Refusal") -> None:
     """Say what the API refused, and why."""
     told = f"[red]{escape(str(refusal))}[/red] [dim]({escape(refusal.code)})[/dim]"
     complaints.print(told, soft_wrap=True)
-    for name in ("hosts", "pools", "vms", "users", "used", "rack", "errors", "operation"):
+    places = ("hosts", "pools", "vms", "rack")
+    for name in (*places, "users", "used", "changed", "errors", "operation"):
         if more := refusal.problem.get(name):
             complaints.print(f"  {name}: {escape(str(more))}", soft_wrap=True)
 

@@ -5,13 +5,9 @@ from typing import Annotated
 
 import typer
 
-from api.command_line import client, find
+from api.command_line import Force, NoWait, client, find
 
 Finish = Callable[..., None]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
-Force = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
-]
 
 
 def add_to(app: typer.Typer, finish: Finish) -> None:
@@ -52,3 +48,17 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
             body = {**size, "force": bool(force), "force_reason": force or None}
             started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/resize", body)
             finish(api, started, wait=not no_wait)
+
+    @app.command()
+    def grow(
+        volume: str,
+        size_mib: Annotated[int, typer.Argument(min=1, help="MiB that it is to have.")],
+        *,
+        force: Force = None,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Let a volume grow, which is detached or whose VM is off."""
+        with client() as api:
+            path = f"/v1/volumes/{find(api, 'volumes', volume)}/resize"
+            body = {"size_mib": size_mib, "force": bool(force), "force_reason": force or None}
+            finish(api, api.start(path, body), wait=not no_wait)

@@ -139,6 +139,48 @@ def operation_table(operations: list[Operation]) -> Table:
     return table
 
 
+def planned_table(plan: dict[str, Any]) -> Table:
+    """The steps of a plan, in order; of more lanes than are read, some."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading in ("lane", "step", "of"):
+        table.add_column(heading, overflow="fold")
+    lanes = list(dict.fromkeys(step["lane"] for step in plan["steps"]))
+    told = set(lanes[:_LANES])
+    for step in plan["steps"]:
+        if step["lane"] in told:
+            table.add_row(step["lane"], step["name"], Text(step["what"], "dim"))
+    if more := len(lanes) - len(told):
+        table.add_row("", f"and {more} more lanes")
+    return table
+
+
+def placement_table(plan: dict[str, Any]) -> Table:
+    """Where a plan's VMs would go, why there, and why not elsewhere."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading in ("VM", "host", "because", "not"):
+        table.add_column(heading, overflow="fold")
+    for each in plan["placement"][:_LANES]:
+        host = each["host"]["name"]
+        others = "\n".join(f"{name}: {why}" for name, why in each["others"].items())
+        why = each["because"].removeprefix(f"{host}: ")
+        table.add_row(each["vm"]["name"], host, Text(why), Text(others, "dim"))
+    return table
+
+
+def limits_after(plan: dict[str, Any]) -> Table:
+    """How limits stand, and would stand, where a plan changes what is used."""
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading in ("limits of", "resource", "used", "after", "soft", "hard"):
+        table.add_column(heading)
+    for each in plan["limits"]:
+        for resource, after in each["after"].items():
+            used = each["used"][resource]
+            if used != after:
+                limits = (str(each[kind][resource] or "") for kind in ("soft", "hard"))
+                table.add_row(each["level"], resource, str(used), str(after), *limits)
+    return table
+
+
 def event_line(event: dict[str, Any]) -> Text:
     """When, what, on what, and by whom: one line."""
     at = datetime.fromisoformat(event["at"]).astimezone(UTC)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import Depends
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic_core import to_jsonable_python
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -93,7 +93,7 @@ class Starter:
         plan: Plan,
         check: Callable[[], None] = lambda: None,
         unchanged: Callable[[Session], None] = lambda _db: None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Accept what `plan` makes of the database, and answer 202.
 
         `plan` is asked before `check`, which may take its time, and once more under the locks:
@@ -101,7 +101,7 @@ class Starter:
         is locked for the operation.
         """
         with cloud.database.read() as db:
-            request = _placed(db, plan(db))
+            request = placed(db, plan(db))
             for kind, each in request.locks:
                 self.require_free(db, kind, each)
         check()
@@ -111,7 +111,7 @@ class Starter:
             unchanged(db)
             _hold_appliance(db, request)
             operation = accept(db, request)
-            if _placed(db, plan(db)) != request:
+            if placed(db, plan(db)) != request:
                 raise Conflict("it was changed in the meantime", code="changed-meanwhile")
             accepted.append(operation)
             body = report(db, operation.id).model_dump(mode="json")
@@ -130,7 +130,8 @@ def _hold_appliance(db: Session, request: Request) -> None:
     db.execute(select(row.id).where(row.id == mine).with_for_update(read=True)).all()
 
 
-def _placed(db: Session, request: Request) -> Request:
+def placed(db: Session, request: Request) -> Request:
+    """The request with the virtual datacenter that its target is in."""
     where = finding.whereabouts(db, request.target_kind, request.target_id, request.arguments)
     return request.model_copy(update={"virtual_datacenter_id": where})
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import VmRecord, VolumeRecord
-from adapters.types import Connection, Export, Role, Target, export_id
+from adapters.types import Connection, Export, Role, Target
 from flows.abilities import require_sockets
 from flows.cloud import cloud
 from flows.operation import operation
@@ -38,13 +38,7 @@ def plug_in(volume: VolumeRecord, vm: VmRecord) -> Connection:
 
 def export_for(volume: UUID, vm: VmRecord) -> Export:
     """The VM's right to use the volume."""
-    initiator = cloud.hypervisor(vm.host).initiator(vm.id)
-    return Export(
-        id=export_id(volume, initiator),
-        volume=volume,
-        initiator=initiator,
-        installation=vm.installation,
-    )
+    return vm.export(volume, cloud.hypervisor(vm.host).initiator(vm.id))
 
 
 def connection_of(
@@ -81,6 +75,12 @@ def export_volume(export: Export, pool: UUID, vm: UUID) -> Target:
     target = cloud.storage(pool).ensure_export(export, chap)
     cloud.inventory.enter_export(export, target)
     return target
+
+
+@export_volume.plan
+def _(export: Export, pool: UUID, vm: UUID) -> Target:
+    """Nobody knows yet where, but that it is this one."""
+    return Target(host="", port=0, iqn=f"{export.id}")
 
 
 @export_volume.undo

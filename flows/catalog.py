@@ -16,6 +16,7 @@ from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
+from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
@@ -39,6 +40,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     reset_vm,
     persist_vm,
     resize_vm,
+    resize_volume,
     unwind_operation,
     reconcile_operations,
     check_datacenters,

@@ -8,6 +8,7 @@ from adapters.amounts import Charge, Force
 from adapters.database.library import NewTemplate
 from adapters.database.records import VolumeRecord
 from flows.cloud import cloud
+from flows.planning import planning
 from flows.policies.limits import within
 from flows.steps import Effect, step
 
@@ -28,6 +29,11 @@ def charge_vms(target: UUID, vms: list[UUID], force: Force | None) -> None:
     charge(cloud.ledger.of_vms(vms), force)
 
 
+@charge_vms.plan
+def _(target: UUID, vms: list[UUID], force: Force | None) -> None:
+    planning().charge(cloud.ledger.of_vms(vms), force)
+
+
 @charge_vms.undo
 def _(target: UUID, vms: list[UUID], force: Force | None) -> None:
     cloud.ledger.refund("vm", vms)
@@ -42,6 +48,11 @@ def _(target: UUID, vms: list[UUID], force: Force | None) -> bool:
 def charge_volume(volume: VolumeRecord, force: Force | None) -> None:
     """Charge the storage of a volume that is to be carved."""
     charge(cloud.ledger.of_volumes([volume]), force)
+
+
+@charge_volume.plan
+def _(volume: VolumeRecord, force: Force | None) -> None:
+    planning().charge(cloud.ledger.of_volumes([volume]), force)
 
 
 @charge_volume.undo
@@ -60,6 +71,11 @@ def charge_template(template: NewTemplate, size_mib: int, force: Force | None) -
     charge([cloud.ledger.of_template(template, size_mib)], force)
 
 
+@charge_template.plan
+def _(template: NewTemplate, size_mib: int, force: Force | None) -> None:
+    planning().charge([cloud.ledger.of_template(template, size_mib)], force)
+
+
 @charge_template.undo
 def _(template: NewTemplate, size_mib: int, force: Force | None) -> None:
     cloud.ledger.refund("template", [template.id])
@@ -73,6 +89,11 @@ def _(template: NewTemplate, size_mib: int, force: Force | None) -> bool:
 @step("refund-vm", Effect.REMOVES)
 def refund_vm(vm: UUID) -> None:
     cloud.ledger.refund("vm", [vm])
+
+
+@refund_vm.plan
+def _(vm: UUID) -> None:
+    planning().refund(cloud.ledger.of_vms([vm]))
 
 
 @refund_vm.look
@@ -104,6 +125,15 @@ def _(template: UUID) -> bool:
 def refund_disk(disk: UUID, vm: UUID) -> None:
     """Charge the VM what it uses without its disk, which is a volume by now."""
     cloud.ledger.lower(cloud.ledger.of_vms([vm]))
+
+
+@refund_disk.plan
+def _(disk: UUID, vm: UUID) -> None:
+    size_mib = next(x.size_mib for x in cloud.inventory.vm(vm).disks if x.id == disk)
+    for charge in cloud.ledger.of_vms([vm]):
+        less = charge.amounts.disk_mib - size_mib
+        amounts = charge.amounts.model_copy(update={"disk_mib": less})
+        planning().lower([charge.model_copy(update={"amounts": amounts})])
 
 
 @refund_disk.look

@@ -25,6 +25,14 @@ def choose_pool(datacenter: UUID, tier: str, size_mib: int) -> UUID:
     raise refusal
 
 
+def require_more(pool: UUID, more_mib: int) -> None:
+    """Refuse what a volume's pool has too little left for. Raises `OutOfSpace`."""
+    free_mib = cloud.storage(pool).capacity().free_mib
+    if free_mib < more_mib:
+        text = f"its pool has {free_mib} MiB free, {more_mib} more needed"
+        raise OutOfSpace(text, code="no-room")
+
+
 def _pools(datacenter: UUID, tier: str) -> dict[UUID, str]:
     query = (
         select(models.StoragePool)

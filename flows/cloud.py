@@ -19,6 +19,7 @@ from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.places import Places
+from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
@@ -126,6 +127,11 @@ class Cloud:
     def ledger(self) -> Ledger:
         """What is charged, and the limits."""
         return Ledger(self.database)
+
+    @cached_property
+    def plans(self) -> Plans:
+        """What was shown, and may be carried out."""
+        return Plans(self.database)
 
     @cached_property
     def library(self) -> Library:

@@ -11,6 +11,7 @@ from adapters.types import Family, Format, Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
+from flows.planning import planner, planning
 from flows.policies.conversion import needed_form
 from flows.running import epoch
 from flows.steps import Effect, step
@@ -38,7 +39,9 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
     wanted = needed_form(family, image.form)
     if wanted is None:
         return image
-    if converted := cloud.library.converted(Conversion.to(wanted, image, datacenter)):
+    made = Conversion.to(wanted, image, datacenter)
+    planned = found.foreseen(made.id) if (found := planner()) else None
+    if converted := cloud.library.converted(made) or planned:
         return converted
     raise Conflict(f"image {image.id} is not there as {wanted.value} yet", code="not-converted")
 
@@ -89,6 +92,13 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
                 f"{conversion.path} is damaged, and disks are overlays of it: undeploy their VMs"
             )
             raise Refused(text, code="conversion-damaged") from None
+
+
+@convert_disk.plan
+def _(conversion: Conversion, operation_id: UUID) -> None:
+    if cloud.library.converted(conversion) is None:
+        planning().copy(conversion.path, conversion.source.identity.size_bytes)
+        planning().foresee(conversion.id, conversion.planned())
 
 
 @convert_disk.undo

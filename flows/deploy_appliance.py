@@ -15,7 +15,7 @@ from flows.reserve_host import reserve_hosts
 from flows.survey import survey_vms
 
 
-@operation("appliance")
+@operation("appliance", planned=True)
 def deploy_appliance(request: Operation) -> None:
     """Charge all, reserve hosts, prepare images and volumes, then bring the VMs up in lanes."""
     wanted = [UUID(vm) for vm in request.arguments["vms"]]

@@ -22,7 +22,7 @@ from flows.survey import survey_vm
 from flows.vm_disks import make_disks
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def deploy_vm(request: Operation) -> None:
     """Charge it, reserve a host, prepare images and volumes, make the disks, define, start."""
     charge_vms(request.target_id, [request.target_id], request.force)

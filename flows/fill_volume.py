@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 from adapters.errors import Refused
 from adapters.types import Disk, Export, Format, Volume
 from flows.cloud import cloud
+from flows.planning import planning
 from flows.running import epoch
 from flows.steps import Effect, step
 
@@ -28,6 +29,11 @@ def fill_volume(volume: Volume, pool: UUID, disk: Disk, host: UUID) -> None:
     if not same:
         raise Refused("the volume does not equal the disk it was filled from", code="copy-differs")
     storage.seal(volume)
+
+
+@fill_volume.plan
+def _(volume: Volume, pool: UUID, disk: Disk, host: UUID) -> None:
+    planning().copy(f"volume:{volume.id}", volume.size_mib * 2**20)
 
 
 @fill_volume.undo

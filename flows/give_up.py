@@ -8,6 +8,7 @@ from adapters.errors import Refused, problem_of
 from adapters.types import Failure
 from flows.cloud import cloud
 from flows.deploy_vm import bring_up
+from flows.planning import planner
 from flows.running import this_saga
 from flows.steps import Effect, step
 
@@ -17,6 +18,9 @@ def bring_up_or_give_up(vm: VmRecord) -> None:
 
     Once that has begun it is gone through with: a resumed run does not try the VM again.
     """
+    if planner():
+        bring_up(vm)
+        return
     saga = this_saga()
     if failure := _begun(vm) or _waits_in_vain(vm) or _failure_of(vm):
         saga.lost[vm.name] = failure
@@ -31,6 +35,8 @@ def bring_up_or_give_up(vm: VmRecord) -> None:
 
 def end_with_what_is_up(vms: list[VmRecord]) -> None:
     """Let the operation end as failed, but keep what is up; if nothing is, all is undone."""
+    if planner():
+        return
     saga = this_saga()
     if not saga.lost or saga.refusal:
         return

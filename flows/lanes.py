@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from uuid import UUID
 
 from flows import logs
 from flows.cloud import cloud
 from flows.engine import TASKS_A_RUN, hidden, shown
 from flows.places import at_host
+from flows.planning import planner
 from flows.runner import in_parallel
 from flows.running import lane_host, lane_name, this_saga
 
@@ -32,6 +34,9 @@ class Lane:
 
 def lanes(*layers: Sequence[Lane]) -> None:
     """Run each layer's lanes in parallel, one layer after the other; a failure stops them all."""
+    if planner():
+        _plan(layers)
+        return
     in_batches = sum(map(len, layers)) * _STEPS_A_LANE > TASKS_A_RUN
     for layer in layers:
         at: dict[UUID, deque[Lane]] = {}
@@ -41,6 +46,15 @@ def lanes(*layers: Sequence[Lane]) -> None:
         this_saga().next_layer()
         in_parallel([partial(run, host, lanes) for host, lanes in at.items()], _HOSTS_AT_ONCE)
         this_saga().next_layer()
+
+
+def _plan(layers: Sequence[Sequence[Lane]]) -> None:
+    for lane in chain.from_iterable(layers):
+        token = lane_name.set(lane.name)
+        try:
+            lane.run()
+        finally:
+            lane_name.reset(token)
 
 
 def _run_batch(host: UUID, waiting: deque[Lane]) -> None:

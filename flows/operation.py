@@ -68,7 +68,9 @@ class OperationFlow:
         any_kind: bool,
         every: timedelta | None,
         role: Role | None,
+        planned: bool,
     ) -> None:
+        self.planned = planned
         self.every = every
         self.role = role or (Role.MAINTENANCE if every else Role.DEPLOY)
         self.target = target
@@ -151,14 +153,18 @@ def operation(
     any_kind: bool = False,
     every: timedelta | None = None,
     role: Role | None = None,
+    planned: bool = False,
 ) -> Callable[[Callable[[Operation], None]], OperationFlow]:
     """Make a function an operation on a kind of target; `every` so often, it runs by itself.
 
-    Its role says in which queue its runs wait.
+    Its role says in which queue its runs wait. One that can be planned is shown before it is
+    done (`dry_run`): whatever it goes by can be foreseen.
     """
 
     def made(body: Callable[[Operation], None]) -> OperationFlow:
-        flow = OperationFlow(target, body, any_kind=any_kind, every=every, role=role)
+        flow = OperationFlow(
+            target, body, any_kind=any_kind, every=every, role=role, planned=planned
+        )
         FLOWS[flow.kind] = flow
         return flow
 

@@ -23,7 +23,7 @@ from flows.survey import survey_connection, survey_vm
 from flows.undeploy_vm import leave_base, remove_disk
 
 
-@operation("vm", role=Role.IMAGES)
+@operation("vm", role=Role.IMAGES, planned=True)
 def persist_vm(request: Operation) -> None:
     """Carve a volume, copy the disk onto it, boot from it from now on; then remove the disk."""
     vm = survey_vm(request.target_id)

@@ -1,16 +1,19 @@
 """Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from adapters.allocation import Load, Room, Situation
+from adapters.allocation import Load, Pin, Room, Situation
 from adapters.amounts import Amounts
 from adapters.database.records import VmRecord
 from adapters.errors import Refused, Transient
+from adapters.plans import Placement
 from flows.cloud import cloud
+from flows.planning import pinned, planning
 from flows.policies.growth import require_room
+from flows.policies.outdating import PlanOutdated
 from flows.policies.placement import Choice, NoRoom, choose_hosts
 from flows.steps import step
 
@@ -22,10 +25,11 @@ _TOLD = 20
 def reserve_hosts(target: UUID, vms: list[UUID]) -> None:
     """The best hosts by filters and rules, reserved in the transaction that counts what is.
 
-    The hosts are asked before it: one that takes its time must not hold up every writer.
+    The hosts are asked before it: one that takes its time must not hold up every writer. What was
+    planned goes where that was, or nowhere.
     """
     datacenter = cloud.inventory.vm(vms[0]).datacenter_id
-    placer = Placer(datacenter, vms)
+    placer = Placer(datacenter, vms, pinned())
 
     def choose(left: list[UUID], now: Situation) -> dict[UUID, tuple[UUID, UUID]]:
         choices = placer.place(left, now)
@@ -43,6 +47,26 @@ def _(target: UUID, vms: list[UUID]) -> None:
 @reserve_hosts.look
 def _(target: UUID, vms: list[UUID]) -> bool:
     return cloud.inventory.have_host(vms)
+
+
+@reserve_hosts.plan
+def _(target: UUID, vms: list[UUID]) -> None:
+    placed = [vm for vm in cloud.inventory.vms(vms) if vm.host_id is None]
+    if not placed:
+        return
+    datacenter, left = placed[0].datacenter_id, [vm.id for vm in placed]
+    now = cloud.inventory.situation(datacenter, left)
+    choices = Placer(datacenter, left, pinned()).place(left, now, explain=True)
+    names = {host.id: host.name for host in now.hosts}
+    stores = {store.id: store.directory for host in now.hosts for store in host.stores}
+    for vm in placed:
+        choice = choices[vm.id]
+        planning().placement[vm.id] = Placement(
+            **choice.model_dump(),
+            name=vm.name,
+            host_name=names[choice.host],
+            directory=stores[choice.datastore],
+        )
 
 
 def place(vms: Sequence[UUID], datacenter: UUID) -> dict[UUID, Choice]:
@@ -72,8 +96,14 @@ def _by_default(now: Situation) -> Situation:
 class Placer:
     """Places VMs, with what they wish for and what hosts said: neither is asked again."""
 
-    def __init__(self, datacenter: UUID, vms: Sequence[UUID]) -> None:
-        self._wishes = cloud.inventory.wishes(vms)
+    def __init__(
+        self, datacenter: UUID, vms: Sequence[UUID], pins: Mapping[UUID, Pin] | None = None
+    ) -> None:
+        self._pins = pins or {}
+        self._wishes = {
+            vm: wish.model_copy(update={"pin": self._pins.get(vm)})
+            for vm, wish in cloud.inventory.wishes(vms).items()
+        }
         families = {wish.family for wish in self._wishes.values()}
         hosts = cloud.inventory.situation(datacenter).hosts
         self._asked = {
@@ -83,17 +113,21 @@ class Placer:
         }
         self._choices: dict[UUID, Choice] = {}
 
-    def place(self, vms: Sequence[UUID], now: Situation) -> dict[UUID, Choice]:
-        """A host for each VM, as things are now. Raises `NoRoom`, `Transient`."""
+    def place(
+        self, vms: Sequence[UUID], now: Situation, *, explain: bool = False
+    ) -> dict[UUID, Choice]:
+        """A host for each VM, as things are now. Raises `NoRoom`, `PlanOutdated`, `Transient`."""
         hosts = tuple(self._as_is(host) for host in now.hosts)
         wishes = {vm: self._wishes[vm] for vm in vms}
         try:
-            self._choices = choose_hosts(
-                wishes, _by_default(now).model_copy(update={"hosts": hosts})
-            )
+            situation = _by_default(now).model_copy(update={"hosts": hosts})
+            self._choices = choose_hosts(wishes, situation, explain=explain)
         except NoRoom as refusal:
             if refusal.waits:
                 raise Transient(str(refusal)) from refusal
+            if refusal.vm in self._pins:
+                why = [f"{host}: {reason}" for host, reason in refusal.reasons.items()]
+                raise PlanOutdated(why or ["the host that was planned is gone"]) from refusal
             raise
         return self._choices
 

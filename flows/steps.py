@@ -2,7 +2,9 @@
 
 A step with an effect declares three functions with the same arguments, under one permanent
 name: do, undo, and look (is it there?). One that only decides needs no more than do. What kind
-of effect it has (`Effect`) says when it is undone, and what its receipt expects.
+of effect it has (`Effect`) says when it is undone, and what its receipt expects. One whose answer
+its flow goes by, or that is charged, or copies, declares a fourth, for plans: what do would
+answer, without doing it.
 """
 
 import hashlib
@@ -61,6 +63,7 @@ class Step(Generic[P, R]):
         self.do: Callable[..., R] = validate_call(do)
         self.backward: Callable[..., None] | None = None
         self.question: Callable[..., bool] | None = None
+        self.foresight: Callable[..., R] | None = None
         self._answer = TypeAdapter(get_type_hints(do).get("return", Any))
         STEPS[name] = self
 
@@ -72,6 +75,11 @@ class Step(Generic[P, R]):
     def look(self, fn: Callable[P, bool]) -> Callable[P, bool]:
         """Declare how to ask the backend whether the effect is there."""
         self.question = validate_call(fn)
+        return fn
+
+    def plan(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Declare what it would answer as things are planned so far; nothing is done."""
+        self.foresight = validate_call(fn)
         return fn
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

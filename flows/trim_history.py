@@ -46,7 +46,8 @@ def forget_operations(datacenter: UUID) -> Finding:
 @step("forget-keys")
 def forget_keys(datacenter: UUID) -> Finding:
     days = cloud.settings.idempotency_days
-    _in_batches(partial(cloud.history.forget_sessions, days))
+    for forget in (cloud.history.forget_sessions, cloud.history.forget_plans):
+        _in_batches(partial(forget, days))
     return _forgotten("idempotency keys", days, partial(cloud.history.forget_keys, days))
 
 

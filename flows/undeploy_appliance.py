@@ -10,7 +10,7 @@ from flows.policies.layers import layers_of
 from flows.undeploy_vm import survey_deployed, tear_down
 
 
-@operation("appliance")
+@operation("appliance", planned=True)
 def undeploy_appliance(request: Operation) -> None:
     """Take every deployed VM off its host, in lanes, dependents first; volumes stay."""
     vms = survey_deployed(request.target_id, [UUID(vm) for vm in request.arguments["vms"]])

@@ -17,7 +17,7 @@ from flows.steps import Effect, step
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def undeploy_vm(request: Operation) -> None:
     """Stop the VM, forget its definition, end its exports, remove its disks, free its host."""
     for vm in survey_deployed(request.target_id, [request.target_id]):
@@ -46,6 +46,9 @@ def survey_deployed(target: UUID, vms: list[UUID]) -> list[VmRecord]:
         if vm.host_id is None:
             raise Conflict(f"VM {vm.name} has no host", code="not-allocated")
     return found
+
+
+survey_deployed.plan(survey_deployed.do)
 
 
 @step("stop-vm", Effect.REMOVES)

@@ -8,6 +8,7 @@ from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
 from flows.convert_image import bootable
+from flows.planning import planning
 from flows.running import mark, running
 from flows.steps import step
 
@@ -36,6 +37,19 @@ def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter
     if cloud.library.is_condemned(image):
         raise Refused(f"{image.path} is damaged", code="image-damaged")
     repository.leave_mark(cloud.inventory.installation, mark())
+    return _base_of(image, host, datastore, datacenter)
+
+
+@choose_base.plan
+def _(disk: UUID, image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
+    base = _base_of(image, host, datastore, datacenter)
+    if base.is_copy and not cloud.node(host).has_copy(base):
+        planning().copy(claim_on(base, host), image.identity.size_bytes)
+    return base
+
+
+def _base_of(image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
+    repository = cloud.repository(datacenter)
     if cloud.node(host).sees(str(repository.root), repository.marker):
         path = str(repository.path(image.path))
         return Base(path=path, format=image.format, digest=image.digest)

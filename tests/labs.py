@@ -18,6 +18,7 @@ from deployments.lab.mariadb import MariaDb
 from deployments.lab.postgresql import Postgresql
 from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
+from deployments.lab.vcsim import Vcsim
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,6 +71,20 @@ def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
 def appliance_image() -> Path:
     """The appliance's raw disk image; read only."""
     return appliance.build()
+
+
+@pytest.fixture(scope="session")
+def vcenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcsim]:
+    """A simulated vCenter; tests name their objects by new UUIDs, and share it."""
+    with Vcsim(tmp_path_factory.mktemp("vcenter")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def esxi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcsim]:
+    """A simulated ESXi without a vCenter, shared in the same way."""
+    with Vcsim(tmp_path_factory.mktemp("esxi"), esx=True) as server:
+        yield server
 
 
 @pytest.fixture

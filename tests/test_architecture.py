@@ -65,7 +65,12 @@ def test_a_step_says_how_to_ask_for_its_effect_and_how_to_go_back(step):
 @pytest.mark.parametrize("step", STEPS.values(), ids=list(STEPS))
 def test_do_undo_and_look_take_the_same(step):
     wanted = {k: v for k, v in get_type_hints(step.do).items() if k != "return"}
-    for fn, answer in ((step.backward, type(None)), (step.question, bool)):
+    own = get_type_hints(step.do)["return"]
+    for fn, answer in (
+        (step.backward, type(None)),
+        (step.question, bool),
+        (step.foresight, own),
+    ):
         if fn is not None:
             assert get_type_hints(fn) == {**wanted, "return": answer}
             assert list(inspect.signature(fn).parameters) == list(step.signature.parameters)
@@ -105,6 +110,30 @@ def test_a_flows_steps_are_part_of_its_version(flow):
     from flows.operation import _modules
 
     assert {step.module for step in steps_of(flow.body)} <= _modules(flow.body.__module__)
+
+
+# What may be shown before it is done (design §5): all of it, whatever is added to these flows.
+PLANNED = {
+    "deploy_vm",
+    "deploy_appliance",
+    "undeploy_vm",
+    "undeploy_appliance",
+    "persist_vm",
+}
+
+
+def test_what_can_be_planned_says_so():
+    assert {flow.kind for flow in CATALOG if flow.planned} == PLANNED
+
+
+@pytest.mark.parametrize("kind", sorted(PLANNED))
+def test_a_plan_knows_every_answer_that_its_flow_goes_by(kind):
+    answering = [
+        step
+        for step in steps_of(FLOWS[kind].body)
+        if get_type_hints(step.do)["return"] is not type(None)
+    ]
+    assert not [step.name for step in answering if step.foresight is None]
 
 
 # --- shape and size ---------------------------------------------------------------------------

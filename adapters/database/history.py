@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select
 
 from adapters.database import events, models, people
 from adapters.database.operations import ENDED
+from adapters.database.plans import PlanRow
 from adapters.database.session import Database, utc_now
 from adapters.types import OperationState
 
@@ -71,6 +72,14 @@ class History:
         with self._database.write() as db:
             old = list(db.scalars(query.limit(BATCH)))
             db.execute(delete(row).where(row.id.in_(old)))
+            return len(old)
+
+    def forget_plans(self, days: float) -> int:
+        """Forget plans that have long been invalid; answers how many."""
+        query = select(PlanRow.id).where(PlanRow.valid_until < utc_now(-days * _DAY_S))
+        with self._database.write() as db:
+            old = list(db.scalars(query.limit(BATCH)))
+            db.execute(delete(PlanRow).where(PlanRow.id.in_(old)))
             return len(old)
 
     def forget_sessions(self, days: float) -> int:

@@ -314,14 +314,16 @@ class Inventory:
         with self._database.read() as db:
             return Target(**_get(db, models.ExportRow, export).target)
 
-    def exports_of(self, pool: UUID) -> list[Export]:
-        """Every export of a pool's volumes."""
+    def exports_of(self, pool: UUID, volume: UUID | None = None) -> list[Export]:
+        """Every export of a pool's volumes, or of one of them."""
         query = (
             select(models.ExportRow)
             .join(models.VolumeRow, models.VolumeRow.id == models.ExportRow.volume_id)
             .where(models.VolumeRow.pool_id == pool)
             .order_by(models.ExportRow.id)
         )
+        if volume:
+            query = query.where(models.VolumeRow.id == volume)
         with self._database.read() as db:
             return [
                 Export(

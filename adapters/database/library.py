@@ -99,6 +99,18 @@ class Conversion(Value):
             return f"{folder}/{self.format.disk_file}"
         return f"{folder}.{self.format.extension}"
 
+    def planned(self) -> Image:
+        """What is to be made: as large as its source, as far as anybody knows before."""
+        size_bytes = self.source.identity.size_bytes
+        return Image(
+            id=self.id,
+            format=self.format,
+            digest=self.id.hex,  # its bytes are not known either
+            path=self.path,
+            virtual_size_mib=self.source.virtual_size_mib,
+            identity=Identity(size_bytes=size_bytes, modified_ns=0, inode=0),
+        )
+
 
 def image_of(row: models.TemplateDisk) -> Image:
     """The value of a template disk's row."""

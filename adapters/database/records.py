@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
-from adapters.types import Base, Disk, Family, Nic, Value, Vm, VmState
+from adapters.types import Base, Disk, Export, Family, Nic, Value, Vm, VmState, export_id
 
 
 class HostRecord(Value):
@@ -116,6 +116,15 @@ class VmRecord(Value):
             size_mib=record.size_mib,
             datastore=self.datastore,
             base=base or record.base,
+            installation=self.installation,
+        )
+
+    def export(self, volume: UUID, initiator: str) -> Export:
+        """Its right to use a volume, by this initiator of its host or its own."""
+        return Export(
+            id=export_id(volume, initiator),
+            volume=volume,
+            initiator=initiator,
             installation=self.installation,
         )
 

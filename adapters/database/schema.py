@@ -11,12 +11,19 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import conventions, events, figures, indexes, ledger, models, people
+from adapters.database import conventions, events, figures, indexes, ledger, models, people, plans
 from adapters.database.session import Database
 from adapters.errors import Conflict, Transient
 from adapters.privileges import STOCK, Stock
 
-PARTS = (events, figures, indexes, ledger, models)  # whoever knows this module knows all of it
+PARTS = (
+    events,
+    figures,
+    indexes,
+    ledger,
+    models,
+    plans,
+)  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
 _PATIENCE_S = 300
 FIRST_ENTERPRISE = conventions.FIRST_ENTERPRISE

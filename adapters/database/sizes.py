@@ -1,4 +1,4 @@
-"""What VMs measure: changed under the datacenter's lock, as placing is, for it is what hosts give.
+"""What VMs and volumes measure. A VM's size is changed under the datacenter's lock, as placing is.
 
 What an operation writes here is idempotent, and undone by a call of its own.
 """
@@ -6,6 +6,7 @@ What an operation writes here is idempotent, and undone by a call of its own.
 from collections.abc import Callable
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.allocation import Situation
@@ -18,7 +19,7 @@ Fits = Callable[[Amounts, Situation], None]
 
 
 class Sizes:
-    """CPUs and memory of VMs."""
+    """CPUs and memory of VMs, sizes of volumes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -50,6 +51,15 @@ class Sizes:
         with self._database.write() as db:
             row = _vm(db, vm)
             row.cpu, row.ram_mib = size.cpu, size.ram_mib
+
+    def set_volume(self, volume: UUID, size_mib: int) -> None:
+        """Let a volume have this size, and the disk that it is, if any. Raises `NotFound`."""
+        with self._database.write() as db:
+            if (row := db.get(models.VolumeRow, volume)) is None:
+                raise NotFound(f"no volume {volume}")
+            row.size_mib = size_mib
+            for disk in db.scalars(select(models.VmDisk).filter_by(volume_id=volume)):
+                disk.size_mib = size_mib
 
 
 def _vm(db: Session, vm: UUID) -> models.VirtualMachine:

@@ -33,16 +33,16 @@ How each method is done (KVM here; the others when they come, so that the port f
 | method | KVM (libvirt) | vSphere | XenAPI | Hyper-V |
 |---|---|---|---|---|
 | describe | getInfo, getLibVersion | host.hardware | host.get_record | Get-VMHost |
-| initiator | a name per VM (libiscsi) | the host's HBA | host.other_config | the host's |
-| ensure_disk | volume of a dir pool, qcow2 overlay | linked clone / copy | VDI.clone | New-VHD -Parent |
+| initiator | a name per VM (libiscsi) | the host's software HBA, enabled at need | host.other_config | the host's |
+| ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
-| connect | network disk + private secret | static target, RDM | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
-| set_power | create, shutdown, destroy, suspend | PowerOn/ShutdownGuest/PowerOff | start, clean_/hard_shutdown | Start-VM, Stop-VM |
+| connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
+| set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
 | console | serial log file | datastore file | host file | named pipe |
-| terminal | openConsole | VSPC | console URL | named pipe |
-| display | openGraphicsFD, VNC that listens nowhere | WebMKS ticket | console URL | enhanced session |
-| vms | listAllDomains | container view | VM.get_all_records | Get-VM |
+| terminal | openConsole | `Unsupported` (VSPC would need a listener) | console URL | named pipe |
+| display | openGraphicsFD, VNC that listens nowhere | `Unsupported` (WebMKS is no plain socket) | console URL | enhanced session |
+| vms | listAllDomains | host.vm, one property query | VM.get_all_records | Get-VM |
 """
 
 import socket

@@ -13,6 +13,9 @@ Laws, held for every adapter by `tests/contracts/test_block_storage.py`:
    when the volume was written after it was carved or sealed; only `delete_volume`, which
    somebody asked for, removes them. While open for filling it is nobody's but the filler's.
 8. An export ends at once: after `delete_export` no initiator of it can write any more.
+9. A volume that grows keeps its bytes, reads as zeros beyond them, and is written or not as it
+   was. It is cut back only where nobody has written. An export may tell the size that the volume
+   had when it was made.
 """
 
 from collections.abc import Iterable
@@ -42,6 +45,12 @@ class BlockStorage(Protocol):
 
     def has_volume(self, volume: Volume) -> bool:
         """Whether this very volume is there. Raises `Conflict` when it differs or is another's."""
+
+    def resize_volume(self, volume: Volume, size_mib: int) -> None:
+        """Let a volume of that size, or of the other one by now, have this size.
+
+        Raises `OutOfSpace`, `NotFound`, `Conflict`, and `InUse` where bytes would be cut off.
+        """
 
     def delete_volume(self, volume: Volume) -> None:
         """Remove the volume and its bytes. Raises `InUse` while exported, `Conflict`."""

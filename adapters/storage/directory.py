@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, ENOSPC, ENXIO
 from pathlib import Path
 from uuid import UUID
 
@@ -92,6 +92,17 @@ class DirectoryStorage:
     def has_volume(self, volume: Volume) -> bool:
         return self._label(volume) is not None
 
+    def resize_volume(self, volume: Volume, size_mib: int) -> None:
+        label = self._require(volume, size_mib)
+        if (more := size_mib - label.size_mib) > 0:
+            if (free_mib := self.capacity().free_mib) < more:
+                raise OutOfSpace(f"{more} MiB more wanted, {free_mib} MiB free")
+            self._relabel(volume, label, size_mib=size_mib)
+        with speaking_files():
+            _set_size(self._image_path(volume.id), size_mib * _MIB)
+        if more < 0:
+            self._relabel(volume, label, size_mib=size_mib)
+
     def delete_volume(self, volume: Volume) -> None:
         if self._label(volume) is None:
             return
@@ -114,7 +125,7 @@ class DirectoryStorage:
         label = self._require(volume)
         if self.written(volume):
             raise InUse(f"a guest has written to volume {volume.id}")
-        self._relabel(volume, label, Fill.FILLING)
+        self._relabel(volume, label, state=Fill.FILLING)
 
     def seal(self, volume: Volume) -> None:
         label = self._require(volume)
@@ -122,7 +133,7 @@ class DirectoryStorage:
             return  # nobody may have filled it, so whatever has changed is a guest's
         with speaking_files():
             os.utime(self._image_path(volume.id), ns=(_UNWRITTEN_NS, _UNWRITTEN_NS))
-        self._relabel(volume, label, Fill.SEALED)
+        self._relabel(volume, label, state=Fill.SEALED)
 
     def written(self, volume: Volume) -> bool:
         label = self._label(volume)
@@ -165,31 +176,34 @@ class DirectoryStorage:
                 raise Conflict(f"volume {export.volume} is another installation's")
         return image
 
-    def _label(self, volume: Volume) -> Label | None:
-        """Answer the volume's label, or None where nothing is. Raises `Conflict`."""
+    def _label(self, volume: Volume, or_mib: int = 0) -> Label | None:
+        """Answer the volume's label, or None where nothing is. Raises `Conflict`.
+
+        It may have the other size, too, where one is given.
+        """
         path = self._label_path(volume.id)
         with speaking_files():
             label = _read(path) if path.exists() else None
             if label is None and self._image_path(volume.id).exists():
                 raise Conflict(f"{self._image_path(volume.id)} is not ours")
-        if label and (label.installation, label.size_mib) != (
-            volume.installation,
-            volume.size_mib,
+        if label and (
+            label.installation != volume.installation
+            or label.size_mib not in (volume.size_mib, or_mib)
         ):
             raise Conflict(f"volume {volume.id} is another's, or has another size")
         return label
 
-    def _require(self, volume: Volume) -> Label:
-        label = self._label(volume)
+    def _require(self, volume: Volume, or_mib: int = 0) -> Label:
+        label = self._label(volume, or_mib)
         if label is None:
             raise NotFound(f"there is no volume {volume.id}")
         return label
 
-    def _relabel(self, volume: Volume, label: Label, state: Fill) -> None:
+    def _relabel(self, volume: Volume, label: Label, **changes: Fill | int) -> None:
         path = self._label_path(volume.id)
         new = self._scratch(path)
         with speaking_files():
-            new.write_text(label.model_copy(update={"state": state}).model_dump_json())
+            new.write_text(label.model_copy(update=changes).model_dump_json())
             new.replace(path)
             self._sync()
 
@@ -224,6 +238,29 @@ class DirectoryStorage:
 
     def _label_path(self, volume: UUID) -> Path:
         return self.directory / f"vol-{volume}.json"
+
+
+def _set_size(image: Path, size_bytes: int) -> None:
+    """Stretch or cut a volume's file, which is written no later for it. Raises `InUse`."""
+    with image.open("r+b") as file:
+        now = os.fstat(file.fileno())
+        if size_bytes < now.st_size and _has_data(file.fileno(), size_bytes):
+            raise InUse(f"a guest has written beyond {size_bytes} bytes of {image.name}")
+        if size_bytes != now.st_size:
+            os.ftruncate(file.fileno(), size_bytes)
+            os.utime(file.fileno(), ns=(now.st_atime_ns, now.st_mtime_ns))
+            os.fsync(file.fileno())
+
+
+def _has_data(file: int, start: int) -> bool:
+    """Whether anything but a hole is in a file from there on."""
+    try:
+        os.lseek(file, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != ENXIO:
+            raise
+        return False
+    return True
 
 
 def _read(label: Path) -> Label:

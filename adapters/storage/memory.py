@@ -2,7 +2,8 @@
 
 Its world holds two kinds of things. `volume` (pool, size_mib, installation, state, written,
 content): the memory hypervisor sets `written` as a guest that writes would, the memory image
-tool `content`. `export` (volume, initiator, iqn, installation).
+tool `content`; `reach_mib` may say how far a guest has written. `export` (volume, initiator,
+iqn, installation).
 """
 
 from collections.abc import Iterable
@@ -83,6 +84,20 @@ class MemoryStorage:
             return self._volume(volume) is not None
 
         return self.world.call("storage.has_volume", volume.id, effect, lie=False)
+
+    def resize_volume(self, volume: Volume, size_mib: int) -> None:
+        other = volume.model_copy(update={"size_mib": size_mib})
+
+        def effect() -> None:
+            now = self.world.find("volume", volume.id) or {}
+            found = self._require(other if now.get("size_mib") == size_mib else volume)
+            if found["size_mib"] + self._capacity().free_mib < size_mib:
+                raise OutOfSpace(f"{size_mib} MiB wanted, {self._capacity().free_mib} MiB free")
+            if found.get("reach_mib", 0) > size_mib:
+                raise InUse(f"a guest has written beyond {size_mib} MiB of volume {volume.id}")
+            self.world.put("volume", volume.id, {**found, "size_mib": size_mib})
+
+        self.world.call("storage.resize_volume", volume.id, effect, None)
 
     def delete_volume(self, volume: Volume) -> None:
         self.world.call("storage.delete_volume", volume.id, lambda: self._delete(volume), None)

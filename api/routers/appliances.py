@@ -27,6 +27,7 @@ from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs, require
+from api.planning import ANSWERS, PlannedStarting
 from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.vms import Vm, datacenter_of, require_room, vms_of, volume_locks
@@ -181,11 +182,11 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
 @router.post(
     "/{appliance_id}/deploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
 def deploy(
-    appliance_id: UUID, caller: Caller, starter: Starting, how: Deployment | None = None
+    appliance_id: UUID, caller: Caller, starter: PlannedStarting, how: Deployment | None = None
 ) -> Response:
     """Deploy all VMs that are not deployed yet, or none; or, if so asked, those that come up.
 
@@ -218,16 +219,16 @@ def deploy(
             force=force,
         )
 
-    return starter.start(plan, lambda: require_room(wanted, datacenter, force))
+    return starter.start(plan, lambda: require_room(wanted, datacenter, force), wish=wish)
 
 
 @router.post(
     "/{appliance_id}/undeploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
-def undeploy(appliance_id: UUID, caller: Caller, starter: Starting) -> Response:
+def undeploy(appliance_id: UUID, caller: Caller, starter: PlannedStarting) -> Response:
     """Take all VMs off their hosts: their disks go, their volumes stay."""
 
     def plan(db: Session) -> accepted.Request:

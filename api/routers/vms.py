@@ -25,6 +25,7 @@ from api.dependencies import Caller, Name, Pages, chosen
 from api.forcing import Forcing
 from api.labelling import SoughtLabels
 from api.permissions import needs
+from api.planning import ANSWERS, PlannedStarting
 from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
@@ -166,12 +167,15 @@ def read_vm(vm_id: UUID, caller: Caller) -> Vm:
 @router.post(
     "/{vm_id}/deploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
-def deploy(vm_id: UUID, caller: Caller, starter: Starting, how: Forcing | None = None) -> Response:
+def deploy(
+    vm_id: UUID, caller: Caller, starter: PlannedStarting, how: Forcing | None = None
+) -> Response:
     """Deploy a VM on the host with the most room."""
-    force = (how or Forcing()).by(caller)
+    wish = how or Forcing()
+    force = wish.by(caller)
     with cloud.database.read() as db:
         datacenter = datacenter_of(db, finding.vm(db, caller, vm_id).appliance_id)
 
@@ -183,16 +187,16 @@ def deploy(vm_id: UUID, caller: Caller, starter: Starting, how: Forcing | None =
             "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force
         )
 
-    return starter.start(plan, lambda: require_room([vm_id], datacenter, force))
+    return starter.start(plan, lambda: require_room([vm_id], datacenter, force), wish=wish)
 
 
 @router.post(
     "/{vm_id}/undeploy",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
-def undeploy(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+def undeploy(vm_id: UUID, caller: Caller, starter: PlannedStarting) -> Response:
     """Take a VM off its host: its disks go, its volumes stay."""
 
     def plan(db: Session) -> accepted.Request:

@@ -24,7 +24,7 @@ from api.reports import Operation
 from api.starting import Starting
 from flows.abilities import require_sockets
 from flows.charges import require_within
-from flows.choose_pool import choose_pool
+from flows.choose_pool import choose_pool, require_more
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/volumes", tags=["volumes"])
@@ -38,6 +38,12 @@ class NewVolume(Forcing):
     size_mib: int = Field(gt=0, le=2**31 - 1, examples=[64])
     virtual_datacenter: Reference = Field(examples=["demo"])
     tier: Name = "default"
+
+
+class VolumeSize(Forcing):
+    """How large a volume is to be."""
+
+    size_mib: int = Field(gt=0, le=2**31 - 1, examples=[128])
 
 
 class Attachment(BaseModel):
@@ -208,6 +214,41 @@ def detach(volume_id: UUID, of: Attachment, caller: Caller, starter: Starting) -
         )
 
     return starter.start(plan, lambda: require_sockets(of.vm))
+
+
+@router.post(
+    "/{volume_id}/resize",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VDC_MANAGE_STORAGE)],
+)
+def resize(volume_id: UUID, size: VolumeSize, caller: Caller, starter: Starting) -> Response:
+    """Let a volume grow, which is detached or whose VM is off; its guest has to be told then."""
+    force = size.by(caller)
+
+    def plan(db: Session) -> Request:
+        row = finding.volume(db, caller, volume_id)
+        starter.require_free(db, "volume", row.id)
+        if size.size_mib < row.size_mib:
+            text = f"volume {row.name} has {row.size_mib} MiB: it becomes no smaller"
+            raise Conflict(text, code="volume-only-grows")
+        locks = []
+        if row.vm_id:
+            starter.require(db, "grow a volume of", finding.vm(db, caller, row.vm_id))
+            locks.append(("vm", row.vm_id))
+        where = _datacenter(db, row)
+        return starter.request(
+            "resize_volume", row.id, row.name, where, locks, size_mib=size.size_mib, force=force
+        )
+
+    def check() -> None:
+        volume = cloud.inventory.volume(volume_id)
+        if volume.carved:
+            grown = volume.model_copy(update={"size_mib": size.size_mib})
+            require_within(cloud.ledger.of_volumes([grown]), force)
+            require_more(volume.pool_id, size.size_mib - volume.size_mib)
+
+    return starter.start(plan, check)
 
 
 def require_new_name(db: Session, virtual_datacenter: UUID, name: str) -> None:

@@ -9,7 +9,7 @@
 | power paused | ON |
 | reset | ON |
 | persist | CONFIGURED, OFF |
-| resize | NOT_ALLOCATED, CONFIGURED, OFF |
+| resize, grow a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 A volume comes and goes while the VM is on where its host can do that; a paused guest could not
@@ -45,6 +45,7 @@ _ALLOWED = {
     "reset": frozenset({VmState.ON}),
     "persist": _STILL,
     "resize": _STILL | {VmState.NOT_ALLOCATED},
+    "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }

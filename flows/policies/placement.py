@@ -8,19 +8,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from pydantic import Field
+
 from adapters.allocation import Fit, Load, Room, Rules, Situation, Store, Wish
 from adapters.errors import OutOfSpace
 from adapters.types import Value
 
 _TOLD = 10
+_ANOTHER = "is not the one that was planned"
 
 
 class Choice(Value):
-    """Where a VM goes, and why there."""
+    """Where a VM goes, and why there; of other hosts, some at most, why not."""
 
     host: UUID
     datastore: UUID
     because: str
+    others: dict[str, str] = Field(default_factory=dict)
 
 
 class NoRoom(OutOfSpace):
@@ -34,20 +38,24 @@ class NoRoom(OutOfSpace):
         told = "; ".join(listed[:_TOLD] + more) or "there are no hosts"
         super().__init__(f"no host has room: {told}")
         self.waits = waits  # one that does not answer may have
+        self.vm = vm
+        self.reasons = {host: why for host, why in reasons.items() if why != _ANOTHER}
         self.details = {"hosts": reasons, "vm": str(vm)}
 
 
-def choose_hosts(wishes: Mapping[UUID, Wish], situation: Situation) -> dict[UUID, Choice]:
+def choose_hosts(
+    wishes: Mapping[UUID, Wish], situation: Situation, *, explain: bool = False
+) -> dict[UUID, Choice]:
     """A host for each VM, all or none; each counts for those after it. Raises `NoRoom`.
 
     They are taken in their order; should that not work out, the largest first.
     """
     try:
-        return _in_order(wishes.items(), situation)
+        return _in_order(wishes.items(), situation, explain)
     except NoRoom as refusal:
         largest = sorted(wishes.items(), key=_largest_first)
         try:
-            return _in_order(largest, situation)
+            return _in_order(largest, situation, explain)
         except NoRoom:
             raise refusal from None
 
@@ -107,7 +115,7 @@ class _Field:
                 self.hosts[each.host].put(each.affinity, each.anti_affinity)
         self._open: dict[tuple[object, ...], tuple[list[_Host], dict[str, str]]] = {}
 
-    def choose(self, vm: UUID, wish: Wish) -> Choice:
+    def choose(self, vm: UUID, wish: Wish, *, explain: bool) -> Choice:
         """Place a VM. Raises `NoRoom`."""
         allowed, barred = self._allowed(wish)
         best = min(
@@ -121,15 +129,31 @@ class _Field:
             raise NoRoom(vm, reasons, waits=waits)
         store = self._store(wish, best.room)
         because = self._because(wish, best, store)
+        others = self._others(wish, best, allowed, barred) if explain else {}
         best.cpu -= wish.cpu
         best.ram_mib -= wish.ram_mib
         best.put(wish.affinity, wish.anti_affinity)
         self.disk[store.uuid] -= wish.disk_mib
-        return Choice(host=best.room.id, datastore=store.id, because=because)
+        return Choice(host=best.room.id, datastore=store.id, because=because, others=others)
+
+    def _others(
+        self, wish: Wish, best: _Host, allowed: list[_Host], barred: dict[str, str]
+    ) -> dict[str, str]:
+        """Why not another host: the next best first."""
+        lacks = {host.room.name: self._lacks(wish, host) for host in allowed}
+        ranked = sorted(
+            (host for host in allowed if host is not best),
+            key=lambda host: (lacks[host.room.name] != "", self._weigh(wish, host)),
+        )
+        why = {
+            host.room.name: lacks[host.room.name] or "; ".join(self._merits(wish, host))
+            for host in ranked
+        }
+        return dict([*why.items(), *barred.items()][:_TOLD])
 
     def _allowed(self, wish: Wish) -> tuple[list[_Host], dict[str, str]]:
         """The hosts that nothing bars, and why the others are; asked once for alike VMs."""
-        alike = (wish.family, wish.enterprise, wish.tier, wish.vlans)
+        alike = (wish.family, wish.enterprise, wish.tier, wish.vlans, wish.pin)
         if alike not in self._open:
             hosts = self.hosts.values()
             why = {x.room.name: next(_bars(wish, x.room, x.load, self.rules), "") for x in hosts}
@@ -169,20 +193,30 @@ class _Field:
         )
 
     def _because(self, wish: Wish, host: _Host, store: Store) -> str:
+        *near, room = self._merits(wish, host)
+        most = "least" if self.rules.fit is Fit.PROGRESSIVE else "most"
+        disk = f"{self.disk[store.uuid]} MiB free in {store.directory}"
+        why = [*near, f"{room}, the {most} ({self.rules.fit})", disk]
+        return f"{host.room.name}: {'; '.join(why)}"
+
+    @staticmethod
+    def _merits(wish: Wish, host: _Host) -> list[str]:
+        """What hosts are weighed by."""
         why = []
         if wish.anti_affinity:
             why.append(f"{host.apart[wish.anti_affinity]} of {wish.anti_affinity} are there")
         if wish.affinity:
             why.append(f"{host.near[wish.affinity]} of {wish.affinity} are there to be near")
-        most = "least" if self.rules.fit is Fit.PROGRESSIVE else "most"
-        why.append(f"room for {int(host.left(wish))} like it, the {most} ({self.rules.fit})")
-        why.append(f"{self.disk[store.uuid]} MiB free in {store.directory}")
-        return f"{host.room.name}: {'; '.join(why)}"
+        return [*why, f"room for {int(host.left(wish))} like it"]
 
 
-def _in_order(wishes: Iterable[tuple[UUID, Wish]], situation: Situation) -> dict[UUID, Choice]:
+def _in_order(
+    wishes: Iterable[tuple[UUID, Wish]],
+    situation: Situation,
+    explain: bool,  # noqa: FBT001 - passed on
+) -> dict[UUID, Choice]:
     hosts = _Field(situation)
-    return {vm: hosts.choose(vm, wish) for vm, wish in wishes}
+    return {vm: hosts.choose(vm, wish, explain=explain) for vm, wish in wishes}
 
 
 def _largest_first(each: tuple[UUID, Wish]) -> tuple[int, int, int]:
@@ -191,11 +225,18 @@ def _largest_first(each: tuple[UUID, Wish]) -> tuple[int, int, int]:
 
 
 def _stores(wish: Wish, host: Room) -> list[Store]:
-    return [store for store in host.stores if wish.tier in {"", store.tier}]
+    planned = wish.pin and wish.pin.datastore
+    return [
+        store
+        for store in host.stores
+        if wish.tier in {"", store.tier} and planned in {None, store.id}
+    ]
 
 
 def _bars(wish: Wish, host: Room, load: Load, rules: Rules) -> Iterator[str]:
     """Every reason why a VM may not go to a host, however much room there is."""
+    if wish.pin and wish.pin.host != host.id:
+        yield _ANOTHER
     if host.family != wish.family:
         yield f"runs {host.family}, not {wish.family}"
     if host.maintenance:

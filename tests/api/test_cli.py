@@ -103,6 +103,7 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert run("power", "web", "on").exit_code == 0
     assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
+    assert "resize-volume data succeeded" in run("grow", "data", "16").output
     assert "resize-vm web succeeded" in run("resize", "web", "--cpu", "2").output
     assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
     listed = run("operations").output

@@ -132,3 +132,62 @@ def test_what_fails_leaves_the_size_that_it_had(api: Api, off: str) -> None:
 @pytest.mark.parametrize("body", [{}, {"cpu": 0}, {"ram_mib": 2**24 + 1}, {"disk_mib": 1}])
 def test_a_size_that_makes_no_sense_is_refused(api: Api, web: str, body: Any) -> None:
     refused(resize(api, web, **body), 422, "invalid-request")
+
+
+# --- volumes -----------------------------------------------------------------------------------
+
+
+def grow(api: Api, volume: Any, size_mib: int, **how: Any) -> Any:
+    return api.post(f"/v1/volumes/{volume}/resize", json={"size_mib": size_mib, **how})
+
+
+def pool_free_mib(api: Api) -> int:
+    return cloud.storage(api.world.pool).capacity().free_mib
+
+
+def test_a_volume_grows_and_is_charged_for_it(api: Api) -> None:
+    volume, free_mib = api.volume(), pool_free_mib(api)
+    api.done(grow(api, volume, 24))
+    assert api.get(f"/v1/volumes/{volume}").json()["size_mib"] == 24
+    assert pool_free_mib(api) == free_mib - 16
+    require_ledger_exact()
+    refused(grow(api, volume, 23), 409, "volume-only-grows")
+    assert not api.done(grow(api, volume, 24))["steps"][1:]
+
+
+def test_a_volume_that_is_only_written_down_is_carved_as_it_was_wished(api: Api, web: str) -> None:
+    volume = api.get(web).json()["volumes"][0]["id"]
+    api.done(grow(api, volume, 24))
+    api.done(api.post(f"{web}/deploy"))
+    assert cloud.world.all("volume")[volume]["size_mib"] == 24
+    require_ledger_exact()
+
+
+def test_a_volume_grows_while_its_vm_is_off_and_is_exported_anew(api: Api, off: str) -> None:
+    (volume,) = api.get(off).json()["volumes"]
+    exports = cloud.world.all("export")
+    api.done(grow(api, volume["id"], 24))
+    assert cloud.world.all("export") == exports
+    assert len(cloud.world.calls("storage.delete_export")) == 1
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    problem = refused(grow(api, volume["id"], 25), 409, "wrong-state")
+    assert problem["detail"] == "cannot grow a volume of VM web: it is ON"
+
+
+def test_the_disk_that_is_a_volume_grows_with_it(api: Api, off: str) -> None:
+    api.done(api.post(f"{off}/persist", json={}))
+    (disk,) = api.get(off).json()["disks"]
+    api.done(grow(api, disk["volume_id"], 24))
+    (grown,) = api.get(off).json()["disks"]
+    assert grown == disk | {"size_mib": 24}
+    require_ledger_exact()
+
+
+def test_a_volume_grows_within_its_pool_and_the_limits(api: Api) -> None:
+    volume = api.volume()
+    problem = refused(grow(api, volume, 4097), 409, "no-room")
+    assert problem["detail"] == "its pool has 4088 MiB free, 4089 more needed"
+    limits = f"/v1/limits/virtual-datacenter/{api.world.vdc}"
+    assert api.call("PUT", limits, json={"hard": {"storage_mib": 16}}).status_code == 200
+    refused(grow(api, volume, 17), 409, "hard-limit")
+    api.done(grow(api, volume, 16))

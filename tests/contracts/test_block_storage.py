@@ -26,7 +26,7 @@ class Counterpart(Protocol):
 
     storage: BlockStorage
 
-    def write(self, export: Export, chap: Chap) -> None:
+    def write(self, export: Export, chap: Chap, at_mib: int = 0) -> None:
         """As the initiator of that export."""
 
     def restart(self) -> None:
@@ -41,9 +41,11 @@ class Memory:
         self.world = World(folder / "world.sqlite")
         self.storage = MemoryStorage(self.world, uuid4(), TOTAL_MIB)
 
-    def write(self, export: Export, chap: Chap) -> None:
+    def write(self, export: Export, chap: Chap, at_mib: int = 0) -> None:
         volume = self.world.find("volume", export.volume) or {}
-        self.world.put("volume", export.volume, {**volume, "written": True})
+        assert at_mib < volume["size_mib"]
+        written = {"written": True, "reach_mib": at_mib + 1}
+        self.world.put("volume", export.volume, {**volume, **written})
 
     def restart(self) -> None:
         for key in self.world.all("export"):
@@ -60,8 +62,8 @@ class Directory:
         self.folder = folder
         self.storage = DirectoryStorage(folder, self.tgt, limit_mib=TOTAL_MIB)
 
-    def write(self, export: Export, chap: Chap) -> None:
-        qemu_io(self.tgtd.port, export, chap, "write -P 7 0 4k", "flush")
+    def write(self, export: Export, chap: Chap, at_mib: int = 0) -> None:
+        qemu_io(self.tgtd.port, export, chap, f"write -P 7 {at_mib}M 4k", "flush")
 
     def restart(self) -> None:
         self.tgtd.crash()
@@ -96,10 +98,10 @@ def new_export(volume: Volume) -> tuple[Export, Chap]:
     return export, Chap(user=export.account, password=SecretStr(uuid4().hex))
 
 
-def write_as_a_guest(counterpart: Counterpart, volume: Volume) -> None:
+def write_as_a_guest(counterpart: Counterpart, volume: Volume, at_mib: int = 0) -> None:
     export, chap = new_export(volume)
     counterpart.storage.ensure_export(export, chap)
-    counterpart.write(export, chap)
+    counterpart.write(export, chap, at_mib)
     counterpart.storage.delete_export(export)
 
 
@@ -241,6 +243,94 @@ def test_a_sealed_volume_can_be_filled_again_before_that(counterpart: Counterpar
         storage.seal(volume)
     storage.discard_volume(volume)
     assert not storage.has_volume(volume)
+
+
+# --- size --------------------------------------------------------------------------------------
+
+
+def test_a_volume_grows_once_however_often_it_is_told(storage: BlockStorage) -> None:
+    volume = new_volume()
+    storage.ensure_volume(volume)
+    for _ in range(2):
+        storage.resize_volume(volume, 40)
+    assert storage.has_volume(changed(volume, size_mib=40))
+    with pytest.raises(Conflict):
+        storage.has_volume(volume)
+    assert storage.capacity().free_mib == TOTAL_MIB - 40
+    assert storage.volumes(OURS) == {volume.id: changed(volume, size_mib=40)}
+
+
+def test_a_grown_volume_is_written_as_far_as_it_goes(counterpart: Counterpart) -> None:
+    storage, volume = counterpart.storage, new_volume()
+    storage.ensure_volume(volume)
+    storage.resize_volume(volume, 40)
+    grown = changed(volume, size_mib=40)
+    assert not storage.written(grown)
+    write_as_a_guest(counterpart, grown, at_mib=39)
+    assert storage.written(grown)
+
+
+def test_what_was_grown_in_vain_is_cut_back_and_leaves_nothing(counterpart: Counterpart) -> None:
+    storage, volume, other = counterpart.storage, new_volume(), new_volume()
+    for each in (volume, other):
+        storage.ensure_volume(each)
+    write_as_a_guest(counterpart, other, at_mib=15)
+    before = counterpart.photograph()
+    for each, written in ((volume, False), (other, True)):
+        storage.resize_volume(each, 40)
+        for _ in range(2):
+            storage.resize_volume(changed(each, size_mib=40), 16)
+        assert storage.has_volume(each)
+        assert storage.written(each) is written
+    assert counterpart.photograph() == before
+
+
+def test_a_guests_bytes_are_not_cut_off(counterpart: Counterpart) -> None:
+    storage, volume = counterpart.storage, new_volume()
+    storage.ensure_volume(volume)
+    storage.resize_volume(volume, 40)
+    grown = changed(volume, size_mib=40)
+    write_as_a_guest(counterpart, grown, at_mib=16)
+    before = counterpart.photograph()
+    with pytest.raises(InUse):
+        storage.resize_volume(grown, 16)
+    assert counterpart.photograph() == before
+    storage.resize_volume(grown, 17)
+
+
+def test_a_volume_grows_only_into_what_is_free(counterpart: Counterpart) -> None:
+    storage, volume = counterpart.storage, new_volume()
+    storage.ensure_volume(volume)
+    before = counterpart.photograph()
+    with pytest.raises(OutOfSpace):
+        storage.resize_volume(volume, TOTAL_MIB + 1)
+    assert counterpart.photograph() == before
+    storage.resize_volume(volume, TOTAL_MIB)
+
+
+@pytest.mark.parametrize("difference", [{"size_mib": 17}, {"installation": uuid4()}])
+def test_another_volume_of_that_name_does_not_grow(
+    counterpart: Counterpart, difference: dict[str, object]
+) -> None:
+    storage, volume = counterpart.storage, new_volume()
+    with pytest.raises(NotFound):
+        storage.resize_volume(volume, 40)
+    storage.ensure_volume(volume)
+    before = counterpart.photograph()
+    with pytest.raises(Conflict):
+        storage.resize_volume(changed(volume, **difference), 40)
+    assert counterpart.photograph() == before
+
+
+def test_an_export_that_is_made_anew_tells_the_new_size(counterpart: Counterpart) -> None:
+    storage, volume = counterpart.storage, new_volume()
+    export, chap = new_export(volume)
+    storage.ensure_volume(volume)
+    storage.ensure_export(export, chap)
+    storage.resize_volume(volume, 40)
+    storage.delete_export(export)
+    storage.ensure_export(export, chap)
+    counterpart.write(export, chap, at_mib=39)
 
 
 # --- exports -----------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
-"""The hypervisor laws, run over every adapter that claims the port."""
+"""The hypervisor laws, run over every adapter that claims the port.
 
+What an adapter cannot do it says (`capabilities`), and what is asked of it nonetheless it refuses.
+"""
+
+import hashlib
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +15,20 @@ import libvirt
 import pytest
 from pydantic import SecretStr
 
-from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
-from adapters.hypervisors.base import DisplayKind, Hypervisor
+from adapters.errors import (
+    Conflict,
+    InUse,
+    NotFound,
+    OutOfSpace,
+    Refused,
+    Transient,
+    Unsupported,
+)
+from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.hypervisors.vsphere import VsphereHypervisor
+from adapters.nodes.vsphere import VsphereNode
 from adapters.storage.base import BlockStorage
 from adapters.storage.directory import DirectoryStorage
 from adapters.storage.memory import MemoryStorage
@@ -38,6 +52,7 @@ from deployments.lab import appliance
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.process import wait_for
 from deployments.lab.tgtd import Tgtd
+from deployments.lab.vcsim import Vcsim
 from tests.guest import Guest
 
 OURS, OTHERS = uuid4(), uuid4()
@@ -52,6 +67,12 @@ class Counterpart(Protocol):
     ours: Hypervisor
     others: Hypervisor
     datastore: str
+
+    def base(self, folder: Path) -> Base:
+        """An image of 1 MiB that its disks can lie over."""
+
+    def connection(self, vm: Vm, position: int = 1) -> tuple[Connection, Chap]:
+        """A volume that a VM that is off can be given."""
 
     def storage(self) -> BlockStorage:
         """A storage pool that the host can reach."""
@@ -74,6 +95,12 @@ class Memory:
         self.others = MemoryHypervisor(self.world, host, OTHERS, facts)
         self.datastore = str(folder / "datastore")
         self.world.put("datastore", f"{self.datastore}/missing", {"total_mib": 0})
+
+    def base(self, folder: Path) -> Base:
+        return qcow2(folder)
+
+    def connection(self, vm: Vm, position: int = 1) -> tuple[Connection, Chap]:
+        return connection_to(vm, position)
 
     def storage(self) -> BlockStorage:
         return MemoryStorage(self.world, uuid4(), 64)
@@ -102,6 +129,12 @@ class Kvm:
         self.others = KvmHypervisor(uri, OTHERS, "qemu", str(folder / "consoles"))
         (folder / "datastore").mkdir()
         self.datastore = str(folder / "datastore")
+
+    def base(self, folder: Path) -> Base:
+        return qcow2(folder)
+
+    def connection(self, vm: Vm, position: int = 1) -> tuple[Connection, Chap]:
+        return connection_to(vm, position)
 
     def storage(self) -> BlockStorage:
         port, control = self.tgtd.start()
@@ -140,17 +173,101 @@ class Kvm:
         self.tgtd.stop()  # after the guests: those that lose a disk end slowly
 
 
-@pytest.fixture(params=["memory", pytest.param("kvm", marks=pytest.mark.lab)])
+class Vsphere:
+    """Runs nothing: what happens in a guest is not asked of it."""
+
+    def __init__(self, folder: Path, vcsim: Vcsim) -> None:
+        self.folder = folder
+        self.files = vcsim.files()
+        self.tgtd = Tgtd(folder / "tgtd")
+        login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
+        self.ours = VsphereHypervisor(vcsim.address, OURS, lambda: login)
+        self.others = VsphereHypervisor(vcsim.address, OTHERS, lambda: login)
+        self.node = VsphereNode(vcsim.address, lambda: login)
+        name = str(uuid4())
+        (self.files / name).mkdir()
+        self.datastore = f"[LocalDS_0] {name}"
+        self.pool: BlockStorage | None = None
+
+    def base(self, folder: Path) -> Base:
+        image = folder / "base.vmdk"
+        options = ["-f", "vmdk", "-o", "subformat=streamOptimized"]
+        subprocess.run(["qemu-img", "create", "-q", *options, "--", image, "1M"], check=True)
+        digest = hashlib.sha256(image.read_bytes()).hexdigest()
+        copy = Base.copied_to(self.datastore, digest, Format.VMDK, OURS)
+        self.node.ensure_copy(str(image), copy)
+        return copy
+
+    def connection(self, vm: Vm, position: int = 1) -> tuple[Connection, Chap]:
+        self.pool = self.pool or self.storage()
+        return exported(self.pool, self.ours, vm, position)
+
+    def storage(self) -> BlockStorage:
+        port, control = self.tgtd.start()
+        (self.folder / "pool").mkdir()
+        return DirectoryStorage(
+            self.folder / "pool", Tgt(control, "127.0.0.1", port), limit_mib=64
+        )
+
+    def guest(self) -> Vm:
+        raise NotImplementedError
+
+    def deafen(self, vm: UUID) -> None:
+        """No guest is asked."""
+
+    def photograph(self) -> object:
+        paths = (path for path in self.files.rglob("*") if path.suffix != ".log")
+        files = {path: path.stat().st_size for path in paths if path.is_file()}
+        with self.ours._session.speaking():
+            host = self.ours._session.host
+            vms = {
+                vm.name: (
+                    vm.runtime.powerState,
+                    {each.key: each.value for each in vm.config.extraConfig},
+                    [str(each.backing) for each in vm.config.hardware.device],
+                )
+                for vm in host.vm
+            }
+            adapters = host.configManager.storageSystem.storageDeviceInfo.hostBusAdapter
+            targets = [str(x.configuredStaticTarget) for x in adapters if hasattr(x, "iScsiName")]
+            return files, vms, [each for each in targets if "iqn" in each]
+
+    def clean_up(self) -> None:
+        for installation in (self.ours, self.others):
+            for vm in installation.vms():
+                installation.set_power(vm, Power.OFF, timeout_s=0)
+                installation.delete_vm(vm)
+        self.tgtd.stop()
+
+
+BOOTING = ["memory", pytest.param("kvm", marks=pytest.mark.lab)]
+
+
+@pytest.fixture(
+    params=[
+        *BOOTING,
+        pytest.param("vcenter", marks=pytest.mark.lab),
+        pytest.param("esxi", marks=pytest.mark.lab),
+    ]
+)
 def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counterpart]:
     if request.param == "memory":
         yield Memory(tmp_path)
         return
-    host: KvmHost = request.getfixturevalue("kvm_host")
-    kvm = Kvm(tmp_path, host.uri)
+    real: Kvm | Vsphere
+    if request.param == "kvm":
+        host: KvmHost = request.getfixturevalue("kvm_host")
+        real = Kvm(tmp_path, host.uri)
+    else:
+        real = Vsphere(tmp_path, request.getfixturevalue(request.param))
     try:
-        yield kvm
+        yield real
     finally:
-        kvm.clean_up()
+        real.clean_up()
+
+
+booting = pytest.mark.parametrize("counterpart", BOOTING, indirect=True)
+"""For what needs a guest in which something runs."""
 
 
 @pytest.fixture
@@ -159,8 +276,12 @@ def ours(counterpart: Counterpart) -> Hypervisor:
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Base:
-    image = tmp_path / "base.qcow2"
+def base(counterpart: Counterpart, tmp_path: Path) -> Base:
+    return counterpart.base(tmp_path)
+
+
+def qcow2(folder: Path) -> Base:
+    image = folder / "base.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "--", image, "1M"], check=True)
     return Base(path=str(image), format=Format.QCOW2, digest=DIGEST)
 
@@ -236,9 +357,11 @@ def test_a_missing_datastore_is_not_found_and_has_no_disks(counterpart, ours, di
     ours.delete_disk(elsewhere)
 
 
-def test_each_vm_is_an_initiator_of_its_own_and_always_the_same(ours):
+def test_each_vm_or_its_host_is_an_initiator_and_always_the_same(ours):
     one, two = uuid4(), uuid4()
-    assert ours.initiator(one) == ours.initiator(one) != ours.initiator(two)
+    assert ours.initiator(one) == ours.initiator(one)
+    its_own = ours.initiator(one) != ours.initiator(two)
+    assert its_own == (Capability.ISCSI_PER_VM in ours.capabilities)
     Export(id=uuid4(), volume=uuid4(), initiator=ours.initiator(one), installation=OURS)
 
 
@@ -250,6 +373,15 @@ def test_a_disk_is_there_once_made_and_not_before(ours, disk):
     ours.ensure_disk(disk)
     assert ours.has_disk(disk)
     assert ours.disk_path(disk).startswith(disk.datastore)
+
+
+def test_a_disk_may_be_as_large_as_its_base(ours, disk):
+    equal = changed(disk, size_mib=1)
+    ours.ensure_disk(equal)
+    ours.ensure_disk(equal)
+    assert ours.has_disk(equal)
+    ours.delete_disk(equal)
+    assert not ours.has_disk(equal)
 
 
 def test_a_disk_may_be_empty(ours, disk):
@@ -326,7 +458,7 @@ def test_a_vm_is_there_once_defined_and_off(ours, vm):
 
 
 def test_defining_a_vm_again_changes_nothing_not_even_its_connections(counterpart, ours, defined):
-    connection, chap = connection_to(defined)
+    connection, chap = counterpart.connection(defined)
     ours.connect(connection, chap)
     before = counterpart.photograph()
     ours.ensure_vm(defined)
@@ -403,7 +535,7 @@ def test_a_deleted_vm_is_gone_with_its_connections_but_not_its_disks(counterpart
     ours.ensure_disk(vm.disks[0])
     before = counterpart.photograph()
     ours.ensure_vm(vm)
-    connection, chap = connection_to(vm)
+    connection, chap = counterpart.connection(vm)
     ours.connect(connection, chap)
     ours.delete_vm(vm.id)
     ours.delete_vm(vm.id)
@@ -455,6 +587,7 @@ def test_is_reset_while_it_is_on_and_only_then(counterpart, ours, defined):
         ours.reset(uuid4())
 
 
+@booting
 def test_a_reset_guest_starts_anew(counterpart, ours):
     vm = counterpart.guest()
     ours.reset(vm.id)
@@ -473,6 +606,7 @@ def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):
 # --- lines -------------------------------------------------------------------------------------
 
 
+@booting
 def test_what_is_typed_is_answered_and_kept(counterpart, ours):
     vm = counterpart.guest()
     with ours.terminal(vm.id) as line:
@@ -482,18 +616,27 @@ def test_what_is_typed_is_answered_and_kept(counterpart, ours):
 
 
 def test_a_terminal_is_for_one_at_a_time(ours, running):
+    if Capability.TERMINAL not in ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.terminal(running.id)
+        return
     with ours.terminal(running.id), pytest.raises(InUse):
         ours.terminal(running.id)
     wait_for(lambda: terminal_is_free(ours, running.id), 10, "the terminal")
 
 
 def test_a_screen_is_for_several(ours, running):
+    if Capability.DISPLAY not in ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.display(running.id)
+        return
     ours.set_power(running.id, Power.PAUSED, timeout_s=0)
     with ours.display(running.id).line as one, ours.display(running.id).line as two:
         for line in (one, two):
             assert heard(line, b"\n").startswith(b"RFB 003.")
 
 
+@booting
 def test_lines_end_with_the_vm(ours, running):
     display = ours.display(running.id)
     assert display.kind is DisplayKind.VNC
@@ -535,15 +678,15 @@ def terminal_is_free(ours: Hypervisor, vm: UUID) -> bool:
 # --- connections -------------------------------------------------------------------------------
 
 
-def test_a_connection_is_there_once_made_and_not_before(ours, defined):
-    connection, chap = connection_to(defined)
+def test_a_connection_is_there_once_made_and_not_before(counterpart, ours, defined):
+    connection, chap = counterpart.connection(defined)
     assert not ours.has_connection(connection)
     ours.connect(connection, chap)
     assert ours.has_connection(connection)
 
 
 def test_connecting_again_changes_nothing(counterpart, ours, defined):
-    connection, chap = connection_to(defined)
+    connection, chap = counterpart.connection(defined)
     ours.connect(connection, chap)
     before = counterpart.photograph()
     ours.connect(connection, chap)
@@ -553,18 +696,20 @@ def test_connecting_again_changes_nothing(counterpart, ours, defined):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"target": changed(TARGET, port=2)},
-        {"target": changed(TARGET, host="127.0.0.2")},
-        {"target": changed(TARGET, iqn="iqn.2026-11.test:else")},
-        {"target": changed(TARGET, lun=2)},
+        {"port": 2},
+        {"host": "127.0.0.2"},
+        {"iqn": "iqn.2026-11.test:else"},
+        {"lun": 2},
         {"initiator": "iqn.2026-11.test:another"},
         {"position": 2},
     ],
     ids=lambda fields: next(iter(fields)),
 )
 def test_a_connection_that_leads_elsewhere_is_left_alone(counterpart, ours, defined, fields):
-    connection, chap = connection_to(defined)
+    connection, chap = counterpart.connection(defined)
     ours.connect(connection, chap)
+    if fields.keys() <= connection.target.model_fields_set | {"lun"}:
+        fields = {"target": changed(connection.target, **fields)}
     before = counterpart.photograph()
     with pytest.raises(Conflict):
         ours.connect(changed(connection, **fields), chap)
@@ -575,7 +720,7 @@ def test_a_connection_that_leads_elsewhere_is_left_alone(counterpart, ours, defi
 
 @pytest.mark.parametrize("position", [0, 1], ids=["of a disk", "of another volume"])
 def test_a_taken_position_is_left_alone(counterpart, ours, defined, position):
-    other, chap = connection_to(defined, 1)
+    other, chap = counterpart.connection(defined, 1)
     ours.connect(other, chap)
     before = counterpart.photograph()
     connection, chap = connection_to(defined, position)
@@ -597,7 +742,7 @@ def test_nothing_is_connected_to_a_vm_that_is_not_there(counterpart, ours):
 
 def test_disconnecting_leaves_nothing_and_may_be_repeated(counterpart, ours, defined):
     before = counterpart.photograph()
-    connection, chap = connection_to(defined)
+    connection, chap = counterpart.connection(defined)
     ours.connect(connection, chap)
     ours.disconnect(connection)
     ours.disconnect(connection)
@@ -611,6 +756,11 @@ def test_a_running_vm_is_given_a_volume_and_has_it_at_its_next_start(counterpart
     ours.set_power(vm.id, Power.ON, timeout_s=0)
     connection, chap = exported(storage, ours, vm)
     assert not ours.has_connection(connection)
+    if Capability.HOT_ATTACH not in ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.connect(connection, chap)
+        assert not ours.has_connection(connection)
+        return
     ours.connect(connection, chap)
     assert ours.has_connection(connection)
     before = counterpart.photograph()
@@ -626,10 +776,11 @@ def test_a_running_vm_is_given_a_volume_and_has_it_at_its_next_start(counterpart
     assert ours.has_connection(connection)
 
 
-def test_a_running_vm_is_given_only_a_volume_that_lets_it_in(counterpart, ours):
+def test_a_vm_is_given_at_once_only_a_volume_that_lets_it_in(counterpart, ours):
     vm, storage = bare_vm(), counterpart.storage()
     ours.ensure_vm(vm)
-    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    if Capability.HOT_ATTACH in ours.capabilities:
+        ours.set_power(vm.id, Power.ON, timeout_s=0)
     connection, chap = exported(storage, ours, vm)
     storage.delete_export(export_of(connection))
     with pytest.raises(Transient):
@@ -640,6 +791,7 @@ def test_a_running_vm_is_given_only_a_volume_that_lets_it_in(counterpart, ours):
     assert ours.has_connection(connection)
 
 
+@booting
 def test_a_guest_releases_the_volume_that_it_is_asked_for(counterpart, ours):
     vm, storage = counterpart.guest(), counterpart.storage()
     connection, chap = exported(storage, ours, vm, position=1)
@@ -659,8 +811,9 @@ def test_a_guest_that_keeps_a_volume_is_waited_for_and_not_robbed(counterpart, o
     ours.set_power(vm.id, Power.ON, timeout_s=0)
     counterpart.deafen(vm.id)
     for _ in range(2):  # who asks once more is waited for once more
-        with pytest.raises(Transient):
-            ours.disconnect(connection)
+        if Capability.HOT_ATTACH in ours.capabilities:
+            with pytest.raises(Transient):
+                ours.disconnect(connection)
         with pytest.raises(InUse) as refusal:
             released(ours, connection)
         assert refusal.value.users == (str(vm.id),)
@@ -670,6 +823,7 @@ def test_a_guest_that_keeps_a_volume_is_waited_for_and_not_robbed(counterpart, o
     assert not ours.has_connection(connection)
 
 
+@booting
 def test_a_paused_guest_releases_nothing(counterpart, ours):
     vm, storage = counterpart.guest(), counterpart.storage()
     connection, chap = exported(storage, ours, vm, position=1)

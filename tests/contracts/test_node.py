@@ -2,20 +2,24 @@
 
 import hashlib
 import os
+import subprocess
 import threading
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from adapters.errors import NotFound, Refused
 from adapters.images.repository import initialise
 from adapters.nodes.base import Node
 from adapters.nodes.local import LocalNode
 from adapters.nodes.memory import MemoryNode
-from adapters.types import Base, Format
+from adapters.nodes.vsphere import VsphereNode
+from adapters.types import Base, Chap, Format
 from adapters.world import World
+from deployments.lab.vcsim import Vcsim
 
 CONTENT = b"image" * 1000 + bytes(3 * 2**20) + b"tail"
 
@@ -25,12 +29,27 @@ class Counterpart(Protocol):
 
     node: Node
     datastore: str
+    sees: bool  # whether it looks into mounted repositories
+    form: Format  # of an image that it takes
+
+    def image(self, folder: Path) -> Path:
+        """An image, in a file of ours."""
 
     def photograph(self) -> object:
         """All that is in the datastore."""
 
 
-class Memory:
+class Files:
+    sees = True
+    form = Format.RAW
+
+    def image(self, folder: Path) -> Path:
+        image = folder / "image.raw"
+        image.write_bytes(CONTENT)
+        return image
+
+
+class Memory(Files):
     def __init__(self, folder: Path) -> None:
         self.world = World(folder / "world.sqlite")
         self.node = MemoryNode(self.world, uuid4())
@@ -41,7 +60,7 @@ class Memory:
         return self.world.everything()
 
 
-class Local:
+class Local(Files):
     def __init__(self, folder: Path) -> None:
         self.node = LocalNode()
         self.folder = folder / "datastore"
@@ -52,8 +71,42 @@ class Local:
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
 
-@pytest.fixture(params=[Memory, Local])
+class Vsphere:
+    sees = False
+    form = Format.VMDK
+
+    def __init__(self, vcsim: Vcsim) -> None:
+        login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
+        self.node = VsphereNode(vcsim.address, lambda: login)
+        name = str(uuid4())
+        self.files = vcsim.files()
+        (self.files / name).mkdir()
+        self.datastore = f"[LocalDS_0] {name}"
+
+    def image(self, folder: Path) -> Path:
+        raw, image = folder / "image.raw", folder / "image.vmdk"
+        raw.write_bytes(CONTENT)
+        formats = ["-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+        subprocess.run(["qemu-img", "convert", *formats, "--", raw, image], check=True)
+        return image
+
+    def photograph(self) -> object:
+        place = self.files / self.datastore.rpartition(" ")[2]
+        machines = [*self.files.glob("upload-*")]
+        return {path.name: path.stat().st_size for path in [*place.iterdir(), *machines]}
+
+
+@pytest.fixture(
+    params=[
+        Memory,
+        Local,
+        pytest.param("vcenter", marks=pytest.mark.lab),
+        pytest.param("esxi", marks=pytest.mark.lab),
+    ]
+)
 def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Counterpart:
+    if isinstance(request.param, str):
+        return Vsphere(request.getfixturevalue(request.param))
     return request.param(tmp_path)
 
 
@@ -63,29 +116,28 @@ def node(counterpart: Counterpart) -> Node:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> str:
-    image = tmp_path / "image.raw"
-    image.write_bytes(CONTENT)
-    return str(image)
+def source(counterpart: Counterpart, tmp_path: Path) -> str:
+    return str(counterpart.image(tmp_path))
 
 
 @pytest.fixture
-def copy(counterpart: Counterpart) -> Base:
-    return copy_of(CONTENT, counterpart.datastore)
+def copy(counterpart: Counterpart, source: str) -> Base:
+    return copy_of(Path(source).read_bytes(), counterpart)
 
 
-def copy_of(content: bytes, datastore: str) -> Base:
-    digest = hashlib.sha256(content).hexdigest()
-    return Base(path=f"{datastore}/base-{digest}.raw", format=Format.RAW, digest=digest)
+def copy_of(content: bytes, counterpart: Counterpart) -> Base:
+    digest, form = hashlib.sha256(content).hexdigest(), counterpart.form
+    path = f"{counterpart.datastore}/base-{digest}.{form.extension}"
+    return Base(path=path, format=form, digest=digest)
 
 
 # --- both --------------------------------------------------------------------------------------
 
 
-def test_a_repository_is_seen_by_its_marker(node, tmp_path):
+def test_a_repository_is_seen_by_its_marker(counterpart, node, tmp_path):
     repository = tmp_path / "library"
     marker = initialise(repository)
-    assert node.sees(str(repository), marker)
+    assert node.sees(str(repository), marker) == counterpart.sees
     assert not node.sees(str(repository), uuid4())
     assert not node.sees(str(tmp_path / "elsewhere"), marker)
 
@@ -115,7 +167,7 @@ def test_copying_again_changes_nothing(counterpart, node, source, copy):
 
 def test_an_image_with_another_digest_is_not_copied(counterpart, node, source):
     before = counterpart.photograph()
-    other = copy_of(b"another image", counterpart.datastore)
+    other = copy_of(b"another image", counterpart)
     with pytest.raises(Refused) as refusal:
         node.ensure_copy(source, other)
     assert refusal.value.code == "image-digest-mismatch"
@@ -140,18 +192,20 @@ def test_a_deleted_copy_is_gone_and_may_be_deleted_again(counterpart, node, sour
 
 def test_only_copies_are_made_and_deleted(node, source, copy):
     library = Base(path=source, format=Format.RAW, digest=copy.digest)
+    before = Path(source).read_bytes()
     with pytest.raises(Refused):
         node.ensure_copy(source, library)
     with pytest.raises(Refused):
         node.delete_copy(library)
-    assert Path(source).read_bytes() == CONTENT
+    assert Path(source).read_bytes() == before
 
 
 def test_lists_the_copies_of_an_installation_only(counterpart, node, source):
-    digest = hashlib.sha256(CONTENT).hexdigest()
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    form = Format.VPC if counterpart.form is Format.RAW else counterpart.form
     ours, theirs = uuid4(), uuid4()
     mine, another = (
-        Base.copied_to(counterpart.datastore, digest, Format.VPC, each) for each in (ours, theirs)
+        Base.copied_to(counterpart.datastore, digest, form, each) for each in (ours, theirs)
     )
     for copy in (mine, another):
         node.ensure_copy(source, copy)
@@ -170,7 +224,10 @@ def test_lanes_may_want_the_same_copy_at_once(counterpart, node, source, copy):
     for lane in lanes:
         lane.join()
     assert node.has_copy(copy)
-    assert len(counterpart.photograph()) == (1 if isinstance(counterpart, Local) else 2)
+    several = counterpart.photograph()
+    node.delete_copy(copy)
+    node.ensure_copy(source, copy)
+    assert len(counterpart.photograph()) == len(several)
 
 
 # --- this machine's ----------------------------------------------------------------------------
@@ -186,22 +243,34 @@ def local(tmp_path: Path) -> Local:
 )
 def test_a_copy_has_every_byte(local, tmp_path, content):
     (tmp_path / "image").write_bytes(content)
-    copy = copy_of(content, local.datastore)
+    copy = copy_of(content, local)
     local.node.ensure_copy(str(tmp_path / "image"), copy)
     assert Path(copy.path).read_bytes() == content
+
+
+@pytest.mark.lab
+def test_a_copy_on_a_datastore_is_the_image(vcenter, tmp_path):
+    vsphere = Vsphere(vcenter)
+    image = vsphere.image(tmp_path)
+    copy = copy_of(image.read_bytes(), vsphere)
+    vsphere.node.ensure_copy(str(image), copy)
+    there = vsphere.files / copy.path.rpartition(" ")[2]
+    formats = ["-f", "vmdk", "-F", "vmdk"]
+    subprocess.run(["qemu-img", "compare", "-q", *formats, "--", there, image], check=True)
 
 
 def test_holes_stay_holes(local, tmp_path):
     image = tmp_path / "image"
     image.touch()
     os.truncate(image, 64 * 2**20)
-    copy = copy_of(bytes(64 * 2**20), local.datastore)
+    copy = copy_of(bytes(64 * 2**20), local)
     local.node.ensure_copy(str(image), copy)
     assert Path(copy.path).stat().st_blocks * 512 < 2**20
 
 
-def test_what_a_killed_attempt_left_is_overwritten(local, source):
-    copy = copy_of(CONTENT, local.datastore)
+def test_what_a_killed_attempt_left_is_overwritten(local, tmp_path):
+    source = str(local.image(tmp_path))
+    copy = copy_of(CONTENT, local)
     Path(f"{copy.path}.part").write_bytes(b"half a copy, and longer than the image" * 2**17)
     assert not local.node.has_copy(copy)
     local.node.ensure_copy(source, copy)
@@ -209,7 +278,7 @@ def test_what_a_killed_attempt_left_is_overwritten(local, source):
 
 
 def test_what_a_killed_attempt_left_is_deleted(local):
-    copy = copy_of(CONTENT, local.datastore)
+    copy = copy_of(CONTENT, local)
     Path(f"{copy.path}.part").write_bytes(b"half a copy")
     local.node.delete_copy(copy)
     assert local.photograph() == {}

@@ -247,6 +247,12 @@ def resize_undeployed(world: World) -> Asked:
     return _vm_of(world.appliance("db")), {"size": {"cpu": 2, "ram_mib": 32}}
 
 
+def resize_volume(world: World) -> Asked:
+    """One that is exported to a VM which is off."""
+    vm = _off_vm_with_volume(world)
+    return cloud.inventory.vm(vm).volumes[0].id, {"size_mib": 12}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -348,6 +354,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
+    "resize_volume": Scenario("resize_volume", resize_volume),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

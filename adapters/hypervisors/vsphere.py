@@ -1,0 +1,333 @@
+"""VMware ESXi, alone or in a vCenter, through the vSphere API by pyVmomi; agentless."""
+
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.hypervisors import vsphere_spec as spec
+from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.vsphere_volumes import VsphereVolumes
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from adapters.vsphere.datastores import Datastores, Place
+from adapters.vsphere.session import Session
+
+_POLL_S = 0.2
+_MIB = 2**20
+_OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
+_POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
+
+
+class VsphereHypervisor:
+    """One ESXi host; ours are the VMs whose extra configuration names our installation.
+
+    A VM has its UUID as `instanceUuid` and is found by it wherever the server has moved it. A
+    guest cannot be asked to release a disk: volumes come and go while it is off. An initiator is
+    the host, not the VM.
+    """
+
+    capabilities = frozenset({Capability.OVERLAY, Capability.PAUSE, Capability.RESET})
+
+    def __init__(self, address: str, installation: UUID, credentials: Callable[[], Chap]) -> None:
+        self._session = Session(address, credentials)
+        self._datastores = Datastores(self._session)
+        self._volumes = VsphereVolumes(self._session)
+        self._installation = installation
+
+    def describe(self) -> HostFacts:
+        with self._session.speaking():
+            hardware = self._session.host.summary.hardware
+            product = self._session.host.summary.config.product
+            return HostFacts(
+                cpu=hardware.numCpuThreads,
+                ram_mib=hardware.memorySize // _MIB,
+                version=product.fullName,
+            )
+
+    def datastore(self, directory: str) -> Capacity:
+        with self._session.speaking():
+            return self._datastores.capacity(directory)
+
+    def initiator(self, vm: UUID) -> str:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            return self._volumes.initiator()
+
+    def ensure_disk(self, disk: Disk) -> None:
+        if self.has_disk(disk):
+            return
+        with self._session.speaking():
+            path = self.disk_path(disk)
+            if disk.size_mib > self._datastores.capacity(disk.datastore).total_mib:
+                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
+            if disk.base is None:
+                self._datastores.create(path, disk.size_mib)
+                return
+            base = Place.parse(disk.base.path)
+            has_mib = self._datastores.disks(str(base.folder), base.name).get(base.name)
+            if has_mib is None:
+                raise NotFound(f"no base {disk.base.path}")
+            if has_mib == disk.size_mib:
+                name = f"overlay-{disk.id}"
+                self._datastores.overlay(str(base), path, disk.size_mib, name)
+            else:  # an overlay is as large as what it lies over
+                self._datastores.copy(str(base), path, disk.size_mib)
+
+    def has_disk(self, disk: Disk) -> bool:
+        with self._session.speaking():
+            try:
+                found = self._datastores.disks(disk.datastore, f"disk-{disk.id}.*")
+            except (NotFound, vim.fault.FileNotFound):
+                return False
+        if found and found != {spec.disk_name(disk): disk.size_mib}:
+            raise Conflict(f"disk {disk.id} is there, and is another disk")
+        return bool(found)
+
+    def delete_disk(self, disk: Disk) -> None:
+        with self._session.speaking():
+            vm = self._find(disk.vm)
+            files = spec.files_of(vm.config.hardware.device) if vm is not None else set()
+            if self.disk_path(disk) in files and _power(vm) is not Power.OFF:
+                raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
+        if self.has_disk(disk):
+            with self._session.speaking():
+                self._datastores.delete(self.disk_path(disk))
+
+    def disks(self, datastore: str) -> dict[UUID, bool]:
+        with self._session.speaking():
+            used = self._used_files()
+            place = Place.parse(datastore)
+            found = self._found(datastore)
+            return {disk: str(place / name) in used for disk, name in found.items()}
+
+    def discard_disk(self, datastore: str, disk: UUID) -> None:
+        with self._session.speaking():
+            name = self._found(datastore).get(disk)
+            if name is None:
+                return
+            path = str(Place.parse(datastore) / name)
+            if path in self._used_files():
+                raise InUse(f"a VM is defined with disk {disk}")
+            self._datastores.delete(path)
+
+    def disk_path(self, disk: Disk) -> str:
+        return str(Place.parse(disk.datastore) / spec.disk_name(disk))
+
+    def ensure_vm(self, vm: Vm) -> None:
+        if self.has_vm(vm):
+            return
+        for disk in vm.disks:
+            if not self.has_disk(disk):
+                raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+        with self._session.speaking():
+            directory = vm.disks[0].datastore if vm.disks else self._datastores.largest()
+            place = Place.parse(directory)
+            paths = {disk.id: self.disk_path(disk) for disk in vm.disks}
+            console = str(place / f"console-{vm.id}.log")
+            network = next(iter(self._session.host.network), None)
+            if vm.nics and network is None:
+                raise Refused("the host has no network, not even for cards that lead nowhere")
+            wanted = spec.vm_spec(vm, paths, place.datastore, console, network)
+            pool = self._session.host.parent.resourcePool
+            folder = self._session.datacenter.vmFolder
+            try:
+                self._session.wait(folder.CreateVM_Task(wanted, pool, self._session.host))
+            except vim.fault.DuplicateName as error:
+                text = f"a VM {spec.vm_name(vm.id)} is there, and is another's"
+                raise Conflict(text) from error
+
+    def has_vm(self, vm: Vm) -> bool:
+        with self._session.speaking():
+            found = self._find(vm.id)
+            if found is None:
+                return False
+            if spec.marks(found.config.extraConfig).get(spec.DIGEST) != vm.digest:
+                raise Conflict(f"VM {vm.id} is defined, and otherwise")
+            return True
+
+    def delete_vm(self, vm: UUID) -> None:
+        """Its disks are taken away first: what destroys a VM destroys what it has."""
+        with self._session.speaking():
+            found = self._find(vm)
+            if found is None:
+                return
+            if _power(found) is not Power.OFF:
+                raise InUse(f"VM {vm} is on", users=(str(vm),))
+            volumes = spec.connections(spec.marks(found.config.extraConfig))
+            console = spec.console_of(found)
+            self._session.wait(found.ReconfigVM_Task(spec.stripped(found)))
+            self._volumes.log_out(volumes)
+            if console:
+                self._datastores.delete_file(console)
+            self._session.wait(found.Destroy_Task())
+
+    def connect(self, connection: Connection, chap: Chap) -> None:
+        with self._session.speaking():
+            vm = self._require(connection.vm)
+            if _has(vm, connection):
+                return
+            if spec.disks_at(vm, connection.position):
+                raise Conflict(f"VM {connection.vm} has another disk there")
+            if _power(vm) is not Power.OFF:
+                raise Unsupported(f"VM {connection.vm} is on: it cannot be given a volume")
+            device = self._volumes.log_in(connection, chap)
+            self._session.wait(vm.ReconfigVM_Task(spec.connected(connection, device)))
+
+    def has_connection(self, connection: Connection) -> bool:
+        with self._session.speaking():
+            vm = self._find(connection.vm)
+            return vm is not None and _has(vm, connection)
+
+    def disconnect(self, connection: Connection) -> None:
+        with self._session.speaking():
+            vm = self._find(connection.vm)
+            if vm is not None and _noted(vm, connection) is not None:
+                if _power(vm) is not Power.OFF:
+                    text = f"VM {connection.vm} is on: it cannot be asked for its volume"
+                    raise InUse(text, users=(str(connection.vm),))
+                self._session.wait(vm.ReconfigVM_Task(spec.disconnected(vm, connection)))
+            self._volumes.log_out([connection])
+
+    def power(self, vm: UUID) -> Power | None:
+        with self._session.speaking():
+            found = self._find(vm)
+            return None if found is None else _power(found)
+
+    def set_power(self, vm: UUID, power: Power, *, timeout_s: float) -> None:
+        with self._session.speaking(), _unless_so_already(lambda: self.power(vm) is power):
+            found = self._find(vm)
+            if found is None:
+                if power is Power.OFF:
+                    return
+                raise NotFound(f"no VM {vm}")
+            now = _power(found)
+            if power is now:
+                return
+            if power is Power.ON:
+                self._switch_on(found)
+            elif power is Power.PAUSED:
+                if now is Power.OFF:
+                    raise Refused(f"VM {vm} is off")
+                self._session.wait(found.SuspendVM_Task())
+            else:
+                if now is Power.PAUSED:
+                    self._switch_on(found)  # a paused guest hears nothing
+                self._switch_off(found, timeout_s)
+
+    def reset(self, vm: UUID) -> None:
+        with self._session.speaking():
+            found = self._require(vm)
+            now = _power(found)
+            if now is not Power.ON:
+                raise Refused(f"VM {vm} is {now}")
+            self._session.wait(found.ResetVM_Task())
+
+    def console(self, vm: UUID) -> bytes:
+        with self._session.speaking():
+            found = self._find(vm)
+            path = "" if found is None else spec.console_of(found)
+            return self._datastores.read(path) if path else b""
+
+    def terminal(self, vm: UUID) -> socket.socket:
+        raise Unsupported(f"VM {self._running(vm)} has no terminal on vSphere")
+
+    def display(self, vm: UUID) -> Display:
+        raise Unsupported(f"VM {self._running(vm)} has no screen that can be passed on")
+
+    def vms(self) -> dict[UUID, Power]:
+        paths = ("config.instanceUuid", "config.extraConfig", "runtime.powerState")
+        with self._session.speaking():
+            every = self._session.properties(self._session.host.vm, *paths)
+        return {
+            UUID(has["config.instanceUuid"]): _POWER[has["runtime.powerState"]]
+            for has in every.values()
+            if self._is_ours(has.get("config.extraConfig", []))
+        }
+
+    def _switch_on(self, vm: Any) -> None:
+        """Start it, once it can have all that it needs: a host may start it without."""
+        volumes = spec.connections(spec.marks(vm.config.extraConfig))
+        self._volumes.require(volumes)
+        self._session.wait(vm.PowerOnVM_Task())
+
+    def _switch_off(self, vm: Any, timeout_s: float) -> None:
+        """Ask a guest that has VMware's tools; pull the plug in the end."""
+        end = time.monotonic() + timeout_s
+        if timeout_s > 0:
+            with suppress(vim.fault.ToolsUnavailable):
+                vm.ShutdownGuest()
+                while time.monotonic() < end and _power(vm) is not Power.OFF:
+                    time.sleep(_POLL_S)
+        if _power(vm) is not Power.OFF:
+            self._session.wait(vm.PowerOffVM_Task())
+
+    def _found(self, datastore: str) -> dict[UUID, str]:
+        """Our disks there, by their ids."""
+        names = self._datastores.disks(datastore, f"disk-*.{self._installation}.*")
+        matches = (found for name in names if (found := _OURS.fullmatch(name)))
+        return {UUID(found[1]): found[0] for found in matches}
+
+    def _used_files(self) -> set[str]:
+        """The files that VMs are defined with, whosever they are."""
+        every = self._session.properties(self._session.host.vm, "config.hardware.device")
+        devices = [has.get("config.hardware.device", []) for has in every.values()]
+        return set().union(*map(spec.files_of, devices))
+
+    def _find(self, vm: UUID) -> Any:
+        """Answer the VM, or None. Raises `Conflict` when it is not ours."""
+        found = self._session.find(vm)
+        if found is None:
+            return None
+        if found.config is None:
+            raise Transient(f"VM {vm} cannot be looked at now")
+        if not self._is_ours(found.config.extraConfig):
+            raise Conflict(f"VM {vm} is another's")
+        return found
+
+    def _require(self, vm: UUID) -> Any:
+        found = self._find(vm)
+        if found is None:
+            raise NotFound(f"no VM {vm}")
+        return found
+
+    def _running(self, vm: UUID) -> UUID:
+        """Answer the VM's id when it is not off. Raises `NotFound`, `Conflict`."""
+        with self._session.speaking():
+            if _power(self._require(vm)) is Power.OFF:
+                raise Conflict(f"VM {vm} is off", code="vm-off")
+        return vm
+
+    def _is_ours(self, extra_config: list[Any]) -> bool:
+        return spec.marks(extra_config).get(spec.INSTALLATION) == str(self._installation)
+
+
+def _power(vm: Any) -> Power:
+    return _POWER[vm.runtime.powerState]
+
+
+def _noted(vm: Any, connection: Connection) -> Connection | None:
+    noted = spec.connections(spec.marks(vm.config.extraConfig))
+    return next((each for each in noted if each.volume == connection.volume), None)
+
+
+def _has(vm: Any, connection: Connection) -> bool:
+    """Whether the VM has the volume so. Raises `Conflict` when it has it otherwise."""
+    noted = _noted(vm, connection)
+    if noted is not None and noted != connection:
+        raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
+    return noted is not None
+
+
+@contextmanager
+def _unless_so_already(so: Callable[[], bool]) -> Iterator[None]:
+    """Pass over that a VM was switched by somebody else in between."""
+    try:
+        yield
+    except vim.fault.InvalidPowerState:
+        if not so():
+            raise

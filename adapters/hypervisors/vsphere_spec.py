@@ -1,0 +1,213 @@
+"""What a VM and its disks are to vSphere: names, devices, and our marks in `extraConfig`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from adapters.errors import Unsupported
+from adapters.types import Connection, Disk, Vm
+
+INSTALLATION = "cloudloom.installation"
+DIGEST = "cloudloom.digest"
+_CONNECTION = "cloudloom.connection."
+_CONTROLLER = 1000
+_OWN_UNIT = 7  # where the controller itself is on its bus
+_UNITS = 16
+_DEVICE = vim.vm.device
+_Change = _DEVICE.VirtualDeviceSpec
+
+
+def vm_name(vm: UUID) -> str:
+    """What a VM is called in the inventory."""
+    return f"vm-{vm}"
+
+
+def disk_prefix(disk: UUID, installation: UUID) -> str:
+    """How a disk's name begins, whatever it was made from."""
+    return f"disk-{disk}.{installation}."
+
+
+def disk_name(disk: Disk) -> str:
+    """A disk's name, which tells what it was made from: nothing on a datastore does."""
+    made_from = "empty"
+    if disk.base is not None:
+        text = f"{disk.base.path}\0{disk.base.digest}"
+        made_from = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{disk_prefix(disk.id, disk.installation)}{made_from}.vmdk"
+
+
+def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any) -> Any:
+    """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
+    return vim.vm.ConfigSpec(
+        name=vm_name(vm.id),
+        annotation=vm.name,
+        instanceUuid=str(vm.id),
+        uuid=str(vm.id),
+        numCPUs=vm.cpu,
+        memoryMB=vm.ram_mib,
+        guestId="otherLinux64Guest",
+        files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
+        extraConfig=[
+            option(INSTALLATION, str(vm.installation)),
+            option(DIGEST, vm.digest),
+            option("answer.msg.serial.file.open", "Replace"),
+        ],
+        deviceChange=[
+            _Change(
+                operation="add",
+                device=_DEVICE.ParaVirtualSCSIController(
+                    key=_CONTROLLER, busNumber=0, sharedBus="noSharing"
+                ),
+            ),
+            *(_disk(disk, disks[disk.id]) for disk in vm.disks),
+            *(_card(place, nic.mac, network) for place, nic in enumerate(vm.nics)),
+            _Change(
+                operation="add",
+                device=_DEVICE.VirtualSerialPort(
+                    key=-300,
+                    yieldOnPoll=True,
+                    backing=_DEVICE.VirtualSerialPort.FileBackingInfo(fileName=console),
+                ),
+            ),
+        ],
+    )
+
+
+def _disk(disk: Disk, path: str) -> Any:
+    return _Change(
+        operation="add",
+        device=_DEVICE.VirtualDisk(
+            key=-100 - disk.position,
+            controllerKey=_CONTROLLER,
+            unitNumber=unit(disk.position),
+            capacityInKB=disk.size_mib * 1024,
+            backing=_DEVICE.VirtualDisk.FlatVer2BackingInfo(
+                fileName=path, diskMode="persistent", thinProvisioned=True
+            ),
+        ),
+    )
+
+
+def _card(place: int, mac: str, network: Any) -> Any:
+    """Make a card that leads nowhere: as isolated as a `user` network is."""
+    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(
+        deviceName=network.name, network=network
+    )
+    return _Change(
+        operation="add",
+        device=_DEVICE.VirtualVmxnet3(
+            key=-200 - place,
+            addressType="manual",
+            macAddress=mac,
+            backing=backing,
+            connectable=_DEVICE.VirtualDevice.ConnectInfo(
+                startConnected=False, connected=False, allowGuestControl=False
+            ),
+        ),
+    )
+
+
+def unit(position: int) -> int:
+    """Where a disk of that position is on the bus. Raises `Unsupported` beyond its end."""
+    number = position if position < _OWN_UNIT else position + 1
+    if number >= _UNITS:
+        raise Unsupported(f"a VM has no place for a disk {position}")
+    return number
+
+
+def connected(connection: Connection, device: str) -> Any:
+    """Give a VM a LUN as it is, and the note of what it is."""
+    backing = _DEVICE.VirtualDisk.RawDiskMappingVer1BackingInfo(
+        fileName="",
+        deviceName=device,
+        compatibilityMode="physicalMode",
+        diskMode="independent_persistent",
+    )
+    disk = _DEVICE.VirtualDisk(
+        key=-1,
+        controllerKey=_CONTROLLER,
+        unitNumber=unit(connection.position),
+        backing=backing,
+    )
+    return vim.vm.ConfigSpec(
+        deviceChange=[_Change(operation="add", fileOperation="create", device=disk)],
+        extraConfig=[option(note_of(connection.volume), connection.model_dump_json())],
+    )
+
+
+def disconnected(vm: Any, connection: Connection) -> Any:
+    """Take it away again, with the file that maps it; what is on the LUN stays."""
+    return vim.vm.ConfigSpec(
+        deviceChange=[
+            removal(each) for each in disks_at(vm, connection.position) if is_mapped(each)
+        ],
+        extraConfig=[option(note_of(connection.volume), "")],
+    )
+
+
+def stripped(vm: Any) -> Any:
+    """Take all disks away: what is left is ours, and no definition of anything."""
+    disks = [x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk)]
+    return vim.vm.ConfigSpec(
+        deviceChange=[removal(disk) for disk in disks], extraConfig=[option(DIGEST, "")]
+    )
+
+
+def removal(disk: Any) -> Any:
+    """Take one disk away. A file that maps a LUN goes, a disk's file stays."""
+    how = {"fileOperation": "destroy"} if is_mapped(disk) else {}
+    return _Change(operation="remove", device=disk, **how)
+
+
+def is_mapped(disk: Any) -> bool:
+    """Whether it is a LUN."""
+    return isinstance(disk.backing, _DEVICE.VirtualDisk.RawDiskMappingVer1BackingInfo)
+
+
+def disks_at(vm: Any, position: int) -> list[Any]:
+    """The disk at a position."""
+    disks = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk))
+    return [disk for disk in disks if disk.unitNumber == unit(position)]
+
+
+def files_of(devices: list[Any]) -> set[str]:
+    """The files that a VM's disks are in, and what they are overlays of."""
+    files = set()
+    disks: list[Any] = [x for x in devices if isinstance(x, _DEVICE.VirtualDisk)]
+    for disk in disks:
+        backing = disk.backing
+        while backing is not None:
+            files.add(backing.fileName)
+            backing = getattr(backing, "parent", None)
+    return files
+
+
+def console_of(vm: Any) -> str:
+    """Where its serial port is written to; nowhere, for another's VM."""
+    ports = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualSerialPort))
+    return next((str(port.backing.fileName) for port in ports), "")
+
+
+def marks(extra_config: list[Any]) -> dict[str, str]:
+    """What we have noted at a VM."""
+    return {each.key: each.value for each in extra_config if each.key.startswith("cloudloom.")}
+
+
+def connections(noted: Mapping[str, str]) -> list[Connection]:
+    """The volumes that a VM has."""
+    texts = (text for key, text in sorted(noted.items()) if key.startswith(_CONNECTION))
+    return [Connection.model_validate(json.loads(text)) for text in texts]
+
+
+def note_of(volume: UUID) -> str:
+    """The key under which a connection is noted."""
+    return f"{_CONNECTION}{volume}"
+
+
+def option(key: str, value: str) -> Any:
+    """A note; an empty one takes it away."""
+    return vim.option.OptionValue(key=key, value=value)

@@ -11,7 +11,7 @@ from flows.attach_volume import plug_in
 from flows.change_power import record_state, switch_vm
 from flows.charges import charge_vms, charge_volume
 from flows.cloud import cloud
-from flows.convert_image import convert
+from flows.conversions import convert
 from flows.create_iscsi_volume import carve
 from flows.lanes import Lane, lanes
 from flows.operation import operation

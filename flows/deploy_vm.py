@@ -41,7 +41,7 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
     wanted: dict[UUID, Conversion] = {}
     for vm in vms:
         for disk in vm.local_disks:
-            if form := needed_form(vm.family, disk.image.form):
+            if disk.image and (form := needed_form(vm.family, disk.image.form)):
                 made = Conversion.to(form, disk.image, vm.datacenter_id)
                 wanted[made.id] = made
     for conversion in wanted.values():

@@ -7,6 +7,7 @@ not write to one. A form's word is its format and VMDK's createType or VHD's kin
 from enum import Enum
 from typing import Self
 
+from adapters.errors import Unsupported
 from adapters.types import Format
 
 
@@ -32,6 +33,13 @@ class Form(Enum):
         if not subformat:
             return mine[0]
         return next((x for x in mine if x.subformat.lower() == subformat.lower()), None)
+
+    @classmethod
+    def wanted(cls, format_: Format, subformat: str) -> Self:
+        """The form that somebody asks for. Raises `Unsupported`."""
+        if form := cls.of(format_, subformat):
+            return form
+        raise Unsupported(f"no {format_} is made as {subformat}")
 
     @property
     def format(self) -> Format:

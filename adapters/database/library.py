@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased
 
 from adapters.database import models
 from adapters.database.session import Database, utc_now
-from adapters.errors import Conflict, InUse, NotFound, Unsupported
+from adapters.errors import Conflict, InUse, NotFound
 from adapters.forms import Form
 from adapters.packages import Wishes
 from adapters.types import ConversionState, Format, Identity, TemplateState, Value
@@ -82,10 +82,7 @@ class Conversion(Value):
     @property
     def form(self) -> Form:
         """What it is converted to."""
-        form = Form.of(self.format, self.options)
-        if form is None:
-            raise Unsupported(f"{self.format} cannot be made as {self.options}")
-        return form
+        return Form.wanted(self.format, self.options)
 
     @property
     def id(self) -> UUID:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models, uses
 from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
-from adapters.errors import Conflict, Unsupported
+from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Hardware, Wishes
 from adapters.privileges import Privilege
@@ -120,9 +120,7 @@ class NewConversion(BaseModel):
     @property
     def form(self) -> Form:
         """Both together."""
-        if form := Form.of(self.format, self.subformat):
-            return form
-        raise Unsupported(f"no {self.format} is made as {self.subformat}")
+        return Form.wanted(self.format, self.subformat)
 
 
 @router.post(

@@ -440,3 +440,20 @@ def test_a_setting_that_makes_no_sense_is_refused_and_not_repeated(
     for answer in (api.post(f"{off}/redefine", json=wish), api.call("PATCH", off, json=wish)):
         refused(answer, 422, "invalid-request")
         assert "123456789" not in answer.text
+
+
+def test_a_copy_starts_the_same_and_shares_no_password(api: Api, web: str) -> None:
+    wish = {"boot": ["network"], "vnc_password": PASSWORD}
+    assert api.call("PATCH", web, json=wish).status_code == 200
+    api.done(add(api, web, 8))
+    appliance = api.get(web).json()["appliance_id"]
+    answer = api.post(
+        f"/v1/appliances/{appliance}/copy", json={"virtual_datacenter": "demo", "name": "copy"}
+    )
+    (vm,) = answer.json()["vms"]
+    assert (vm["boot"], vm["has_vnc_password"]) == (["network"], False)
+    copied = f"/v1/vms/{vm['id']}"
+    assert [x["size_mib"] for x in added(api, copied)] == [8]
+    assert not {x["id"] for x in added(api, copied)} & {x["id"] for x in added(api, web)}
+    api.done(api.post(f"{copied}/deploy"))
+    require_defined_as_recorded(copied)

@@ -21,6 +21,7 @@ class Family(StrEnum):
     """A family of hypervisors; a virtual datacenter has exactly one."""
 
     KVM = "kvm"
+    VSPHERE = "vsphere"
     MEMORY = "memory"
 
 

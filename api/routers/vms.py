@@ -294,6 +294,7 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -
         )
         datacenter = datacenter_of(db, vm.appliance_id)
         require_new_name(db, record.virtual_datacenter_id, record.name)
+    require_ability(vm_id, Capability.DISK_FILES)
     pool = choose_pool(datacenter, wish.tier, record.size_mib)
     record = record.model_copy(update={"pool_id": pool})
 

@@ -6,9 +6,14 @@ from adapters.types import Family, Format
 # and VHD and VDI lose speed and features as a base: those become qcow2 once.
 _BOOTS = {
     Family.KVM: frozenset({Format.RAW, Format.QCOW2}),
+    Family.VSPHERE: frozenset({Format.VMDK}),
     Family.MEMORY: frozenset({Format.RAW, Format.QCOW2}),
 }
-_BECOMES = {Family.KVM: Format.QCOW2, Family.MEMORY: Format.QCOW2}
+_BECOMES = {
+    Family.KVM: Format.QCOW2,
+    Family.VSPHERE: Format.VMDK,
+    Family.MEMORY: Format.QCOW2,
+}
 
 
 def needed_format(family: Family, has: Format) -> Format | None:

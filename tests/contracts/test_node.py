@@ -18,6 +18,7 @@ from adapters.nodes.local import LocalNode
 from adapters.nodes.memory import MemoryNode
 from adapters.nodes.vsphere import VsphereNode
 from adapters.types import Base, Chap, Format
+from adapters.vsphere.session import Session
 from adapters.world import World
 from deployments.lab.vcsim import Vcsim
 
@@ -77,7 +78,7 @@ class Vsphere:
 
     def __init__(self, vcsim: Vcsim) -> None:
         login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
-        self.node = VsphereNode(vcsim.address, lambda: login)
+        self.node = VsphereNode(Session(vcsim.address, lambda: login))
         name = str(uuid4())
         self.files = vcsim.files()
         (self.files / name).mkdir()

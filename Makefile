@@ -27,6 +27,7 @@ test-long:  ## The whole suite, and whether it would notice what is missing
 	@$(UI)
 	@$(API)
 	$(PYTHON) -m tests -n 2 $(ARGS)
+	CLOUDLOOM_TESTS_DATABASE=mariadb $(PYTHON) -m tests -n 2 -m "not slow" tests/api $(ARGS)
 	$(PYTHON) -m tests.mutation
 
 check:  ## Style, types, architecture, spelling

@@ -88,6 +88,15 @@ def refused(response: Any, status: int, code: str) -> Any:
     return problem
 
 
+def dumped() -> bytes:
+    """Every row of every table."""
+    with cloud.database.engine.connect() as connection:
+        tables = inspect(connection).get_table_names()
+        rows = [connection.exec_driver_sql(f"SELECT * FROM `{x}`").all() for x in tables]
+    cells = [cell for each in rows for row in each for cell in row]
+    return b"\n".join(x if isinstance(x, bytes) else str(x).encode() for x in cells)
+
+
 @pytest.fixture(scope="session")
 def database_url(request: pytest.FixtureRequest) -> str:
     """SQLite's; or of a database of MariaDB, where `CLOUDLOOM_TESTS_DATABASE` says so."""

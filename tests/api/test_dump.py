@@ -11,7 +11,7 @@ from api.app import create_app
 from api.dependencies import sender
 from deployments.lab.mariadb import MariaDb
 from flows.cloud import cloud
-from tests.api.conftest import Api, TestClient, refused
+from tests.api.conftest import Api, TestClient, dumped, refused
 from tests.worlds import build
 
 VMS = """{appliance: shop, virtual_datacenter: demo, vms: [
@@ -30,15 +30,6 @@ def on_mariadb(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> It
         app.dependency_overrides[sender] = lambda: made.sent.append
         yield made
     cloud.database.engine.dispose()
-
-
-def dumped() -> bytes:
-    """Every row of every table, as the server has it."""
-    with cloud.database.engine.connect() as connection:
-        tables = connection.exec_driver_sql("SHOW TABLES").scalars().all()
-        rows = [connection.exec_driver_sql(f"SELECT * FROM `{x}`").all() for x in tables]
-    cells = [cell for each in rows for row in each for cell in row]
-    return b"\n".join(x if isinstance(x, bytes) else str(x).encode() for x in cells)
 
 
 @pytest.mark.lab

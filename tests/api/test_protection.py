@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api import protection
+from api.starting import Starter
 from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, run, workers  # noqa: F401 - a fixture
 
@@ -91,15 +91,16 @@ def test_a_change_of_what_was_not_read_is_refused(api: Api, shop: Any) -> None:
 def test_who_protects_between_a_request_and_its_acceptance_is_heard(
     api: Api, shop: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    web, asked, answers = shop["vms"][1], protection.require_unprotected, []
+    web, start, answers = shop["vms"][1], Starter.start, []
     api.done(api.post(f"/v1/vms/{web['id']}/deploy"))
 
-    def asked_and_overtaken(db: Any, deed: str, vms: Any) -> None:
-        asked(db, deed, vms)
-        if not answers:
+    def overtaken(starter: Starter, plan: Any, *_checks: Any) -> Any:
+        def protecting() -> None:
             answers.append(protect(api, web, protected=True).status_code)
 
-    monkeypatch.setattr("api.routers.vms.require_unprotected", asked_and_overtaken)
+        return start(starter, plan, protecting)
+
+    monkeypatch.setattr(Starter, "start", overtaken)
     refused(api.post(f"/v1/vms/{web['id']}/undeploy"), 409, "protected")
     assert answers == [200]
     shown = api.get(f"/v1/vms/{web['id']}").json()

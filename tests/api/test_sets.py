@@ -15,7 +15,6 @@ from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, run
 from tests.api.test_cli import workers as workers  # noqa: PLC0414 - a fixture
 from tests.api.test_gateway import DIGEST, IMAGE, asked, incoming, stream
-from tests.worlds import settings_in
 
 Files = list[tuple[str, bytes]]
 FORM = {"Content-Type": "multipart/form-data; boundary=cut"}
@@ -251,7 +250,7 @@ SLOW = {"two of 2 GB": lambda raw: by_qemu("twoGbMaxExtentFlat", 2 * GIB + 5 * M
 @pytest.fixture
 def real(api: Api) -> Api:
     """The API, with the real image tool behind it."""
-    cloud.become(settings_in(api.world.home, image_tool="qemu-img"))
+    cloud.become(cloud.settings.model_copy(update={"image_tool": "qemu-img"}))
     return api
 
 

@@ -38,7 +38,7 @@ class NewDatastore(BaseModel):
     tier: Reference | None = None
 
 
-class Login(BaseModel):
+class HostLogin(BaseModel):
     """As whom a host is asked: kept encrypted, and never told."""
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ class NewHost(BaseModel):
     )
     reserved_for: Reference | None = Field(None, description="The one enterprise that may use it.")
     maintenance: bool = Field(default=False, description="It takes no new VMs.")
-    login: Login | None = Field(None, description="As whom a vSphere host is asked.")
+    login: HostLogin | None = Field(None, description="As whom a vSphere host is asked.")
 
 
 class HostChange(BaseModel):
@@ -80,7 +80,7 @@ class HostChange(BaseModel):
     rack: Reference | None = None
     reserved_for: Reference | None = None
     maintenance: bool = False
-    login: Login | None = Field(None, description="It is asked as this one before it changes.")
+    login: HostLogin | None = Field(None, description="It is asked as this one before it changes.")
 
 
 class DatastoreChange(BaseModel):

@@ -325,6 +325,9 @@ class Base(Value):
         return self.path.rsplit("/", 1)[-1].startswith(f"base-{self.digest}")
 
 
+MOST_DISKS = 15  # of a VM, volumes among them: what fits a SCSI controller of vSphere
+
+
 class Disk(Value):
     """A disk of a VM on a datastore of its host, `disk-<id>`; empty, or an overlay of `base`."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adapters.types import Value
+from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
 from api.labelling import Labels
@@ -40,7 +40,7 @@ class WantedVm(BaseModel):
     ram_mib: int | None = Field(None, gt=0, le=2**24)
     replicas: int = Field(1, ge=1, le=_MAX_VMS)
     depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
-    volumes: list[WantedVolume] = Field(default_factory=list, max_length=24)
+    volumes: list[WantedVolume] = Field(default_factory=list, max_length=MOST_DISKS - 1)
     networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
     tier: Name | None = Field(None, description="Of the datastore that its disks are to be on.")
     affinity: Name | None = Field(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from api.command_line import Force, NoWait, client, find
+from api.command_line import Force, NoWait, client, find, show
 
 Finish = Callable[..., None]
 
@@ -62,3 +62,36 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
             path = f"/v1/volumes/{find(api, 'volumes', volume)}/resize"
             body = {"size_mib": size_mib, "force": bool(force), "force_reason": force or None}
             finish(api, api.start(path, body), wait=not no_wait)
+
+    @app.command("add-disk")
+    def add_disk(
+        vm: str,
+        size_mib: Annotated[int, typer.Argument(min=1, help="MiB that it is to have.")],
+        *,
+        force: Force = None,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Add an empty disk to a VM that is off; it goes when the VM is undeployed."""
+        with client() as api:
+            path = f"/v1/vms/{find(api, 'vms', vm)}/disks"
+            body = {"size_mib": size_mib, "force": bool(force), "force_reason": force or None}
+            finish(api, api.start(path, body), wait=not no_wait)
+
+    @app.command("delete-disk")
+    def delete_disk(
+        vm: str,
+        disk: Annotated[str, typer.Argument(help="Its id, which `disks` shows.")],
+        *,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Delete a disk that was added to a VM which is off, with its bytes."""
+        with client() as api:
+            path = f"/v1/vms/{find(api, 'vms', vm)}/disks/{disk}"
+            finish(api, api.start(path, method="DELETE"), wait=not no_wait)
+
+    @app.command()
+    def disks(vm: str) -> None:
+        """List a VM's disks; those without a `template_disk_id` were added."""
+        with client() as api:
+            found = api.get(f"/v1/vms/{find(api, 'vms', vm)}")["disks"]
+            show(found, "id", "position", "size_mib", "template_disk_id", "volume_id")

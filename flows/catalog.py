@@ -1,10 +1,12 @@
 """Every operation there is, listed once: what the API may start, and what is deployed."""
 
+from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
 from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
+from flows.delete_disk import delete_disk
 from flows.delete_iscsi_volume import delete_iscsi_volume
 from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
@@ -40,6 +42,8 @@ CATALOG: tuple[OperationFlow, ...] = (
     reset_vm,
     persist_vm,
     resize_vm,
+    add_disk,
+    delete_disk,
     resize_volume,
     unwind_operation,
     reconcile_operations,

@@ -12,6 +12,7 @@ from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.explanations import Explanations
 from adapters.database.figures import Figures
+from adapters.database.hardware import Hardware
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
@@ -23,7 +24,6 @@ from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
-from adapters.database.sizes import Sizes
 from adapters.database.stories import Stories
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
@@ -123,9 +123,9 @@ class Cloud:
         return Inventory(self.database)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """What VMs measure."""
-        return Sizes(self.database)
+    def hardware(self) -> Hardware:
+        """What VMs are made of."""
+        return Hardware(self.database)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -41,7 +41,7 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
     wanted: dict[UUID, Conversion] = {}
     for vm in vms:
         for disk in vm.local_disks:
-            if target := needed_format(vm.family, disk.image.format):
+            if disk.image and (target := needed_format(vm.family, disk.image.format)):
                 made = Conversion(datacenter_id=vm.datacenter_id, source=disk.image, format=target)
                 wanted[made.id] = made
     for conversion in wanted.values():

@@ -5,6 +5,7 @@ from uuid import UUID
 from adapters.amounts import Amounts, Charge, Force
 from flows.charges import charge
 from flows.cloud import cloud
+from flows.planning import planning
 from flows.steps import step
 
 
@@ -12,6 +13,11 @@ from flows.steps import step
 def charge_growth(vm: UUID, uses: Amounts, former: Amounts, force: Force | None) -> None:
     """Charge a VM that has a host as much as it is to use."""
     charge(grown(vm, uses), force)
+
+
+@charge_growth.plan
+def _(vm: UUID, uses: Amounts, former: Amounts, force: Force | None) -> None:
+    planning().charge(grown(vm, uses), force)
 
 
 @charge_growth.undo

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from adapters.database.operations import Operation
-from adapters.database.records import VmRecord, VolumeRecord
+from adapters.database.records import VolumeRecord
 from adapters.types import Connection, Role, Vm
 from flows.abilities import Capability, require_ability
 from flows.attach_volume import (
@@ -42,17 +42,11 @@ def persist_vm(request: Operation) -> None:
     mark_persistent(boot.id, volume.id)
     boots_from = connection_of(volume, vm, export.initiator, target)
     data = [survey_connection(each, vm) for each in vm.volumes]
-    redefine_vm(vm.definition(), without(vm, boot.id), [boots_from, *data], vm.host)
+    redefine_vm(vm.definition(), vm.without(boot.id).definition(), [boots_from, *data], vm.host)
     remove_disk(vm.disk(boot), vm.host)
     if boot.base:
         leave_base(boot.id, vm.id, boot.base, vm.host)
     refund_disk(boot.id, vm.id)
-
-
-def without(vm: VmRecord, disk: UUID) -> Vm:
-    """The VM's definition when that disk is a volume."""
-    left = tuple(each for each in vm.disks if each.id != disk)
-    return vm.model_copy(update={"disks": left}).definition()
 
 
 @step("mark-persistent")

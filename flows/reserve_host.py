@@ -1,7 +1,7 @@
 """Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -78,19 +78,19 @@ def place(vms: Sequence[UUID], datacenter: UUID) -> dict[UUID, Choice]:
 
 
 def room_at(vm: VmRecord) -> Callable[[Amounts, Situation], None]:
-    """What refuses a VM more than its host has left."""
+    """What refuses a VM more than its host has left; the host is asked now."""
+    rooms = cloud.inventory.situation(vm.datacenter_id).hosts
+    said = _Said(host for host in rooms if host.id == vm.host_id)
 
     def require(more: Amounts, now: Situation) -> None:
-        require_room(vm.id, vm.host, vm.datastore, more, _by_default(now))
+        try:
+            require_room(vm.id, vm.host, vm.datastore, more, said.in_(now))
+        except NoRoom as refusal:
+            if refusal.waits:
+                raise Transient(str(refusal)) from refusal
+            raise
 
     return require
-
-
-def _by_default(now: Situation) -> Situation:
-    """With what the settings say of hosts that no rule is about."""
-    percent = round(cloud.settings.cpu_overcommit * 100)
-    rules = now.rules.model_copy(update={"default": Load(cpu_percent=percent, ram_percent=100)})
-    return now.model_copy(update={"rules": rules})
 
 
 class Placer:
@@ -106,22 +106,16 @@ class Placer:
         }
         families = {wish.family for wish in self._wishes.values()}
         hosts = cloud.inventory.situation(datacenter).hosts
-        self._asked = {
-            host.id: _asked(host)
-            for host in hosts
-            if host.family in families and not host.maintenance
-        }
+        self._said = _Said(x for x in hosts if x.family in families and not x.maintenance)
         self._choices: dict[UUID, Choice] = {}
 
     def place(
         self, vms: Sequence[UUID], now: Situation, *, explain: bool = False
     ) -> dict[UUID, Choice]:
         """A host for each VM, as things are now. Raises `NoRoom`, `PlanOutdated`, `Transient`."""
-        hosts = tuple(self._as_is(host) for host in now.hosts)
         wishes = {vm: self._wishes[vm] for vm in vms}
         try:
-            situation = _by_default(now).model_copy(update={"hosts": hosts})
-            self._choices = choose_hosts(wishes, situation, explain=explain)
+            self._choices = choose_hosts(wishes, self._said.in_(now), explain=explain)
         except NoRoom as refusal:
             if refusal.waits:
                 raise Transient(str(refusal)) from refusal
@@ -131,8 +125,27 @@ class Placer:
             raise
         return self._choices
 
+    def tell(self) -> None:
+        """Tell the log why VMs are where they are."""
+        for vm, choice in [*self._choices.items()][:_TOLD]:
+            log.info("vm %s goes to %s", vm, choice.because)
+
+
+class _Said:
+    """What hosts have said of their datastores."""
+
+    def __init__(self, hosts: Iterable[Room]) -> None:
+        self._asked = {host.id: _asked(host) for host in hosts}
+
+    def in_(self, now: Situation) -> Situation:
+        """Things as the database has them now, with what was said, and what the settings say."""
+        percent = round(cloud.settings.cpu_overcommit * 100)
+        default = Load(cpu_percent=percent, ram_percent=100)
+        rules = now.rules.model_copy(update={"default": default})
+        hosts = tuple(self._as_is(host) for host in now.hosts)
+        return now.model_copy(update={"hosts": hosts, "rules": rules})
+
     def _as_is(self, host: Room) -> Room:
-        """A host as the database has it now, with what it has said of its datastores."""
         if (said := self._asked.get(host.id)) is None:
             return host.model_copy(update={"stores": ()})
         known = {store.id: store for store in said.stores}
@@ -142,11 +155,6 @@ class Placer:
             if each.id in known
         )
         return host.model_copy(update={"stores": stores, "silent": said.silent})
-
-    def tell(self) -> None:
-        """Tell the log why VMs are where they are."""
-        for vm, choice in [*self._choices.items()][:_TOLD]:
-            log.info("vm %s goes to %s", vm, choice.because)
 
 
 def _asked(host: Room) -> Room:

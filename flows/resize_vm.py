@@ -10,8 +10,9 @@ from adapters.amounts import Amounts
 from adapters.database.operations import Operation
 from flows.cloud import cloud
 from flows.definitions import redefine
-from flows.growth import charge_growth
+from flows.growth import charge_growth, grown
 from flows.operation import operation
+from flows.planning import planning
 from flows.reserve_host import room_at
 from flows.steps import Effect, step
 from flows.survey import survey_vm
@@ -39,30 +40,43 @@ def resize_vm(request: Operation) -> None:
 def reserve_size(vm: UUID, size: Amounts, former: Amounts) -> None:
     """Record the size, if the VM's host has room for it."""
     record = cloud.inventory.vm(vm)
-    cloud.sizes.reserve(vm, record.datacenter_id, size, room_at(record))
+    cloud.hardware.reserve(vm, record.datacenter_id, size, room_at(record))
+
+
+@reserve_size.plan
+def _(vm: UUID, size: Amounts, former: Amounts) -> None:
+    record = cloud.inventory.vm(vm)
+    if record.host_id:
+        room_at(record)(size.beyond(former), cloud.inventory.situation(record.datacenter_id))
 
 
 @reserve_size.undo
 def _(vm: UUID, size: Amounts, former: Amounts) -> None:
-    cloud.sizes.give_back(vm, former)
+    cloud.hardware.give_back(vm, former)
 
 
 @reserve_size.look
 def _(vm: UUID, size: Amounts, former: Amounts) -> bool:
-    return cloud.sizes.of_vm(vm).has_grown(former, size)
+    return cloud.hardware.of_vm(vm).has_grown(former, size)
 
 
 @step("give-back", Effect.REMOVES)
 def give_back(vm: UUID, size: Amounts) -> None:
     """Reserve and charge no more than the size."""
-    cloud.sizes.give_back(vm, size)
+    cloud.hardware.give_back(vm, size)
     cloud.ledger.lower(cloud.ledger.of_vms([vm]))
+
+
+@give_back.plan
+def _(vm: UUID, size: Amounts) -> None:
+    if cloud.ledger.has("vm", [vm]):
+        planning().lower(grown(vm, size))
 
 
 @give_back.look
 def _(vm: UUID, size: Amounts) -> bool:
     """Whether more is reserved or charged."""
-    now, uses = cloud.sizes.of_vm(vm), cloud.ledger.of_vms([vm])
+    now, uses = cloud.hardware.of_vm(vm), cloud.ledger.of_vms([vm])
     charged = cloud.ledger.charged(uses)
     return (now.cpu, now.ram_mib) != (size.cpu, size.ram_mib) or any(
         each not in uses for each in charged

@@ -80,12 +80,12 @@ def _resize(volume: Volume, size_mib: int, exports: list[Export], pool: UUID) ->
 
 @step("record-size")
 def record_size(volume: UUID, size_mib: int, former_mib: int) -> None:
-    cloud.sizes.set_volume(volume, size_mib)
+    cloud.hardware.set_volume(volume, size_mib)
 
 
 @record_size.undo
 def _(volume: UUID, size_mib: int, former_mib: int) -> None:
-    cloud.sizes.set_volume(volume, former_mib)
+    cloud.hardware.set_volume(volume, former_mib)
 
 
 @record_size.look

@@ -14,13 +14,19 @@ from flows.steps import step
 
 
 def make_disks(vm: VmRecord) -> dict[UUID, Base]:
-    """Make the VM's disks on its host's datastore; answers their bases."""
-    return {record.id: make_overlay(record, vm) for record in vm.local_disks}
+    """Make the VM's disks on its host's datastore; answers the bases of those that have one."""
+    bases = {}
+    for record in vm.local_disks:
+        if record.image:
+            bases[record.id] = make_overlay(record, record.image, vm)
+        else:
+            make_disk(vm.disk(record), vm.host)
+    return bases
 
 
-def make_overlay(record: DiskRecord, vm: VmRecord) -> Base:
+def make_overlay(record: DiskRecord, image: Image, vm: VmRecord) -> Base:
     """Make one disk, over the image itself or the host's copy of it."""
-    image = bootable(record.image, vm.family, vm.datacenter_id)
+    image = bootable(image, vm.family, vm.datacenter_id)
     base = choose_base(record.id, image, vm.host, vm.datastore, vm.datacenter_id)
     source = cloud.repository(vm.datacenter_id).path(image.path)
     hold_base(record.id, vm.id, base, str(source), vm.host)

@@ -192,14 +192,17 @@ class VirtualMachine(Labelled, Base):
 
 
 class VmDisk(Base):
-    """A disk of a VM: on its host's datastore while deployed, or a volume once persistent."""
+    """A disk of a VM: on its host's datastore while deployed, or a volume once persistent.
+
+    One that is made of no image of the template's is empty at first.
+    """
 
     __tablename__ = "disks"
     __table_args__ = table(UniqueConstraint("vm_id", "position"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     position: Mapped[int]
-    template_disk_id: Mapped[UUID] = mapped_column(ForeignKey("template_disks.id"))
+    template_disk_id: Mapped[UUID | None] = mapped_column(ForeignKey("template_disks.id"))
     size_mib: Mapped[int]
     base: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     volume_id: Mapped[UUID | None] = mapped_column(ForeignKey("volumes.id"))

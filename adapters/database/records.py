@@ -59,14 +59,14 @@ class VolumeRecord(Value):
 
 
 class DiskRecord(Value):
-    """A VM's disk: its image in the library, and where it is once it is anywhere."""
+    """A VM's disk: its image in the library, if any, and where it is once it is anywhere."""
 
     id: UUID
     position: int
     size_mib: int
-    image: Image
-    base: Base | None
-    volume_id: UUID | None
+    image: Image | None = None
+    base: Base | None = None
+    volume_id: UUID | None = None
 
 
 class VmRecord(Value):
@@ -106,6 +106,15 @@ class VmRecord(Value):
         """What it is charged for while it has a host."""
         disk_mib = sum(disk.size_mib for disk in self.local_disks)
         return Amounts(cpu=self.cpu, ram_mib=self.ram_mib, disk_mib=disk_mib)
+
+    def plus(self, disk: DiskRecord) -> "VmRecord":
+        """The VM with one disk more."""
+        return self.model_copy(update={"disks": (*self.disks, disk)})
+
+    def without(self, disk: UUID) -> "VmRecord":
+        """The VM without one of its disks."""
+        left = tuple(each for each in self.disks if each.id != disk)
+        return self.model_copy(update={"disks": left})
 
     def disk(self, record: DiskRecord, base: Base | None = None) -> Disk:
         """A disk as the hypervisor is to make it."""

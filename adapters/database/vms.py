@@ -38,7 +38,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
     rows = db.execute(query).all()
     ids = [row.id for row in rows]
     disks, nics = _by_vm(db, models.VmDisk, ids), _by_vm(db, models.NicRow, ids)
-    used = {disk.template_disk_id for each in disks.values() for disk in each}
+    used = {disk.template_disk_id for each in disks.values() for disk in each} - {None}
     images = {image.id: image for image in rows_having(db, models.TemplateDisk.id, [*used])}
     volumes = _by_vm(db, models.VolumeRow, ids)
     return [
@@ -55,7 +55,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             depends_on=tuple(row.depends_on),
             host_id=row.host_id,
             datastore=row.directory or "",
-            disks=tuple(_disk(x, images[x.template_disk_id]) for x in disks.get(row.id, ())),
+            disks=tuple(_disk(x, images.get(x.template_disk_id)) for x in disks.get(row.id, ())),
             nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
             volumes=tuple(volume_of(each) for each in volumes.get(row.id, ())),
             installation=installation,
@@ -96,7 +96,7 @@ def _disk(row: Any, image: Any) -> DiskRecord:
         id=row.id,
         position=row.position,
         size_mib=row.size_mib,
-        image=image_of(image),
+        image=image_of(image) if image else None,
         base=Base(**row.base) if row.base else None,
         volume_id=row.volume_id,
     )

@@ -1,21 +1,27 @@
-"""What a VM is made of, changed: its size."""
+"""What a VM is made of, changed: its size, and its disks."""
 
 from typing import Any, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
 from pydantic import Field, model_validator
 from sqlalchemy.orm import Session
 
 from adapters.amounts import Amounts
+from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.records import DiskRecord
+from adapters.errors import Conflict, NotFound
 from adapters.privileges import Privilege
 from api import finding
 from api.dependencies import Caller
 from api.forcing import Forcing
+from api.matching import Match
 from api.permissions import needs
+from api.protection import require_unprotected
 from api.reports import Operation
-from api.routers.vms import datacenter_of, volume_locks
+from api.routers.vms import Disk, datacenter_of, volume_locks
+from api.routers.volumes import next_position
 from api.starting import Starting
 from flows.charges import require_within
 from flows.cloud import cloud
@@ -37,6 +43,12 @@ class Size(Forcing):
         if self.cpu is None and self.ram_mib is None:
             raise ValueError("say cpu, or ram_mib, or both")
         return self
+
+
+class NewDisk(Forcing):
+    """An empty disk for a VM."""
+
+    size_mib: int = Field(gt=0, le=2**31 - 1, examples=[1024])
 
 
 @router.post(
@@ -68,6 +80,84 @@ def resize(vm_id: UUID, size: Size, caller: Caller, starter: Starting) -> Respon
         require_growth(vm_id, uses.model_copy(update=wanted), force)
 
     return starter.start(plan, check)
+
+
+@router.post(
+    "/{vm_id}/disks",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
+)
+def add_disk(vm_id: UUID, new: NewDisk, caller: Caller, starter: Starting) -> Response:
+    """Add an empty disk to a VM that is off, or not deployed: it is made on the host's datastore.
+
+    Undeploying the VM takes it away, like its other disks. What is to outlive that is a volume.
+    """
+    disk, force = uuid4(), new.by(caller)
+
+    def plan(db: Session) -> accepted.Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "add a disk to", vm)
+        record = DiskRecord(id=disk, position=next_position(db, vm.id), size_mib=new.size_mib)
+        return starter.request(
+            "add_disk",
+            vm.id,
+            vm.name,
+            datacenter_of(db, vm.appliance_id),
+            volume_locks(db, [vm]),
+            disk=record,
+            force=force,
+        )
+
+    def check() -> None:
+        uses = cloud.inventory.vm(vm_id).uses
+        require_growth(vm_id, uses + Amounts(disk_mib=new.size_mib), force)
+
+    return starter.start(plan, check)
+
+
+@router.get("/{vm_id}/disks/{disk_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
+def read_disk(vm_id: UUID, disk_id: UUID, caller: Caller) -> Disk:
+    """Read one of a VM's disks."""
+    with cloud.database.read() as db:
+        return Disk.model_validate(_disk(db, finding.vm(db, caller, vm_id), disk_id))
+
+
+@router.delete(
+    "/{vm_id}/disks/{disk_id}",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
+)
+def delete_disk(
+    vm_id: UUID, disk_id: UUID, caller: Caller, starter: Starting, match: Match
+) -> Response:
+    """Delete a disk that was added to a VM which is off, or not deployed, with its bytes."""
+
+    def plan(db: Session) -> accepted.Request:
+        vm = finding.vm(db, caller, vm_id)
+        disk = _disk(db, vm, disk_id)
+        starter.require(db, "delete a disk of", vm)
+        require_unprotected(db, "delete a disk of", [vm])
+        if disk.template_disk_id:
+            text = f"VM {vm.name} is made from this disk"
+            raise Conflict(text, code="disk-of-template")
+        where = datacenter_of(db, vm.appliance_id)
+        locks = volume_locks(db, [vm])
+        return starter.request("delete_disk", vm.id, vm.name, where, locks, disk=disk.id)
+
+    def unchanged(db: Session) -> None:
+        disk = _disk(db, finding.vm(db, caller, vm_id), disk_id)
+        match.require(db, disk, lambda _db, row: Disk.model_validate(row))
+
+    return starter.start(plan, unchanged=unchanged)
+
+
+def _disk(db: Session, vm: models.VirtualMachine, disk: UUID) -> models.VmDisk:
+    row = db.get(models.VmDisk, disk)
+    if row is None or row.vm_id != vm.id:
+        raise NotFound(f"there is no disk {disk}")
+    return row
 
 
 def require_growth(vm_id: UUID, uses: Amounts, force: Any) -> None:

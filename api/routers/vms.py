@@ -43,13 +43,14 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
 
 
 class Disk(BaseModel):
-    """A VM's disk; `volume_id` when it is persistent."""
+    """A VM's disk: of its template's, or one more; `volume_id` when it is persistent."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     position: int
     size_mib: int
+    template_disk_id: UUID | None
     volume_id: UUID | None
 
 

@@ -13,7 +13,7 @@ from adapters.database.operations import Request
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
-from adapters.types import VolumeState
+from adapters.types import MOST_DISKS, VolumeState
 from api import finding
 from api.dependencies import Caller, Name, Pages, Reference, chosen
 from api.forcing import Forcing
@@ -179,7 +179,7 @@ def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -
             _datacenter(db, row),
             [("vm", vm.id)],
             vm=vm.id,
-            position=_next_position(db, vm.id),
+            position=next_position(db, vm.id),
         )
 
     return starter.start(plan, lambda: require_sockets(to.vm))
@@ -268,8 +268,13 @@ def _datacenter(db: Session, row: models.VolumeRow) -> UUID:
     return db.get_one(models.VirtualDatacenter, row.virtual_datacenter_id).datacenter_id
 
 
-def _next_position(db: Session, vm: UUID) -> int:
+def next_position(db: Session, vm: UUID) -> int:
+    """Where the VM's next disk goes. Raises `Conflict` when it has as many as it may."""
     disks = select(models.VmDisk.position).where(models.VmDisk.vm_id == vm)
     volumes = select(models.VolumeRow.position).where(models.VolumeRow.vm_id == vm)
     taken = {0, *db.scalars(disks), *db.scalars(volumes)}
-    return min(set(range(len(taken) + 1)) - taken)
+    free = min(set(range(len(taken) + 1)) - taken)
+    if free >= MOST_DISKS:
+        text = f"VM {vm} has {MOST_DISKS} disks, and may have no more"
+        raise Conflict(text, code="too-many-disks")
+    return free

@@ -9,7 +9,7 @@
 | power paused | ON |
 | reset | ON |
 | persist | CONFIGURED, OFF |
-| resize, grow a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
+| resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 A volume comes and goes while the VM is on where its host can do that; a paused guest could not
@@ -46,10 +46,12 @@ _ALLOWED = {
     "persist": _STILL,
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
+    "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
+    "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }
-DESTROYS = frozenset({"undeploy", "delete", "reset"})
+DESTROYS = frozenset({"undeploy", "delete", "reset", "delete a disk of"})
 _OF_POWER = {Power.ON: VmState.ON, Power.OFF: VmState.OFF, Power.PAUSED: VmState.PAUSED}
 
 

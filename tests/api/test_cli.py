@@ -104,6 +104,9 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
     assert "resize-volume data succeeded" in run("grow", "data", "16").output
+    assert "add-disk web succeeded" in run("add-disk", "web", "8").output
+    (added,) = [x for x in run("disks", "web").output.splitlines() if " 8 " in x]
+    assert "delete-disk web succeeded" in run("delete-disk", "web", added.split()[0]).output
     assert "resize-vm web succeeded" in run("resize", "web", "--cpu", "2").output
     assert run("deploy", "shop").exit_code == 0  # by name, with what was left of its lock
     listed = run("operations").output
@@ -343,6 +346,9 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert "(not-found)" in run("racks", "show", "r1").output
     assert re.search(r"cpu +64", run("hosts", "refresh", "host-0").output)
     assert "True" in run("hosts", "set", "host-0", "maintenance=true").output
+    asked = run("hosts", "set", "host-0", "login=somebody", typed="planted\n")
+    assert "(unsupported)" in asked.output
+    assert "planted" not in asked.output
     listed = run("hosts", "list", "maintenance=true").output
     assert ("host-0" in listed, "host-1" in listed) == (True, False)
     for noun, shown in (

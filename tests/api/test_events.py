@@ -85,6 +85,12 @@ def a_vm(api: Api) -> dict[str, str]:
     return {"vm": api.appliance(PLAIN)["vms"][0]["id"]}
 
 
+def added_disk(api: Api) -> str:
+    vm = f"/v1/vms/{a_vm(api)['vm']}"
+    api.done(api.post(f"{vm}/disks", json={"size_mib": 8}))
+    return f"{vm}/disks/{api.get(vm).json()['disks'][1]['id']}"
+
+
 def detach(api: Api) -> Any:
     vm = api.appliance(WITH_VOLUME)["vms"][0]
     return api.post(f"/v1/volumes/{vm['volumes'][0]['id']}/detach", json={"vm": vm["id"]})
@@ -387,6 +393,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "POST /v1/vms/{vm_id}/resize": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/resize", json={"cpu": 2}),
+    ),
+    "POST /v1/vms/{vm_id}/disks": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/disks", json={"size_mib": 8}),
+    ),
+    "DELETE /v1/vms/{vm_id}/disks/{disk_id}": (
+        "operation.accepted",
+        lambda api: api.delete(added_disk(api)),
     ),
     "POST /v1/vms/{vm_id}/persist": (
         "operation.accepted",

@@ -83,6 +83,7 @@ def ours(api: Api) -> Ours:
         "template_id": str(world.template),
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
+        "disk_id": vm["disks"][0]["id"],
         "volume_id": vm["volumes"][0]["id"],
         "operation_id": operation.json()["id"],
     }
@@ -262,6 +263,9 @@ MATRIX: dict[str, Route] = {
     "POST /v1/vms/{vm_id}/reset": of(P.VAPP_PERFORM_ACTIONS),
     "POST /v1/vms/{vm_id}/console": of(P.VAPP_PERFORM_ACTIONS, kind="serial"),
     "POST /v1/vms/{vm_id}/resize": of(P.VAPP_CUSTOMISE_SETTINGS, cpu=2),
+    "POST /v1/vms/{vm_id}/disks": of(P.VAPP_CUSTOMISE_SETTINGS, size_mib=8),
+    "GET /v1/vms/{vm_id}/disks/{disk_id}": of(P.VDC_ENUMERATE),
+    "DELETE /v1/vms/{vm_id}/disks/{disk_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),
     "GET /v1/operations": own(P.OPERATION_VIEW),
     "GET /v1/operations/{operation_id}": of(P.OPERATION_VIEW),

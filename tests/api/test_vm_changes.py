@@ -1,10 +1,12 @@
 """VMs changed through the API: they measure otherwise, at their host and in the ledger alike."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
+from adapters.database import models
+from adapters.types import MOST_DISKS
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.worlds import require_ledger_exact
@@ -191,3 +193,127 @@ def test_a_volume_grows_within_its_pool_and_the_limits(api: Api) -> None:
     assert api.call("PUT", limits, json={"hard": {"storage_mib": 16}}).status_code == 200
     refused(grow(api, volume, 17), 409, "hard-limit")
     api.done(grow(api, volume, 16))
+
+
+# --- disks -------------------------------------------------------------------------------------
+
+
+def add(api: Api, vm: str, size_mib: int, **how: Any) -> Any:
+    return api.post(f"{vm}/disks", json={"size_mib": size_mib, **how})
+
+
+def added(api: Api, vm: str) -> list[Any]:
+    return [x for x in api.get(vm).json()["disks"] if x["template_disk_id"] is None]
+
+
+def disk_files() -> set[str]:
+    return set(cloud.world.all("disk"))
+
+
+def test_a_disk_of_a_vm_that_is_not_deployed_is_made_when_it_is(api: Api, web: str) -> None:
+    api.done(add(api, web, 8))
+    (disk,) = added(api, web)
+    assert (disk["position"], disk["size_mib"], disk["volume_id"]) == (2, 8, None)
+    assert not disk_files()
+    for _ in range(2):
+        api.done(api.post(f"{web}/deploy"))
+        assert disk["id"] in disk_files()
+        require_defined_as_recorded(web)
+        assert used(api)["disk_mib"] == 24
+        api.done(api.post(f"{web}/undeploy"))
+        assert not disk_files()
+    api.done(api.delete(f"{web}/disks/{disk['id']}"))
+    assert not added(api, web)
+
+
+def test_a_vm_that_is_off_is_given_disks_and_gives_them_back(api: Api, off: str) -> None:
+    before, files = api.get(off).json(), disk_files()
+    api.done(add(api, off, 8))
+    api.done(add(api, off, 16))
+    disks = added(api, off)
+    assert [(x["position"], x["size_mib"]) for x in disks] == [(2, 8), (3, 16)]
+    assert disk_files() == files | {x["id"] for x in disks}
+    assert used(api)["disk_mib"] == 40
+    require_defined_as_recorded(off)
+    require_ledger_exact()
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    refused(add(api, off, 8), 409, "wrong-state")
+    refused(api.delete(f"{off}/disks/{disks[0]['id']}"), 409, "wrong-state")
+    api.done(api.post(f"{off}/power", json={"power": "off"}))
+    for disk in disks:
+        assert api.get(f"{off}/disks/{disk['id']}").json() == disk
+        api.done(api.delete(f"{off}/disks/{disk['id']}"))
+        refused(api.get(f"{off}/disks/{disk['id']}"), 404, "not-found")
+    assert (api.get(off).json(), disk_files()) == (before, files)
+    require_defined_as_recorded(off)
+    require_ledger_exact()
+
+
+def test_a_disk_has_to_fit_its_datastore_and_the_limits(api: Api, off: str) -> None:
+    vm = cloud.inventory.vm(id_of(off))
+    cloud.world.put("datastore", vm.datastore, {"total_mib": 32})
+    problem = refused(add(api, off, 17), 409, "no-room")
+    assert [*problem["hosts"].values()] == ["16 MiB disk free, 17 more needed"]
+    limits = f"/v1/limits/virtual-datacenter/{api.world.vdc}"
+    assert api.call("PUT", limits, json={"hard": {"disk_mib": 24}}).status_code == 200
+    refused(add(api, off, 9), 409, "hard-limit")
+    accepted = add(api, off, 8)
+    cloud.world.put("datastore", vm.datastore, {"total_mib": 20})
+    ended = api.run(accepted)  # the step has the last word
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "no-room")
+    assert not added(api, off)
+    require_ledger_exact()
+
+
+def test_a_disk_that_fails_to_come_leaves_nothing(api: Api, off: str) -> None:
+    before, files = api.get(off).json(), disk_files()
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=1)
+    ended = api.run(add(api, off, 8))
+    assert (ended["state"], ended["left_behind"]) == ("failed", False)
+    assert (api.get(off).json(), disk_files()) == (before, files)
+    require_defined_as_recorded(off)
+    require_ledger_exact()
+
+
+def test_the_templates_disk_and_a_protected_vms_stay(api: Api, off: str) -> None:
+    (disk,) = api.get(off).json()["disks"]
+    refused(api.delete(f"{off}/disks/{disk['id']}"), 409, "disk-of-template")
+    api.done(add(api, off, 8))
+    assert api.call("PATCH", off, json={"protected": True}).status_code == 200
+    refused(api.delete(f"{off}/disks/{added(api, off)[0]['id']}"), 409, "protected")
+
+
+def test_a_disk_is_deleted_only_as_it_was_read_and_by_its_own_vm(api: Api, web: str) -> None:
+    api.done(add(api, web, 8))
+    path = f"{web}/disks/{added(api, web)[0]['id']}"
+    refused(api.delete(path, headers={"If-Match": '"old"'}), 412, "precondition-failed")
+    (other,) = api.appliance(SHOP.replace("shop", "more").replace("name: data", "name: other"))[
+        "vms"
+    ]
+    refused(api.delete(path.replace(web, f"/v1/vms/{other['id']}")), 404, "not-found")
+    tag = api.get(path).headers["etag"]
+    api.done(api.delete(path, headers={"If-Match": tag}))
+
+
+def test_a_vm_has_a_bounded_number_of_disks(api: Api, web: str) -> None:
+    vm, template = id_of(web), UUID(api.get(web).json()["disks"][0]["template_disk_id"])
+    for position in range(2, MOST_DISKS):
+        api.world.add(
+            models.VmDisk(
+                id=uuid4(), vm_id=vm, position=position, template_disk_id=template, size_mib=1
+            )
+        )
+    refused(add(api, web, 8), 409, "too-many-disks")
+    volume = api.volume("one-more")
+    attached = api.post(f"/v1/volumes/{volume}/attach", json={"vm": str(vm)})
+    refused(attached, 409, "too-many-disks")
+    api.done(api.post(f"{web}/deploy"))
+
+
+def test_a_vm_with_a_disk_more_is_made_persistent(api: Api, off: str) -> None:
+    api.done(add(api, off, 8))
+    api.done(api.post(f"{off}/persist", json={}))
+    api.done(api.post(f"{off}/undeploy"))
+    api.done(api.post(f"{off}/deploy"))
+    require_defined_as_recorded(off)
+    require_ledger_exact()

@@ -34,6 +34,7 @@ from adapters.storage.directory import DirectoryStorage
 from adapters.storage.memory import MemoryStorage
 from adapters.storage.tgt import Tgt
 from adapters.types import (
+    MOST_DISKS,
     Base,
     Chap,
     Connection,
@@ -594,6 +595,20 @@ def test_a_reset_guest_starts_anew(counterpart, ours):
     vm = counterpart.guest()
     ours.reset(vm.id)
     wait_for(lambda: ours.console(vm.id).count(b"APPLIANCE-UP") == 2, 90, "second start")
+
+
+def test_a_vm_starts_with_as_many_disks_as_it_may_have_and_as_many_nics(ours, disk):
+    disks = [
+        changed(disk, id=uuid4(), position=n, base=disk.base if n == 0 else None)
+        for n in range(MOST_DISKS)
+    ]
+    for each in disks:
+        ours.ensure_disk(each)
+    nics = [Nic(id=uuid4(), mac=f"52:54:00:00:00:{n:02x}") for n in range(8)]
+    vm = Vm(id=disk.vm, name="m", cpu=1, ram_mib=32, disks=disks, nics=nics, installation=OURS)
+    ours.ensure_vm(vm)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.power(vm.id) is Power.ON
 
 
 def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):

@@ -253,6 +253,30 @@ def resize_volume(world: World) -> Asked:
     return cloud.inventory.vm(vm).volumes[0].id, {"size_mib": 12}
 
 
+def _disk() -> dict[str, Any]:
+    return {"id": str(uuid4()), "position": 2, "size_mib": 8}
+
+
+def add_disk(world: World) -> Asked:
+    return _off_vm_with_volume(world), {"disk": _disk()}
+
+
+def add_disk_undeployed(world: World) -> Asked:
+    return _vm_of(world.appliance("db")), {"disk": _disk()}
+
+
+def delete_disk(world: World) -> Asked:
+    vm, disk = _off_vm_with_volume(world), _disk()
+    world.run("add_disk", vm, disk=disk)
+    return vm, {"disk": disk["id"]}
+
+
+def delete_disk_undeployed(world: World) -> Asked:
+    vm, asked = add_disk_undeployed(world)
+    world.run("add_disk", vm, **asked)
+    return vm, {"disk": asked["disk"]["id"]}
+
+
 def convert(world: World) -> Asked:
     return world.image("foreign", Format.VMDK), {"format": "qcow2"}
 
@@ -355,6 +379,10 @@ SCENARIOS = {
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
     "resize_volume": Scenario("resize_volume", resize_volume),
+    "add_disk": Scenario("add_disk", add_disk),
+    "add_disk-undeployed": Scenario("add_disk", add_disk_undeployed),
+    "delete_disk": Scenario("delete_disk", delete_disk),
+    "delete_disk-undeployed": Scenario("delete_disk", delete_disk_undeployed),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

@@ -19,7 +19,13 @@ pytestmark = pytest.mark.lab
 
 REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
 # Of flows whose other steps are alike, the one that changes a host or a pool.
-AT_HOSTS = {("resize_vm", "define-anew"), ("resize_volume", "grow-volume")}
+AT_HOSTS = {
+    ("resize_vm", "define-anew"),
+    ("resize_volume", "grow-volume"),
+    ("add_disk", "make-disk"),
+    ("add_disk", "define-anew"),
+    ("delete_disk", "remove-disk"),
+}
 CASES = [
     each
     for each in every_step()

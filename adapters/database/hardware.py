@@ -1,4 +1,6 @@
-"""What VMs and volumes measure. A VM's size is changed under the datacenter's lock, as placing is.
+"""What VMs are made of: how much of what, and which disks; and how large volumes are.
+
+What a host has to give more of is reserved under the datacenter's lock, as placing is.
 
 What an operation writes here is idempotent, and undone by a call of its own.
 """
@@ -6,20 +8,21 @@ What an operation writes here is idempotent, and undone by a call of its own.
 from collections.abc import Callable
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from adapters.allocation import Situation
 from adapters.amounts import Amounts
 from adapters.database import models, placing
+from adapters.database.records import DiskRecord
 from adapters.database.session import Database
 from adapters.errors import NotFound
 
 Fits = Callable[[Amounts, Situation], None]
 
 
-class Sizes:
-    """CPUs and memory of VMs, sizes of volumes."""
+class Hardware:
+    """CPUs, memory and disks of VMs, sizes of volumes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -51,6 +54,31 @@ class Sizes:
         with self._database.write() as db:
             row = _vm(db, vm)
             row.cpu, row.ram_mib = size.cpu, size.ram_mib
+
+    def enter_disk(self, disk: DiskRecord, vm: UUID, datacenter: UUID, fits: Fits) -> None:
+        """Write down a disk that a VM is to have more; `fits` may refuse it, as above."""
+
+        def entered(db: Session) -> None:
+            db.get(models.Datacenter, datacenter, with_for_update=True)
+            row = _vm(db, vm)
+            if db.get(models.VmDisk, disk.id):
+                return
+            if row.host_id:
+                fits(Amounts(disk_mib=disk.size_mib), placing.situation(db, datacenter))
+            what = disk.model_dump(include={"id", "position", "size_mib"})
+            db.add(models.VmDisk(vm_id=vm, **what))
+
+        self._database.alone(entered)
+
+    def strike_disk(self, disk: UUID) -> None:
+        """Remove a disk's row; absent is success."""
+        with self._database.write() as db:
+            db.execute(delete(models.VmDisk).where(models.VmDisk.id == disk))
+
+    def has_disk(self, disk: UUID) -> bool:
+        """Whether there is such a row."""
+        with self._database.read() as db:
+            return db.get(models.VmDisk, disk) is not None
 
     def set_volume(self, volume: UUID, size_mib: int) -> None:
         """Let a volume have this size, and the disk that it is, if any. Raises `NotFound`."""

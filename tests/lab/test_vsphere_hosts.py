@@ -147,7 +147,7 @@ def things_on(vcsim, host: UUID) -> tuple[list[str], list[str], list[str]]:
 
 def equals_template(api, disk: Path) -> bool:
     repository = cloud.repository(api.world.datacenter)
-    image = next(repository.root.glob("templates/*/disk-0.qcow2"))
+    image = repository.path(f"templates/{api.world.template}/disk-0.qcow2")
     formats = ["-f", "vmdk", "-F", "qcow2"]
     command = ["qemu-img", "compare", "-q", *formats, "--", disk, image]
     return subprocess.run(command, check=False).returncode == 0

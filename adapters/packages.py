@@ -1,11 +1,15 @@
 """What an OVF package says of a VM: its disks, the hardware that its guest expects, and notes."""
 
 from enum import StrEnum
+from typing import Literal
 
 from adapters.errors import BadImage
 from adapters.types import Format, Value
 
-PACKAGE = "ova"  # what is said of an upload that is no image but an archive of them
+MAX_CPU, MAX_RAM_MIB = 1024, 2**24  # that a template may wish for
+PACKAGE: Literal["ova"] = (
+    "ova"  # what is said of an upload that is no image but an archive of them
+)
 
 
 class BadPackage(BadImage):
@@ -62,6 +66,15 @@ class About(Value):
     licence: str = ""
 
 
+class Wishes(Value):
+    """What a template wishes for its VMs, and what it says of itself."""
+
+    cpu: int | None = None
+    ram_mib: int | None = None
+    hardware: Hardware = Hardware()
+    about: About = About()
+
+
 class PackagedFile(Value):
     """A file of a package, as its descriptor names it."""
 
@@ -77,13 +90,9 @@ class PackagedDisk(Value):
     capacity_bytes: int
 
 
-class Package(Value):
+class Package(Wishes):
     """A VM as a package describes it."""
 
     name: str
-    cpu: int | None = None
-    ram_mib: int | None = None
     disks: tuple[PackagedDisk, ...]
     files: tuple[PackagedFile, ...]  # all of them, those of no disk included
-    hardware: Hardware = Hardware()
-    about: About = About()

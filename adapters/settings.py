@@ -111,6 +111,9 @@ class Settings(BaseSettings):
         4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."
     )
     max_upload_mib: int = Field(1024 * 1024, gt=0, description="Largest file that is uploaded.")
+    package_certificates: Path | None = Field(
+        None, description="PEM file of those who may have signed packages; unset: anybody, nobody."
+    )
     rate_per_s: float = Field(
         100.0,
         ge=0,

@@ -170,18 +170,26 @@ def import_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
     *,
     name: Annotated[str, typer.Option(help="What the template will be called.")],
-    format: Annotated[str, typer.Option(help="raw, qcow2, vmdk, vpc or vdi.")],  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="raw, qcow2, vmdk, vpc or vdi; unless said, .ova is a package.")
+    ] = "",
     datacenter: Annotated[str, typer.Option(help="Whose library it enters.")] = "main",
-    cpu: Annotated[int, typer.Option(help="Its VMs' CPUs, unless said otherwise.")] = 1,
-    ram_mib: Annotated[int, typer.Option(help="Their memory.")] = 128,
+    cpu: Annotated[
+        int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
+    ] = None,
+    ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
     force: Force = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Send an image into a library: it becomes a template. A VMDK's extents are sent along."""
+    """Send an image or an OVA into a library: it becomes a template.
+
+    A VMDK's extents are sent along.
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from api.client import files_of
 
+    format = format or _format_of(file)  # noqa: A001 - the API's word
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
     with _client() as client:
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
@@ -199,6 +207,13 @@ def import_(
                 force_reason=force or None,
             )
         _finish(client, operation, wait=not no_wait)
+
+
+def _format_of(file: Path) -> str:
+    """Of a package its name tells; of a disk only who knows it does."""
+    if file.suffix.lower() != ".ova":
+        raise typer.BadParameter("--format has to be said: raw, qcow2, vmdk, vpc or vdi")
+    return "ova"
 
 
 @app.command()

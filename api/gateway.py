@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
@@ -19,6 +19,7 @@ from adapters.database.library import NewTemplate
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
+from adapters.packages import PACKAGE, Wishes
 from adapters.privileges import Privilege
 from adapters.types import Format
 from api import tokens
@@ -50,13 +51,24 @@ class Transfer(Ticket):
     request: str
     template: NewTemplate
     force: Force | None = None
-    format: Format
+    format: Format | Literal["ova"]
     digest: str | None
+    wishes: Wishes = Wishes()  # that win over a package's own
 
     @property
     def scratch(self) -> str:
         """The name of its file in the repository's incoming folder."""
         return f"upload-{self.id}"
+
+    @property
+    def first_file(self) -> str:
+        """What a form's first file is called."""
+        return f"disk-0.{PACKAGE}" if self.format == PACKAGE else self.format.disk_file
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What only an import of this kind is asked."""
+        return {"wishes": self.wishes} if self.format == PACKAGE else {"format": self.format}
 
 
 class Arriving(Protocol):
@@ -90,7 +102,7 @@ async def upload(
     repository = await asyncio.to_thread(cloud.repository, transfer.template.datacenter_id)
     async with _scratch(repository, transfer.scratch, length) as path:
         kind = request.headers.get("content-type", "")
-        arriving = await asyncio.to_thread(_arriving, kind, path, transfer.format.disk_file)
+        arriving = await asyncio.to_thread(_arriving, kind, path, transfer.first_file)
         digest = await _receive(request, arriving)
         if transfer.digest not in {None, digest}:
             text = "what arrived is not what was declared"
@@ -163,16 +175,16 @@ def _start(transfer: Transfer, starter: Starter, digest: str, size_mib: int) -> 
     taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
     return starter.start(
         lambda _db: starter.request(
-            "import_image",
+            "import_package" if transfer.format == PACKAGE else "import_image",
             template.id,
             template.name,
             template.datacenter_id,
             intents=[taken],
             template=template,
-            format=transfer.format,
             digest=digest,
             upload=transfer.scratch,
             force=force,
+            **transfer.arguments,
         ),
         lambda: require_within(uses, force),
     )

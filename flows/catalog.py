@@ -13,6 +13,7 @@ from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.import_image import import_image
+from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
@@ -20,6 +21,7 @@ from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
+from flows.sync_appliance import sync_appliance
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -28,6 +30,7 @@ from flows.verify_library import verify_library
 
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
+    import_package,
     convert_image,
     delete_template,
     create_iscsi_volume,
@@ -37,6 +40,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     deploy_vm,
     undeploy_vm,
     deploy_appliance,
+    sync_appliance,
     undeploy_appliance,
     change_power,
     reset_vm,

@@ -1,6 +1,7 @@
 """Uploads: what the gateway has left in a repository becomes an import's own."""
 
 from pathlib import Path
+from typing import NoReturn
 from uuid import UUID
 
 from adapters.errors import NotFound
@@ -29,9 +30,7 @@ def _(template: UUID, datacenter: UUID, upload: str) -> bool:
 @step("measure-upload")
 def measure_upload(template: UUID, datacenter: UUID) -> int:
     """How much of the repository the upload takes."""
-    if (path := cloud.repository(datacenter).find_scratch(f"import-{template}")) is None:
-        raise _gone()
-    return size_of(path)
+    return size_of(cloud.repository(datacenter).find_scratch(f"import-{template}") or gone())
 
 
 def size_of(upload: Path) -> int:
@@ -44,8 +43,9 @@ def taken(repository: ImageRepository, template: UUID, name: str) -> Path:
     """The upload that this operation took; of a set, the file that is called so."""
     if path := repository.find_scratch(f"import-{template}"):
         return path / name if path.is_dir() else path
-    raise _gone()
+    return gone()
 
 
-def _gone() -> NotFound:
-    return NotFound("the uploaded file is gone", code="upload-missing")
+def gone() -> NoReturn:
+    """Raise `NotFound`."""
+    raise NotFound("the uploaded file is gone", code="upload-missing")

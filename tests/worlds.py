@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from adapters.database.operations import Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE, migrate
 from adapters.database.session import Database, engine, utc_now
 from adapters.images.memory import write_image
+from adapters.images.packing import pack, package_of
 from adapters.images.repository import initialise
 from adapters.settings import Settings
 from adapters.types import Family, Format, TemplateState, VmState, VolumeState
@@ -32,6 +34,16 @@ STORY = {
     *("operations", "steps", "receipts", "idempotency_keys", "locks", "places"),
     *("durations", "workers", "events"),
 }
+
+
+def write_package(path: Path, *contents: str, **said: Any) -> None:
+    """An OVA of pretended disks, of 1 MiB each."""
+    with TemporaryDirectory() as folder:
+        disks = [Path(folder, f"disk-{n}") for n, _ in enumerate(contents)]
+        for disk, content in zip(disks, contents, strict=True):
+            write_image(disk, Format.VMDK, 2**20, content)
+        package = package_of("packed", [(disk, 2**20) for disk in disks], **said)
+        pack(package, disks, path)
 
 
 def settings_in(home: Path, **changes: Any) -> Settings:
@@ -134,18 +146,18 @@ class World:
                 )
             )
             db.flush()
-            image = db.scalars(
+            for image in db.scalars(
                 select(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
-            ).one()
-            db.add(
-                models.VmDisk(
-                    id=uuid4(),
-                    vm_id=vm,
-                    position=0,
-                    template_disk_id=image.id,
-                    size_mib=image.virtual_size_mib,
+            ):
+                db.add(
+                    models.VmDisk(
+                        id=uuid4(),
+                        vm_id=vm,
+                        position=image.position,
+                        template_disk_id=image.id,
+                        size_mib=image.virtual_size_mib,
+                    )
                 )
-            )
             db.add(
                 models.NicRow(
                     id=uuid4(),

@@ -82,7 +82,7 @@ class Secret(Base):
 
 
 class Template(Labelled, Base):
-    """An image with its hardware wishes, in a datacenter's library."""
+    """Images with their hardware wishes, in a datacenter's library; `about` is what it says."""
 
     __tablename__ = "templates"
     __table_args__ = table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
@@ -94,6 +94,8 @@ class Template(Labelled, Base):
     cpu: Mapped[int]
     ram_mib: Mapped[int]
     created_at: Mapped[datetime]
+    hardware: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    about: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class TemplateDisk(Base):
@@ -189,6 +191,7 @@ class VirtualMachine(Labelled, Base):
     affinity: Mapped[str | None]
     anti_affinity: Mapped[str | None]
     protected: Mapped[bool] = mapped_column(default=False)
+    leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
 
 
 class VmDisk(Base):

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
@@ -11,6 +12,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from adapters.errors import Refused
 from adapters.images.ovf import MAX_FILES, fit_name
 from adapters.packages import BadPackage
 
@@ -55,6 +57,16 @@ def read(text: bytes) -> dict[str, Digest]:
 def written(digests: dict[str, str]) -> bytes:
     """A manifest of these SHA-256."""
     return "".join(f"SHA256({name})= {each}\n" for name, each in digests.items()).encode()
+
+
+def certificates(pem: Path | None) -> list[x509.Certificate]:
+    """The certificates in a file. Raises `Refused` when there are none."""
+    if pem is None:
+        return []
+    try:
+        return x509.load_pem_x509_certificates(pem.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Refused(f"{pem} has no certificates: {error}") from error
 
 
 def require_signed(

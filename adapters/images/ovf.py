@@ -15,6 +15,8 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from adapters.packages import (
+    MAX_CPU,
+    MAX_RAM_MIB,
     About,
     BadPackage,
     Bus,
@@ -242,7 +244,8 @@ def _bus(controller: Item) -> Bus:
 
 
 def _cpu(items: list[Item]) -> int | None:
-    return sum(_number(each.said.get("VirtualQuantity", "")) for each in _of(items, _CPU)) or None
+    total = sum(_number(each.said.get("VirtualQuantity", "")) for each in _of(items, _CPU))
+    return _bounded(total, MAX_CPU, "CPUs") or None
 
 
 def _ram_mib(items: list[Item]) -> int | None:
@@ -250,7 +253,14 @@ def _ram_mib(items: list[Item]) -> int | None:
     for each in _of(items, _MEMORY):
         unit = _unit(each.said.get("AllocationUnits") or "byte * 2^20")
         total += _number(each.said.get("VirtualQuantity", "")) * unit
-    return -(-total // 2**20) or None
+    return _bounded(-(-total // 2**20), MAX_RAM_MIB, "MiB of memory") or None
+
+
+def _bounded(number: int, most: int, what: str) -> int:
+    if number > most:
+        text = f"the VM wants more than {most} {what}"
+        raise BadPackage(text, code="package-too-large")
+    return number
 
 
 def _nics(items: list[Item]) -> tuple[WishedNic, ...]:

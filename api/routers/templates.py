@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,6 +15,7 @@ from adapters.database import models, uses
 from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Hardware, Wishes
 from adapters.privileges import Privilege
 from adapters.types import ConversionState, Format, TemplateState
 from api import finding
@@ -34,11 +35,13 @@ router = APIRouter(prefix="/templates", tags=["templates"])
 _DIGEST = (
     "The image's SHA-256; of several files what `sha256sum FILES | cut -c-64 | sha256sum` says."
 )
+_WISH = "Unless said, what a package says, or {}."
 _UPLOAD = {
     "requestBody": {
         "required": True,
         "description": (
-            "The image itself, streamed; sent to where the answer's `Location` says. A VMDK of "
+            "The image itself, streamed; sent to where the answer's `Location` says. An OVA "
+            "(`format=ova`) becomes a template of all its disks. A VMDK of "
             "several files is sent as a form: its descriptor first, then every extent that it "
             "names, by that name, and nothing else: `curl --location-trusted -F "
             "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`"
@@ -86,7 +89,7 @@ class TemplateDisk(BaseModel):
 
 
 class Template(BaseModel):
-    """An image with its hardware wishes."""
+    """Images with their hardware wishes; packages tell more of these, and something of theirs."""
 
     id: UUID
     datacenter_id: UUID
@@ -95,6 +98,8 @@ class Template(BaseModel):
     cpu: int
     ram_mib: int
     created_at: datetime
+    hardware: Hardware | None
+    about: About | None
     disks: list[TemplateDisk]
     labels: dict[str, str]
 
@@ -119,12 +124,16 @@ def create_template(
     request: Request,
     caller: Caller,
     name: Name,
-    format: Annotated[Format, Query(description="What the file is.")],  # noqa: A002 - the API's word
+    format: Annotated[  # noqa: A002 - the API's word
+        Format | Literal["ova"], Query(description="What the file is: a disk, or a package.")
+    ],
     datacenter: Reference,
     forcing: ForcingQuery,
     sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description=_DIGEST)] = None,
-    cpu: Annotated[int, Query(gt=0, le=1024)] = 1,
-    ram_mib: Annotated[int, Query(gt=0, le=2**24)] = 128,
+    cpu: Annotated[int | None, Query(gt=0, le=MAX_CPU, description=_WISH.format(1))] = None,
+    ram_mib: Annotated[
+        int | None, Query(gt=0, le=MAX_RAM_MIB, description=_WISH.format(128))
+    ] = None,
     idempotency_key: Key = None,
 ) -> Response:
     """Import an image: the answer says where it may be sent, once, within an hour."""
@@ -140,8 +149,7 @@ def create_template(
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=name,
-        cpu=cpu,
-        ram_mib=ram_mib,
+        **{k: v for k, v in {"cpu": cpu, "ram_mib": ram_mib}.items() if v},
     )
     force = forcing.by(caller)
     require_within([cloud.ledger.of_template(template, 1)], force)  # nothing is sent in vain
@@ -154,6 +162,7 @@ def create_template(
         force=force,
         format=format,
         digest=sha256,
+        wishes=Wishes(cpu=cpu, ram_mib=ram_mib),
     )
     return RedirectResponse(address(transfer), 307)
 
@@ -260,6 +269,8 @@ def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
             cpu=row.cpu,
             ram_mib=row.ram_mib,
             created_at=row.created_at,
+            hardware=row.hardware and Hardware.model_validate(row.hardware),
+            about=row.about and About.model_validate(row.about),
             disks=[
                 _disk(disk, made.get((row.datacenter_id, disk.digest), []))
                 for disk in disks

@@ -22,6 +22,7 @@ from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.api.conftest import Api
 from tests.api.test_gateway import IMAGE
+from tests.worlds import write_package
 
 BLUEPRINT = """\
 appliance: shop
@@ -85,6 +86,16 @@ def test_an_image_is_sent_and_becomes_a_template(workers: Workers, tmp_path: Pat
     again = run("import", image, "--name", "new", "--format", "vmdk")
     assert again.exit_code == 1
     assert "(name-taken)" in again.output
+
+
+def test_a_package_is_known_by_its_name(workers: Workers, tmp_path: Path) -> None:
+    write_package(tmp_path / "shop.ova", "system", "data", cpu=2)
+    sent = run("import", tmp_path / "shop.ova", "--name", "packed")
+    assert "import-package packed succeeded" in sent.output
+    (tmp_path / "disk.img").write_bytes(IMAGE)
+    unsaid = run("import", tmp_path / "disk.img", "--name", "unsaid")
+    assert unsaid.exit_code == 2
+    assert "--format has to be said" in unsaid.output
 
 
 def test_an_appliance_is_deployed_watched_and_taken_away(
@@ -381,6 +392,11 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
     assert re.search(r"market .* True", shown)
     assert re.search(r"web +ON .* db", run("appliances", "show", "market").output)
+    assert "cache" in run("appliances", "add-vm", "market", "name=cache", "template=tiny").output
+    assert run("appliances", "remove-vm", "web").exit_code == 0
+    assert re.search(r"web +ON .* True", run("appliances", "show", "market").output)
+    assert re.search(r"web .* False", run("appliances", "keep-vm", "web").output)
+    assert run("appliances", "remove-vm", "cache").exit_code == 0
     in_use = run("templates", "delete", "tiny")
     assert "(in-use)" in in_use.output
     assert "(wrong-state)" in run("appliances", "delete", "market").output

@@ -26,6 +26,7 @@ from tests.worlds import (
     refill,
     refresh_identities,
     settings_in,
+    write_package,
 )
 
 Asked = tuple[UUID, dict[str, Any]]
@@ -194,6 +195,18 @@ def deploy_appliance(world: World) -> Asked:
     return appliance, {"vms": [str(vm.id) for vm in vms]}
 
 
+def sync_appliance(world: World) -> Asked:
+    """`old` leaves, with a volume of its own; `new` comes, and `db`, which it needs, stays."""
+    appliance = world.appliance("db", "old")
+    db, old = cloud.inventory.vms_of(appliance)
+    world.volume("data", db.id)
+    world.volume("more", old.id)
+    world.run("deploy_appliance", appliance, vms=[str(db.id), str(old.id)])
+    new = world.vm(appliance, "new", 2, world.image("foreign", Format.VMDK), ["db"])
+    world.volume("fresh", new, carved=False)
+    return appliance, {"vms": [str(new)], "leaving": [str(old.id)]}
+
+
 def undeploy_appliance(world: World) -> Asked:
     appliance = world.appliance("db", "web", web=["db"])
     vms = cloud.inventory.vms_of(appliance)
@@ -313,6 +326,27 @@ def delete_template(world: World) -> Asked:
     return own, {"former": "AVAILABLE"}
 
 
+def import_package(world: World) -> Asked:
+    """An archive of two disks."""
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    repository = cloud.repository(world.datacenter)
+    upload = repository.scratch(f"upload-{uuid4()}", 1024)
+    write_package(upload, "imported", "more")
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "imported",
+    }
+    return UUID(template["id"]), {
+        "template": template,
+        "wishes": {"ram_mib": 64},
+        "digest": repository.digest(upload),
+        "upload": upload.name,
+    }
+
+
 def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
@@ -357,6 +391,7 @@ LIBRARY = ("conversions",)
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
+    "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
@@ -368,6 +403,7 @@ SCENARIOS = {
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
+    "sync_appliance": Scenario("sync_appliance", sync_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),

@@ -1,0 +1,89 @@
+"""Import an uploaded OVA: unpacked and inspected, then put into the library, disk by disk."""
+
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from adapters.database.library import Image, NewTemplate
+from adapters.database.operations import Operation
+from adapters.packages import Wishes
+from adapters.types import Identity, Role
+from flows.charges import charge_template
+from flows.cloud import cloud
+from flows.import_image import enter_template, offer_template
+from flows.operation import operation
+from flows.places import at_repository
+from flows.steps import step
+from flows.unpacking import UnpackedDisk, unpack_package, unpacked_in
+from flows.uploads import measure_upload, take_upload
+
+
+@operation("template", role=Role.IMAGES)
+def import_package(request: Operation) -> None:
+    """Take the upload, charge it, enter the template, unpack, publish, equip, and offer it."""
+    template = NewTemplate.model_validate(request.arguments["template"])
+    take_upload(template.id, template.datacenter_id, request.arguments["upload"])
+    size_mib = measure_upload(template.id, template.datacenter_id)
+    charge_template(template, size_mib, request.force)
+    enter_template(template)
+    with at_repository(template.datacenter_id):
+        digest = request.arguments["digest"]
+        unpacked = unpack_package(template.id, template.datacenter_id, digest)
+    images = [_published(position, disk, template) for position, disk in enumerate(unpacked.disks)]
+    asked = Wishes.model_validate(request.arguments["wishes"])
+    package = unpacked.package
+    wishes = Wishes(
+        cpu=asked.cpu or package.cpu,
+        ram_mib=asked.ram_mib or package.ram_mib,
+        hardware=package.hardware,
+        about=package.about,
+    )
+    equip_template(template.id, wishes)
+    offer_template(template.id, images)
+
+
+def _published(position: int, disk: UnpackedDisk, template: NewTemplate) -> Image:
+    """Put a disk in place; answers what the library is to know of it."""
+    disk_id = uuid5(template.id, f"disk-{position}")
+    path = f"templates/{template.id}/{disk.info.format.disk_name(position)}"
+    return Image(
+        id=disk_id,
+        format=disk.info.format,
+        subformat=disk.info.subformat,
+        digest=disk.digest,
+        path=path,
+        virtual_size_mib=disk.info.virtual_size_mib,
+        identity=publish_disk(disk_id, template.id, template.datacenter_id, path),
+    )
+
+
+@step("publish-disk")
+def publish_disk(disk: UUID, template: UUID, datacenter: UUID, path: str) -> Identity:
+    repository = cloud.repository(datacenter)
+    if repository.has(path):
+        return repository.identity(path)
+    return repository.publish(unpacked_in(repository, template) / Path(path).name, path)
+
+
+@publish_disk.undo
+def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> None:
+    cloud.repository(datacenter).delete(path)
+
+
+@publish_disk.look
+def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> bool:
+    return cloud.repository(datacenter).has(path)
+
+
+@step("equip-template")
+def equip_template(template: UUID, wishes: Wishes) -> None:
+    cloud.library.equip(template, wishes)
+
+
+@equip_template.undo
+def _(template: UUID, wishes: Wishes) -> None:
+    cloud.library.strip(template)
+
+
+@equip_template.look
+def _(template: UUID, wishes: Wishes) -> bool:
+    return cloud.library.is_equipped(template)

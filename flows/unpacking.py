@@ -1,0 +1,67 @@
+"""Unpacking: an upload that is a package becomes inspected disks in a folder of the repository."""
+
+from pathlib import Path
+from uuid import UUID
+
+from adapters.errors import BadImage
+from adapters.images.base import ImageRepository
+from adapters.images.manifest import certificates
+from adapters.images.ova import take_apart
+from adapters.packages import PACKAGE, Package
+from adapters.types import ImageInfo, Value
+from flows.cloud import cloud
+from flows.steps import Effect, step
+from flows.uploads import gone, taken
+
+
+class UnpackedDisk(Value):
+    """A disk that came out of a package, in the attempt's folder."""
+
+    info: ImageInfo
+    digest: str
+
+
+class Unpacked(Value):
+    """What came out of a package."""
+
+    package: Package
+    disks: list[UnpackedDisk]
+
+
+@step("unpack-package", Effect.TEMPORARY)
+def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
+    """Refuse a package that is not what was sent, or not what it says, or with an unsafe disk."""
+    repository = cloud.repository(datacenter)
+    upload = taken(repository, template, f"disk-0.{PACKAGE}")
+    if repository.digest(upload) != digest:
+        raise BadImage("the package is not the one that was sent", code="image-digest-mismatch")
+    folder = repository.scratch(_folder(template), upload.stat().st_size)
+    most, trusted = (
+        cloud.settings.max_virtual_mib,
+        certificates(cloud.settings.package_certificates),
+    )
+    found = take_apart(upload, folder, cloud.images, max_virtual_mib=most, trusted=trusted)
+    disks = [
+        UnpackedDisk(info=info, digest=repository.digest(folder / info.format.disk_name(position)))
+        for position, info in enumerate(found.images)
+    ]
+    return Unpacked(package=found.package, disks=disks)
+
+
+@unpack_package.undo
+def _(template: UUID, datacenter: UUID, digest: str) -> None:
+    cloud.repository(datacenter).clear(_folder(template))
+
+
+@unpack_package.look
+def _(template: UUID, datacenter: UUID, digest: str) -> bool:
+    return cloud.repository(datacenter).find_scratch(_folder(template)) is not None
+
+
+def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
+    """The folder with the disks that came out."""
+    return repository.find_scratch(_folder(template)) or gone()
+
+
+def _folder(template: UUID) -> str:
+    return f"unpacked-{template}"

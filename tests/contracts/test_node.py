@@ -250,6 +250,18 @@ def test_a_copy_has_every_byte(local, tmp_path, content):
 
 
 @pytest.mark.lab
+@pytest.mark.parametrize("options", [["-O", "vmdk"], ["-O", "raw"], ["-O", "qcow2"]])
+def test_a_host_is_sent_nothing_but_streams(vcenter, tmp_path, options):
+    vsphere = Vsphere(vcenter)
+    image, sparse = vsphere.image(tmp_path), tmp_path / "other.vmdk"
+    subprocess.run(["qemu-img", "convert", "-f", "vmdk", *options, image, sparse], check=True)
+    before = vsphere.photograph()
+    with pytest.raises(Refused):
+        vsphere.node.ensure_copy(str(sparse), copy_of(sparse.read_bytes(), vsphere))
+    assert vsphere.photograph() == before
+
+
+@pytest.mark.lab
 def test_a_copy_on_a_datastore_is_the_image(vcenter, tmp_path):
     vsphere = Vsphere(vcenter)
     image = vsphere.image(tmp_path)

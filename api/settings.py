@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.orm import Session
 
-from adapters.types import Boot, Settings
+from adapters.types import Boot, Chap, Settings
 from flows.cloud import cloud
 
 
@@ -53,7 +53,7 @@ class Wish(BaseModel):
     def keep(self, db: Session, fresh: UUID) -> None:
         """Keep the password under this id, in this transaction, if there is one."""
         if self.vnc_password:
-            cloud.secrets.keep(db, self.vnc_password.get_secret_value(), fresh)
+            cloud.secrets.keep(db, fresh, Chap(user="", password=self.vnc_password))
 
     @property
     def told(self) -> dict[str, Any]:

@@ -4,11 +4,12 @@ It may hold passwords, so it is a secret: it is never told again, only that ther
 """
 
 from typing import Annotated
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy.orm import Session
 
+from adapters.types import Chap
 from flows.cloud import cloud
 
 _MOST_BYTES = 2**16
@@ -33,4 +34,9 @@ UserData = Annotated[
 
 def kept(db: Session, text: SecretStr | None) -> UUID | None:
     """Keep it in this transaction; answers the id of the secret."""
-    return cloud.secrets.keep(db, text.get_secret_value()) if text else None
+    if text is None:
+        return None
+    secret = uuid4()
+    cloud.secrets.keep(db, secret, Chap(user="", password=text))
+    db.flush()
+    return secret

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.labels import label
-from adapters.database.secrets import forget_unused
+from adapters.database.secrets import copied, forget_unused
 from adapters.types import VmState, VolumeState
 
 R = TypeVar("R", bound=Base)
@@ -51,7 +51,8 @@ def copy_vm(db: Session, vm: _VM, appliance: UUID, networks: Mapping[UUID, UUID]
     """
     made = uuid4()
     fresh = {"state": VmState.NOT_ALLOCATED, "host_id": None, "datastore_id": None}
-    copy = _like(vm, id=made, appliance_id=appliance, leaving=False, **fresh)
+    own = {"user_data_id": copied(db, vm.user_data_id)}
+    copy = _like(vm, id=made, appliance_id=appliance, leaving=False, **own, **fresh)
     db.add(copy)
     db.flush()
     label(db, copy, vm.labels)

@@ -142,13 +142,13 @@ class Secrets:
         self._witness(secret)
         return chap
 
-    def keep(self, db: Session, text: str, secret: UUID | None = None) -> UUID:
-        """Keep a text that somebody has given, in this transaction; answers its id."""
-        still(db)
-        key, ciphertext = secret or uuid4(), self._keys.encrypt(text.encode())
-        db.add(models.Secret(id=key, user="", ciphertext=ciphertext))
-        db.flush()
-        return key
+    def keep(self, db: Session, secret: UUID, chap: Chap) -> None:
+        """Keep what somebody gave us under this id, in his transaction; it may replace another."""
+        still(db)  # the newest key stays the newest one until this is there
+        plain = chap.password.get_secret_value().encode()
+        row = db.get(models.Secret, secret) or models.Secret(id=secret)
+        row.user, row.ciphertext = chap.user, self._keys.encrypt(plain)
+        db.add(row)
 
     def has(self, secret: UUID) -> bool:
         """Whether there is such a secret."""
@@ -181,6 +181,18 @@ class Secrets:
                 raise NotFound(f"no secret {secret}")
             password = self._keys.decrypt(row.ciphertext).decode()
             return Chap(user=row.user, password=SecretStr(password))
+
+
+def copied(db: Session, secret: UUID | None) -> UUID | None:
+    """The id of a secret that says the same as this one, if there is one, and goes by itself."""
+    if secret is None:
+        return None
+    still(db)  # no key goes that the copy needs
+    row = db.get_one(models.Secret, secret)
+    copy = models.Secret(id=uuid4(), user=row.user, ciphertext=row.ciphertext)
+    db.add(copy)
+    db.flush()
+    return copy.id
 
 
 def forget_unused(db: Session, secrets: Iterable[UUID | None]) -> None:

@@ -70,6 +70,7 @@ class Capability(StrEnum):
     HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
     TERMINAL = "terminal"
     DISPLAY = "display"
+    DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
     SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 
 
@@ -117,7 +118,7 @@ class Hypervisor(Protocol):
         """Remove one of `disks` by its id alone. Raises `InUse` while a VM is defined with it."""
 
     def disk_path(self, disk: Disk) -> str:
-        """Where the disk's bytes are, as the host sees it (qcow2)."""
+        """Where the disk's bytes are, as the host sees it; with `DISK_FILES` a qcow2."""
 
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         """Write the VM's seed. Raises `NotFound` without datastore, `OutOfSpace`."""

@@ -41,6 +41,7 @@ class KvmHypervisor:
             Capability.HOT_ATTACH,
             Capability.TERMINAL,
             Capability.DISPLAY,
+            Capability.DISK_FILES,
             Capability.SEED,
         }
     )

@@ -40,6 +40,7 @@ class MemoryHypervisor(MemoryFiles):
             Capability.HOT_ATTACH,
             Capability.TERMINAL,
             Capability.DISPLAY,
+            Capability.DISK_FILES,
             Capability.SEED,
         }
     )

@@ -167,6 +167,17 @@ def test_a_vm_that_is_added_has_its_own(api: Api, shop: Any) -> None:
     assert secrets() == 2
 
 
+def test_a_copy_has_the_same_and_shares_nothing(api: Api, shop: Any) -> None:
+    path = f"/v1/appliances/{shop['id']}"
+    copied = api.post(f"{path}/copy", json={"name": "other", "virtual_datacenter": "demo"})
+    assert copied.status_code == 201, copied.text
+    assert [vm["has_user_data"] for vm in copied.json()["vms"]] == [True, True, False]
+    assert secrets() == 4
+    assert api.delete(path).status_code == 204
+    assert secrets() == 2
+    assert of(copied.json()["vms"][0]) == GIVEN
+
+
 def test_reading_it_is_told_of(api: Api, shop: Any) -> None:
     api.done(api.post(f"/v1/vms/{shop['vms'][0]['id']}/deploy"))
     (told,) = api.get("/v1/events?kind=secret.read").json()

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from pydantic import SecretStr
 from sqlalchemy import delete, insert, select
 
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
-from adapters.types import Format
+from adapters.types import Chap, Format
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -185,10 +186,12 @@ def deploy_vm(world: World) -> Asked:
 
 
 def _seeded_vm(world: World, name: str = "db") -> UUID:
-    vm = _vm_of(world.appliance(name))
+    vm, secret = _vm_of(world.appliance(name)), uuid4()
     with cloud.database.write() as db:
-        row = db.get_one(models.VirtualMachine, vm)
-        row.user_data_id = cloud.secrets.keep(db, "#cloud-config\n")
+        given = Chap(user="", password=SecretStr("#cloud-config\n"))
+        cloud.secrets.keep(db, secret, given)
+        db.flush()
+        db.get_one(models.VirtualMachine, vm).user_data_id = secret
     return vm
 
 
@@ -312,9 +315,9 @@ def delete_disk_undeployed(world: World) -> Asked:
 
 def redefine(world: World) -> Asked:
     """Another order, and no password any more."""
-    vm = _off_vm_with_volume(world)
+    vm, screen = _off_vm_with_volume(world), uuid4()
     with cloud.database.write() as db:
-        screen = cloud.secrets.keep(db, "password")
+        cloud.secrets.keep(db, screen, Chap(user="", password=SecretStr("password")))
     plain = {"boot": ["disk"], "screen": None}
     asked = {"boot": ["disk"], "screen": str(screen)}
     world.run("redefine_vm", vm, settings=asked, former=plain)

@@ -201,6 +201,8 @@ class Cloud:
         if family is Family.MEMORY:
             facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
             return MemoryHypervisor(self.world, host, installation, facts)
+        if family is not Family.KVM:
+            raise Unsupported(f"no adapter for hypervisors of family {family}")
         from adapters.hypervisors.kvm import KvmHypervisor
 
         consoles = str(self.settings.home.absolute() / "consoles")

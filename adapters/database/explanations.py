@@ -120,5 +120,13 @@ def _in_library(db: Session, datacenter: UUID) -> list[Thing]:
     conversions = select(models.Conversion.path).where(
         models.Conversion.datacenter_id == datacenter
     )
-    paths = (*(f"templates/{each}" for each in db.scalars(templates)), *db.scalars(conversions))
+    paths = (
+        *(f"templates/{each}" for each in db.scalars(templates)),
+        *map(_entry, db.scalars(conversions)),
+    )
     return [Thing(kind=Kind.FILE, place=datacenter, name=path) for path in paths]
+
+
+def _entry(path: str) -> str:
+    """What the repository lists for a conversion: its file, or the folder of a set."""
+    return "/".join(path.split("/")[:3])

@@ -45,6 +45,7 @@ MEANINGS = {
     "limit-below-use": "More than that is in use; `used` says how much.",
     "locked": "An operation has it; `operation` is its id.",
     "login-refused": "No such name and password, or too many attempts.",
+    "login-missing": "Such a host is asked as somebody: `login` says as whom.",
     "method-not-allowed": "That cannot be done there.",
     "multipart-invalid": "The form is not whole.",
     "name-taken": "There is one of this name.",

@@ -357,6 +357,9 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert "(not-found)" in run("racks", "show", "r1").output
     assert re.search(r"cpu +64", run("hosts", "refresh", "host-0").output)
     assert "True" in run("hosts", "set", "host-0", "maintenance=true").output
+    asked = run("hosts", "set", "host-0", "login=somebody", typed="planted\n")
+    assert "(unsupported)" in asked.output
+    assert "planted" not in asked.output
     listed = run("hosts", "list", "maintenance=true").output
     assert ("host-0" in listed, "host-1" in listed) == (True, False)
     for noun, shown in (

@@ -36,6 +36,11 @@ class ImageTool(Protocol):
     ) -> None:
         """Write `target`, a new file. Its guest-visible size equals the source's."""
 
+    def stream(
+        self, source: Path, source_format: Format, target: Path, progress: Progress
+    ) -> None:
+        """Write `target`, a new streamOptimized VMDK, as packages have them; otherwise alike."""
+
     def fill_target(
         self,
         source: Path,

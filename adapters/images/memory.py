@@ -60,6 +60,17 @@ class MemoryImageTool:
 
         self.world.call("images.convert", target.name, effect, None)
 
+    def stream(
+        self, source: Path, source_format: Format, target: Path, progress: Progress
+    ) -> None:
+        def effect() -> None:
+            image = _read(source, source_format)
+            progress(0.0)
+            progress(100.0)
+            write_image(target, Format.VMDK, image["virtual_size_bytes"], image["content"])
+
+        self.world.call("images.stream", target.name, effect, None)
+
     def fill_target(
         self,
         source: Path,

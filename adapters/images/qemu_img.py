@@ -30,6 +30,7 @@ _OPTIONS = {  # of the images that are made
     Format.VMDK: "subformat=monolithicSparse",  # streamOptimized cannot be written to
     Format.VPC: "force_size=on",  # else the size is rounded up to cylinders
 }
+_STREAM = "subformat=streamOptimized,adapter_type=lsilogic,compat6=on"
 _MEASURED = {Format.RAW, Format.QCOW2}  # qemu-img measures these only
 _VDI_COARSENESS = 16  # its blocks are as many times qcow2's clusters, and written in full
 _CHECKED = {Format.QCOW2, Format.VMDK, Format.VDI}
@@ -111,6 +112,17 @@ class QemuImg:
         """Convert; what a failure leaves of the target is removed."""
         options = ["-o", _OPTIONS[target_format]] if target_format in _OPTIONS else []
         formats = ["-f", source_format, "-O", target_format, *options]
+        try:
+            _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def stream(
+        self, source: Path, source_format: Format, target: Path, progress: Progress
+    ) -> None:
+        """Compressed, and as VMware's own tools take it; what a failure leaves is removed."""
+        formats = ["-f", source_format, "-O", Format.VMDK, "-o", _STREAM]
         try:
             _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
         except BaseException:

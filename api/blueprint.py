@@ -1,7 +1,7 @@
 """Blueprints: an appliance as one document, JSON or YAML, read with suspicion."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import yaml
@@ -110,22 +110,26 @@ def read(content: bytes, content_type: str) -> Blueprint:
         raise Invalid(error.errors()) from error
 
 
-def planned(blueprint: Blueprint) -> list[PlannedVm]:
-    """Every VM, replicas one by one. Raises `Problem` on names that do not work out."""
-    names = {vm.name: _names(vm.name, vm.replicas) for vm in blueprint.vms}
-    if len(names) < len(blueprint.vms):
+def planned(blueprint: Blueprint, there: Collection[str] = ()) -> list[PlannedVm]:
+    """Every VM, replicas one by one; they may depend on those that are there already.
+
+    Raises `Problem` on names that do not work out.
+    """
+    new = {vm.name: _names(vm.name, vm.replicas) for vm in blueprint.vms}
+    if len(new) < len(blueprint.vms):
         raise Problem(422, "duplicate-name", "two VMs have the same name")
+    names = {name: [name] for name in there} | new
     vms = [each for vm in blueprint.vms for each in _replicas(vm, names)]
     _require_distinct("VMs", [vm.name for vm in vms])
     _require_distinct("volumes", [volume.name for vm in vms for volume in vm.volumes])
-    if len(vms) > _MAX_VMS:
+    if len(there) + len(vms) > _MAX_VMS:
         raise Problem(422, "too-many-vms", f"an appliance has at most {_MAX_VMS} VMs")
     return vms
 
 
 def _replicas(vm: WantedVm, names: dict[str, list[str]]) -> Iterator[PlannedVm]:
     if unknown := sorted(set(vm.depends_on) - set(names)):
-        text = f"{vm.name} depends on {', '.join(unknown)}, not in this blueprint"
+        text = f"{vm.name} depends on {', '.join(unknown)}, not in this appliance"
         raise Problem(422, "unknown-dependency", text)
     before = tuple(dict.fromkeys(each for name in vm.depends_on for each in names[name]))
     for number, name in enumerate(names[vm.name]):

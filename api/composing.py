@@ -1,6 +1,7 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
 import secrets
+from collections.abc import Collection
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -27,12 +28,15 @@ from flows.policies.layers import layers_of
 class Composer:
     """Writes one blueprint down."""
 
-    def __init__(self, caller: Caller, blueprint: Blueprint) -> None:
-        """Refuse what can be refused without writing, and choose pools for new volumes."""
+    def __init__(self, caller: Caller, blueprint: Blueprint, there: Collection[str] = ()) -> None:
+        """Refuse what can be refused without writing, and choose pools for new volumes.
+
+        `there` are VMs of the appliance that have been written down before.
+        """
         self.appliance = uuid4()
         self._caller = caller
         self._blueprint = blueprint
-        self._vms = planned(blueprint)
+        self._vms = planned(blueprint, there)
         layers_of(self._vms)
         with cloud.database.read() as db:
             vdc = finding.virtual_datacenter(db, caller, blueprint.virtual_datacenter)
@@ -50,7 +54,7 @@ class Composer:
 
     def write(self, db: Session) -> None:
         """Write the appliance, its VMs, their disks and NICs, and new volumes."""
-        vdc = finding.virtual_datacenter(db, self._caller, str(self._vdc))
+        vdc = finding.virtual_datacenter(db, self._caller, self._vdc)
         finding.held(db, vdc, shared=True)
         appliance = models.Appliance(
             id=self.appliance,
@@ -66,8 +70,25 @@ class Composer:
             text = f"there is an appliance called {appliance.name}"
             raise Conflict(text, code="name-taken") from error
         label(db, appliance, self._blueprint.labels)
+        self._write_vms(db, 0)
+
+    def add(self, db: Session, appliance: models.Appliance) -> list[str]:
+        """Write the VMs into an appliance whose row is locked; answers their names."""
+        table = models.VirtualMachine
+        columns = select(table.name, table.position, table.leaving)
+        rows = db.execute(columns.where(table.appliance_id == appliance.id)).all()
+        self._vms = planned(self._blueprint, [row.name for row in rows if not row.leaving])
+        names = [vm.name for vm in self._vms]
+        if taken := sorted({row.name for row in rows} & {*names}):
+            text = f"appliance {appliance.name} has a VM called {taken[0]}"
+            raise Conflict(text, code="name-taken")
+        self.appliance = appliance.id
+        self._write_vms(db, 1 + max((row.position for row in rows), default=-1))
+        return names
+
+    def _write_vms(self, db: Session, first: int) -> None:
         networks = self._networks(db)
-        for position, vm in enumerate(self._vms):
+        for position, vm in enumerate(self._vms, first):
             self._write_vm(db, vm, position, networks)
 
     def _write_vm(

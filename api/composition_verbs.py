@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from api.command_line import Verbs, client, console, find, show
+from api.infrastructure_verbs import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ Approval = Annotated[
 ]
 _APPLIANCE = ("id", "name", "state", "virtual_datacenter_id", "approval")
 _TEMPLATE = ("id", "name", "state", "datacenter_id", "cpu", "ram_mib")
-_VM = ("id", "name", "state", "cpu", "ram_mib", "depends_on")
+_VM = ("id", "name", "state", "cpu", "ram_mib", "depends_on", "leaving")
 
 
 def add_to(app: typer.Typer, finish: "Callable[..., None]") -> None:
@@ -60,6 +61,30 @@ def _appliances() -> typer.Typer:
         """Delete an appliance that is not deployed; its volumes stay."""
         with client() as api:
             api.delete(_path(api, "appliances", appliance))
+
+    @verbs.command("add-vm")
+    def add_vm(
+        appliance: str,
+        fields: Annotated[
+            list[str], typer.Argument(metavar="FIELD=VALUE...", help="As in a blueprint.")
+        ],
+    ) -> None:
+        """Add a VM to an appliance: it comes up when that is deployed again."""
+        with client() as api:
+            path = _path(api, "appliances", appliance)
+            told(api.post(f"{path}/vms", values(fields)))
+
+    @verbs.command("remove-vm")
+    def remove_vm(vm: str) -> None:
+        """Remove a VM; one that is deployed goes when its appliance is deployed again."""
+        with client() as api:
+            api.delete(_path(api, "vms", vm))
+
+    @verbs.command("keep-vm")
+    def keep_vm(vm: str) -> None:
+        """Let a VM stay that was to leave its appliance."""
+        with client() as api:
+            show([api.post(f"{_path(api, 'vms', vm)}/keep")], *_VM)
 
     return verbs
 

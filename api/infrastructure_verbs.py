@@ -68,13 +68,13 @@ def _verbs(
     @verbs.command("add", help="Add one: its fields are the API's, as name=NAME.")
     def add(fields: Fields = None) -> None:
         with connect() as client:
-            told(client.post(path, _values(fields)))
+            told(client.post(path, values(fields)))
 
     @verbs.command("set", help="Change one's fields; with nothing behind the `=`, to nothing.")
     def set_(which: str, fields: Fields = None) -> None:
         with connect() as client:
             found = _one(client, path, which)
-            told(client.patch(f"{path}/{found['id']}", _values(fields)))
+            told(client.patch(f"{path}/{found['id']}", values(fields)))
 
     @verbs.command("delete", help="Remove one that nothing uses.")
     def delete(which: str) -> None:
@@ -111,12 +111,12 @@ def _datastores(connect: Connect, show: Show) -> typer.Typer:
     @verbs.command("add", help="Add one: directory=PATH, its tier; uuid= that of a shared one.")
     def add(host: str, fields: Fields = None) -> None:
         with connect() as client:
-            show([client.post(of(client, host)[0], _values(fields))], *columns)
+            show([client.post(of(client, host)[0], values(fields))], *columns)
 
     @verbs.command("set", help="Change one's tier, or whether it is enabled.")
     def set_(host: str, which: str, fields: Fields = None) -> None:
         with connect() as client:
-            show([client.patch(one(client, host, which), _values(fields))], *columns)
+            show([client.patch(one(client, host, which), values(fields))], *columns)
 
     @verbs.command("delete", help="Forget one that no VM has disks in.")
     def delete(host: str, which: str) -> None:
@@ -152,7 +152,8 @@ def _texts(fields: list[str] | None) -> dict[str, str]:
     return texts
 
 
-def _values(fields: list[str] | None) -> dict[str, Any]:
+def values(fields: list[str] | None) -> dict[str, Any]:
+    """What FIELD=VALUE arguments say, each value as YAML has it."""
     import yaml
 
     try:

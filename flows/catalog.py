@@ -21,6 +21,7 @@ from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
+from flows.sync_appliance import sync_appliance
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -39,6 +40,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     deploy_vm,
     undeploy_vm,
     deploy_appliance,
+    sync_appliance,
     undeploy_appliance,
     change_power,
     reset_vm,

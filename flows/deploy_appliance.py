@@ -18,6 +18,11 @@ from flows.survey import survey_vms
 @operation("appliance", planned=True)
 def deploy_appliance(request: Operation) -> None:
     """Charge all, reserve hosts, prepare images and volumes, then bring the VMs up in lanes."""
+    bring_all_up(request)
+
+
+def bring_all_up(request: Operation) -> None:
+    """Bring up the VMs that are asked for: all of them, or those that come up."""
     wanted = [UUID(vm) for vm in request.arguments["vms"]]
     charge_vms(request.target_id, wanted, request.force)
     reserve_hosts(request.target_id, wanted)

@@ -109,7 +109,8 @@ class _Show:
         if operation.kind != self._body.__name__ or operation.ended:
             return  # it is undone, or settled: what was planned is past
         once, self._each = halves(self._body)
-        asked = {"appliance": operation.arguments.get("vms", []), "vm": [operation.target_id]}
+        coming, going = (operation.arguments.get(key, []) for key in ("vms", "leaving"))
+        asked = {"appliance": [*coming, *going], "vm": [operation.target_id]}
         self._vms = [UUID(str(vm)) for vm in asked.get(operation.target_kind, [])]
         self._heading = captions.heading(operation, once, self._each)
         self._text = self._written()

@@ -30,9 +30,15 @@ def halves(body: Callable[..., Any]) -> tuple[Steps, Steps]:
 
 
 def ends(each: Steps) -> set[str]:
-    """The steps with which a VM is done: the last that makes or removes, or what gives it up."""
-    acting = [n for n, step in enumerate(each) if step.effect in {Effect.MAKES, Effect.REMOVES}]
-    return {step.name for step in each[max(acting, default=0) :]}
+    """The steps with which a VM is done: the last that makes, or removes, or what gives it up."""
+    first = next((n for n, step in enumerate(each) if step.effect is Effect.REMOVES), len(each))
+    return _last(each[:first], Effect.MAKES) | _last(each[first:], Effect.REMOVES)
+
+
+def _last(each: Steps, effect: Effect) -> set[str]:
+    """The last step of this effect, and what may follow it."""
+    acting = [n for n, step in enumerate(each) if step.effect is effect]
+    return {step.name for step in each[acting[-1] :]} if acting else set()
 
 
 def _taken(

@@ -116,6 +116,7 @@ def test_a_flows_steps_are_part_of_its_version(flow):
 PLANNED = {
     "deploy_vm",
     "deploy_appliance",
+    "sync_appliance",
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",

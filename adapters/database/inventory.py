@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from adapters.allocation import Situation, Wish
 from adapters.database import models, placing
+from adapters.database.appliances import strike
 from adapters.database.records import (
     HostLoad,
     HostRecord,
@@ -217,6 +218,19 @@ class Inventory:
                 row.state = VmState.NOT_ALLOCATED
             for disk in _having(db, models.VmDisk.vm_id, vms):
                 disk.base = None
+
+    def strike(self, vms: Sequence[UUID]) -> None:
+        """Remove VMs; absent is success. Raises `Conflict` for one that still has a host."""
+        with self._database.write() as db:
+            rows = _having(db, _VM.id, vms)
+            if held := [row.name for row in rows if row.host_id]:
+                raise Conflict(f"VM {held[0]} still has a host", code="wrong-state")
+            strike(db, rows)
+
+    def are_there(self, vms: Sequence[UUID]) -> bool:
+        """Whether there is any of these VMs."""
+        with self._database.read() as db:
+            return bool(rows_having(db, _VM.id, vms))
 
     def set_state(self, vm: UUID, state: VmState) -> None:
         """Record the VM's state."""

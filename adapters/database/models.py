@@ -191,6 +191,7 @@ class VirtualMachine(Labelled, Base):
     affinity: Mapped[str | None]
     anti_affinity: Mapped[str | None]
     protected: Mapped[bool] = mapped_column(default=False)
+    leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
 
 
 class VmDisk(Base):

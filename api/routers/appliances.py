@@ -104,7 +104,7 @@ def create_appliance(
         composer.write(db)
         row = db.get_one(models.Appliance, composer.appliance)
         db.refresh(row)
-        body = _appliance(db, row).model_dump(mode="json")
+        body = shown(db, row).model_dump(mode="json")
         return Answer(201, body, f"/v1/appliances/{row.id}")
 
     return once.answer(act).response()
@@ -131,7 +131,7 @@ def list_appliances(
 def read_appliance(appliance_id: UUID, caller: Caller) -> Appliance:
     """Read an appliance."""
     with cloud.database.read() as db:
-        return _appliance(db, finding.appliance(db, caller, appliance_id))
+        return shown(db, finding.appliance(db, caller, appliance_id))
 
 
 @router.patch("/{appliance_id}", dependencies=[needs(Privilege.VDC_MANAGE_VAPP)])
@@ -143,7 +143,7 @@ def change_appliance(
 
     def changed(db: Session) -> Appliance:
         row = finding.held(db, finding.appliance(db, caller, appliance_id))
-        match.require_same(_appliance(db, row))
+        match.require_same(shown(db, row))
         if row.approval and not wanted.get("approval", True):
             require(caller, Privilege.OPERATION_APPROVE)
         try:
@@ -153,7 +153,7 @@ def change_appliance(
             text = f"there is an appliance called {change.name}"
             raise Conflict(text, code="name-taken") from error
         tell(db, "appliance.changed", row, **wanted)
-        return _appliance(db, row)
+        return shown(db, row)
 
     return cloud.database.alone(changed)
 
@@ -168,7 +168,7 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
 
     def deleted(db: Session) -> None:
         row = finding.held(db, finding.appliance(db, caller, appliance_id))
-        match.require_same(_appliance(db, row))
+        match.require_same(shown(db, row))
         vms = _free_vms(db, row, starter)
         _require_undeployed(row, vms)
         require_unprotected(db, "delete", vms)
@@ -190,6 +190,7 @@ def deploy(
 ) -> Response:
     """Deploy all VMs that are not deployed yet, or none; or, if so asked, those that come up.
 
+    VMs that leave are taken away once the others are up; what is up and stays is not touched.
     Where the appliance or its enterprise asks for approval, the operation is `waiting` for it.
     """
     wish = how or Deployment()
@@ -197,29 +198,34 @@ def deploy(
     with cloud.database.read() as db:
         row = finding.appliance(db, caller, appliance_id)
         datacenter = datacenter_of(db, row.id)
-        wanted = [vm.id for vm in _vms(db, row) if vm.state is VmState.NOT_ALLOCATED]
+        wanted = [vm.id for vm in _new(_vms(db, row))]
 
     def plan(db: Session) -> accepted.Request:
         row = finding.appliance(db, caller, appliance_id)
         vms = _free_vms(db, row, starter)
-        new = [vm.id for vm in vms if vm.state is VmState.NOT_ALLOCATED]
-        if not new:
+        new, leaving = _new(vms), [vm for vm in vms if vm.leaving]
+        if not (new or leaving):
             raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
-        locks = [("vm", vm.id) for vm in vms] + volume_locks(db, vms)
-        waits_s = starter.waits_s(db, row.id)
+        require_unprotected(db, "delete", leaving)
+        more: dict[str, Any] = {"leaving": [vm.id for vm in leaving]} if leaving else {}
         return starter.request(
-            "deploy_appliance",
+            "sync_appliance" if leaving else "deploy_appliance",
             row.id,
             row.name,
             datacenter,
-            locks,
-            waits_s,
-            vms=new,
+            [("vm", vm.id) for vm in vms] + volume_locks(db, vms),
+            starter.waits_s(db, row.id),
+            vms=[vm.id for vm in new],
             on_failure=wish.on_failure,
             force=force,
+            **more,
         )
 
-    return starter.start(plan, lambda: require_room(wanted, datacenter, force), wish=wish)
+    def check() -> None:
+        if wanted:
+            require_room(wanted, datacenter, force)
+
+    return starter.start(plan, check, wish=wish)
 
 
 @router.post(
@@ -252,6 +258,11 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: PlannedStarting) -> Re
     return starter.start(plan)
 
 
+def _new(vms: Sequence[models.VirtualMachine]) -> list[models.VirtualMachine]:
+    """Those that deploying the appliance brings up."""
+    return [vm for vm in vms if vm.state is VmState.NOT_ALLOCATED and not vm.leaving]
+
+
 def _require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachine]) -> None:
     """Raise `Conflict`, which names the VMs that are deployed."""
     deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
@@ -277,7 +288,8 @@ def _vms(db: Session, row: models.Appliance) -> list[models.VirtualMachine]:
     return list(db.scalars(query))
 
 
-def _appliance(db: Session, row: models.Appliance) -> Appliance:
+def shown(db: Session, row: models.Appliance) -> Appliance:
+    """An appliance with its VMs."""
     return _appliances(db, [row])[0]
 
 
@@ -294,7 +306,9 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
             id=row.id,
             name=row.name,
             virtual_datacenter_id=row.virtual_datacenter_id,
-            state=appliance_state(vm.state for vm in vms[row.id]),
+            state=appliance_state(
+                [vm.state for vm in vms[row.id]], leaving=any(vm.leaving for vm in vms[row.id])
+            ),
             approval=row.approval,
             created_at=row.created_at,
             labels=row.labels,

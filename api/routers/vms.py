@@ -81,6 +81,7 @@ class Vm(BaseModel):
     template_id: UUID
     state: VmState
     locked_by: UUID | None
+    leaving: bool = Field(description="It goes when its appliance is deployed the next time.")
     cpu: int
     ram_mib: int
     depends_on: list[str]
@@ -183,6 +184,8 @@ def deploy(
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
         starter.require(db, "deploy", vm)
+        if vm.leaving:
+            raise Conflict(f"VM {vm.name} leaves its appliance: keep it first", code="vm-leaving")
         locks, waits_s = volume_locks(db, [vm]), starter.waits_s(db, vm.appliance_id)
         return starter.request(
             "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force
@@ -335,6 +338,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             template_id=row.template_id,
             state=VmState.LOCKED if row.id in locked else row.state,
             locked_by=locked.get(row.id),
+            leaving=row.leaving,
             cpu=row.cpu,
             ram_mib=row.ram_mib,
             depends_on=row.depends_on,

@@ -81,8 +81,8 @@ def power_of(state: VmState) -> Power:
     return next((power for power, each in _OF_POWER.items() if each is state), Power.OFF)
 
 
-def appliance_state(vms: Iterable[VmState]) -> ApplianceState:
-    """An appliance's state, derived from its VMs' (LOCKED ones as such)."""
+def appliance_state(vms: Iterable[VmState], *, leaving: bool = False) -> ApplianceState:
+    """An appliance's state, derived from its VMs' (LOCKED ones as such); does any leave?"""
     states = set(vms)
     if VmState.UNKNOWN in states:
         return ApplianceState.UNKNOWN
@@ -90,6 +90,6 @@ def appliance_state(vms: Iterable[VmState]) -> ApplianceState:
         return ApplianceState.LOCKED
     if states <= {VmState.NOT_ALLOCATED}:
         return ApplianceState.NOT_DEPLOYED
-    if states & {VmState.NOT_ALLOCATED, VmState.ALLOCATED}:
+    if leaving or states & {VmState.NOT_ALLOCATED, VmState.ALLOCATED}:
         return ApplianceState.NEEDS_SYNC
     return ApplianceState.DEPLOYED

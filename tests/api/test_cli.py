@@ -389,6 +389,11 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
     assert re.search(r"market .* True", shown)
     assert re.search(r"web +ON .* db", run("appliances", "show", "market").output)
+    assert "cache" in run("appliances", "add-vm", "market", "name=cache", "template=tiny").output
+    assert run("appliances", "remove-vm", "web").exit_code == 0
+    assert re.search(r"web +ON .* True", run("appliances", "show", "market").output)
+    assert re.search(r"web .* False", run("appliances", "keep-vm", "web").output)
+    assert run("appliances", "remove-vm", "cache").exit_code == 0
     in_use = run("templates", "delete", "tiny")
     assert "(in-use)" in in_use.output
     assert "(wrong-state)" in run("appliances", "delete", "market").output

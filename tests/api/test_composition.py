@@ -1,5 +1,6 @@
 """Virtual datacenters, appliances and templates are changed, and go when nothing needs them."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -9,7 +10,7 @@ from adapters.types import Format
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.people import user
-from tests.worlds import photograph
+from tests.worlds import photograph, require_ledger_exact
 
 SHOP = """\
 appliance: shop
@@ -102,6 +103,136 @@ def test_a_deployed_appliance_stays_and_says_what_is_deployed(api: Api) -> None:
     refused(api.delete(path), 409, "locked")
     api.done(accepted)
     assert api.delete(path).status_code == 204
+
+
+# --- VMs that come and go -----------------------------------------------------------------------
+
+
+def deployed(api: Api) -> str:
+    shop = api.appliance(SHOP)
+    path = f"/v1/appliances/{shop['id']}"
+    api.done(api.post(f"{path}/deploy"))
+    return path
+
+
+def vms_of(api: Api, path: str) -> dict[str, Any]:
+    return {vm["name"]: vm for vm in api.get(path).json()["vms"]}
+
+
+def test_a_deployed_appliance_is_brought_in_line_and_the_rest_is_not_touched(api: Api) -> None:
+    path = deployed(api)
+    before = vms_of(api, path)
+    new = {"name": "cache", "template": "tiny", "replicas": 2, "depends_on": ["db"]}
+    added = api.post(f"{path}/vms", json=new)
+    assert added.status_code == 201
+    assert added.headers["location"] == path
+    assert added.json() == api.get(path).json()
+    assert added.json()["state"] == "NEEDS_SYNC"
+    going = api.delete(f"/v1/vms/{before['web']['id']}")
+    assert (going.status_code, going.json()["leaving"]) == (200, True)
+    assert vms_of(api, path)["web"]["state"] == "ON"
+    plan = api.post(f"{path}/deploy?dry_run=true").json()
+    synced = api.done(api.post(f"{path}/deploy?plan={plan['id']}"))
+    assert {each["name"] for each in plan["steps"]} == {each["name"] for each in synced["steps"]}
+    assert synced["kind"] == "sync_appliance"
+    assert {step["lane"] for step in synced["steps"]} == {"", "cache-1", "cache-2", "web"}
+    lines = [str(line.arguments) for line in cloud.journal.lines(UUID(synced["id"]))]
+    assert not [line for line in lines if before["db"]["id"] in line]
+    after = vms_of(api, path)
+    assert list(after) == ["db", "cache-1", "cache-2"]
+    assert after["db"] == before["db"]
+    assert {vm["state"] for vm in after.values()} == {"ON"}
+    assert api.get(path).json()["state"] == "DEPLOYED"
+    refused(api.get(f"/v1/vms/{before['web']['id']}"), 404, "not-found")
+    refused(api.post(f"{path}/deploy"), 409, "wrong-state")
+    require_ledger_exact()
+
+
+def test_a_vm_that_was_to_leave_can_be_kept(api: Api) -> None:
+    path = deployed(api)
+    web = f"/v1/vms/{vms_of(api, path)['web']['id']}"
+    refused(api.post(f"{web}/keep"), 409, "vm-not-leaving")
+    assert api.get(path).json()["state"] == "DEPLOYED"
+    for _ in "12":  # being told again, it leaves as before
+        assert api.delete(web).json()["leaving"]
+    assert api.get(path).json()["state"] == "NEEDS_SYNC"
+    assert api.post(f"{web}/keep").json()["leaving"] is False
+    assert api.get(path).json()["state"] == "DEPLOYED"
+
+
+def test_a_vm_that_is_not_deployed_goes_at_once_and_is_waited_for_no_more(api: Api) -> None:
+    shop = api.appliance(SHOP)
+    db, web = shop["vms"]
+    assert api.delete(f"/v1/vms/{db['id']}").status_code == 204
+    (left,) = api.get(f"/v1/appliances/{shop['id']}").json()["vms"]
+    assert (left["id"], left["depends_on"]) == (web["id"], [])
+    (volume,) = api.get("/v1/volumes").json()
+    assert (volume["name"], volume["state"]) == ("data", "DETACHED")
+    web_path = f"/v1/vms/{web['id']}"
+    accepted = api.post(f"{web_path}/deploy")
+    refused(api.delete(web_path), 409, "locked")
+    api.done(accepted)
+    assert api.delete(web_path).json()["leaving"]
+    api.done(api.post(f"{web_path}/undeploy"))
+    refused(api.post(f"{web_path}/deploy"), 409, "vm-leaving")
+    path = f"/v1/appliances/{shop['id']}"
+    assert api.get(path).json()["state"] == "NOT_DEPLOYED"
+    api.done(api.post(f"{path}/deploy"))
+    assert api.get(path).json()["vms"] == []
+
+
+def test_what_fails_before_anything_leaves_is_undone_and_all_is_as_before(api: Api) -> None:
+    path = deployed(api)
+    api.post(f"{path}/vms", json={"name": "new", "template": "tiny"})
+    api.delete(f"/v1/vms/{vms_of(api, path)['web']['id']}")
+    before = vms_of(api, path)
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
+    assert api.run(api.post(f"{path}/deploy"))["state"] == "failed"
+    assert vms_of(api, path) == before
+    cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
+    kept = api.run(api.post(f"{path}/deploy", json={"on_failure": "keep"}))
+    assert kept["state"] == "failed"
+    assert vms_of(api, path) == before
+    api.done(api.post(f"{path}/deploy"))
+    assert list(vms_of(api, path)) == ["db", "new"]
+
+
+def test_what_is_added_fits_the_appliance(api: Api) -> None:
+    path = deployed(api)
+    new = {"name": "new", "template": "tiny"}
+
+    def add(**changes: Any) -> Any:
+        return api.post(f"{path}/vms", json={**new, **changes})
+
+    refused(add(name="web"), 409, "name-taken")
+    refused(add(depends_on=["nobody"]), 422, "unknown-dependency")
+    refused(add(depends_on=["new"]), 422, "dependency-circle")
+    refused(add(replicas=999), 422, "too-many-vms")
+    refused(add(networks=["other"]), 404, "unknown-network")
+    refused(add(template="none"), 404, "unknown-template")
+    refused(add(volumes=[{"name": "data"}]), 409, "volume-in-use")
+    api.delete(f"/v1/vms/{vms_of(api, path)['web']['id']}")
+    refused(add(depends_on=["web"]), 422, "unknown-dependency")
+    refused(add(name="web"), 409, "name-taken")
+    assert list(vms_of(api, path)) == ["db", "web"]
+    accepted = api.post(f"{path}/deploy")
+    refused(add(), 409, "locked")
+    api.done(accepted)
+    headers = {"Idempotency-Key": "once"}
+    for _ in "12":
+        made = api.post(f"{path}/vms", json={**new, "name": "web"}, headers=headers)
+        assert [vm["name"] for vm in made.json()["vms"]] == ["db", "web"]
+
+
+def test_a_protected_vm_does_not_leave(api: Api) -> None:
+    path = deployed(api)
+    web = f"/v1/vms/{vms_of(api, path)['web']['id']}"
+    api.call("PATCH", web, json={"protected": True})
+    refused(api.delete(web), 409, "protected")
+    api.call("PATCH", web, json={"protected": False})
+    assert api.delete(web).json()["leaving"]
+    api.call("PATCH", web, json={"protected": True})
+    refused(api.post(f"{path}/deploy"), 409, "protected")
 
 
 # --- templates ----------------------------------------------------------------------------------

@@ -85,6 +85,12 @@ def a_vm(api: Api) -> dict[str, str]:
     return {"vm": api.appliance(PLAIN)["vms"][0]["id"]}
 
 
+def keep(api: Api) -> Any:
+    vm = deployed(api)
+    assert api.delete(vm).json()["leaving"]
+    return api.post(f"{vm}/keep")
+
+
 def added_disk(api: Api) -> str:
     vm = f"/v1/vms/{a_vm(api)['vm']}"
     api.done(api.post(f"{vm}/disks", json={"size_mib": 8}))
@@ -370,6 +376,15 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "vm.changed",
         lambda api: api.call("PATCH", f"/v1/vms/{a_vm(api)['vm']}", json={"protected": True}),
     ),
+    "POST /v1/appliances/{appliance_id}/vms": (
+        "appliance.vms-added",
+        lambda api: api.post(f"{shop(api)}/vms", json={"name": "new", "template": "tiny"}),
+    ),
+    "DELETE /v1/vms/{vm_id}": (
+        "vm.deleted",
+        lambda api: api.delete(f"/v1/vms/{a_vm(api)['vm']}"),
+    ),
+    "POST /v1/vms/{vm_id}/keep": ("vm.kept", keep),
     "POST /v1/vms/{vm_id}/deploy": (
         "operation.accepted",
         lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/deploy"),

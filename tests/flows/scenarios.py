@@ -195,6 +195,18 @@ def deploy_appliance(world: World) -> Asked:
     return appliance, {"vms": [str(vm.id) for vm in vms]}
 
 
+def sync_appliance(world: World) -> Asked:
+    """`old` leaves, with a volume of its own; `new` comes, and `db`, which it needs, stays."""
+    appliance = world.appliance("db", "old")
+    db, old = cloud.inventory.vms_of(appliance)
+    world.volume("data", db.id)
+    world.volume("more", old.id)
+    world.run("deploy_appliance", appliance, vms=[str(db.id), str(old.id)])
+    new = world.vm(appliance, "new", 2, world.image("foreign", Format.VMDK), ["db"])
+    world.volume("fresh", new, carved=False)
+    return appliance, {"vms": [str(new)], "leaving": [str(old.id)]}
+
+
 def undeploy_appliance(world: World) -> Asked:
     appliance = world.appliance("db", "web", web=["db"])
     vms = cloud.inventory.vms_of(appliance)
@@ -391,6 +403,7 @@ SCENARIOS = {
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
+    "sync_appliance": Scenario("sync_appliance", sync_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
     "change_power-off": Scenario("change_power", power_off),
     "change_power-on": Scenario("change_power", power_on),

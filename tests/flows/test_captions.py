@@ -64,6 +64,8 @@ def test_a_vm_is_done_with_its_last_step_or_when_it_is_given_up(world):
     _, each = halves(FLOWS["deploy_appliance"].body)
     assert ends(each) == {"record-state", "give-up-vm"}
     assert ends(halves(FLOWS["undeploy_appliance"].body)[1]) == {"refund-vm"}
+    both = {"record-state", "give-up-vm", "refund-vm"}
+    assert ends(halves(FLOWS["sync_appliance"].body)[1]) == both
     operation = deployment(world, "db", "web")
     assert cloud.stories.done(operation.id, ends(each)) == 0
     FLOWS["deploy_appliance"](operation.id)

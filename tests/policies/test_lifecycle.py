@@ -71,6 +71,14 @@ def test_an_appliance_is_what_its_vms_are(states):
         assert state is (ApplianceState.DEPLOYED if whole else ApplianceState.NEEDS_SYNC)
 
 
+@pytest.mark.parametrize("states", [*combinations_with_replacement(VmState, 3)], ids="-".join)
+def test_an_appliance_that_a_vm_leaves_is_not_in_line(states):
+    as_it_is, state = appliance_state(states), appliance_state(states, leaving=True)
+    if as_it_is is ApplianceState.DEPLOYED:
+        as_it_is = ApplianceState.NEEDS_SYNC
+    assert state is as_it_is
+
+
 @given(st.lists(st.sampled_from(VmState), max_size=5), st.randoms(use_true_random=False))
 def test_neither_order_nor_number_matter(states, random):
     more = random.sample(states, len(states)) + states[:2]

@@ -1,0 +1,125 @@
+"""What appliances are made of: VMs are added, and leave, also while the others are deployed."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database.appliances import strike
+from adapters.database.events import tell
+from adapters.errors import Conflict
+from adapters.privileges import Privilege
+from adapters.types import VmState
+from api import finding
+from api.blueprint import Blueprint, WantedVm
+from api.composing import Composer
+from api.dependencies import Caller, Once
+from api.matching import Match
+from api.once import Answer
+from api.permissions import needs
+from api.protection import require_unprotected
+from api.routers.appliances import Appliance, shown
+from api.routers.vms import Vm, vms_of
+from api.starting import Starter, Starting
+from flows.cloud import cloud
+
+router = APIRouter()
+
+
+@router.post(
+    "/appliances/{appliance_id}/vms",
+    tags=["appliances"],
+    status_code=201,
+    responses={201: {"model": Appliance}},
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
+def add_vm(
+    appliance_id: UUID, wanted: WantedVm, caller: Caller, starter: Starting, once: Once
+) -> Response:
+    """Add a VM, or replicas of it, as in a blueprint; they come up when it is deployed again."""
+    table = models.VirtualMachine
+    with cloud.database.read() as db:
+        row = finding.appliance(db, caller, appliance_id)
+        here = select(table.name).where(table.appliance_id == row.id, ~table.leaving)
+        there = list(db.scalars(here))
+        blueprint = Blueprint(
+            appliance=row.name,
+            virtual_datacenter=str(row.virtual_datacenter_id),
+            vms=[wanted],
+        )
+    composer = Composer(caller, blueprint, there)
+
+    def act(db: Session) -> Answer:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        starter.require_free(db, "appliance", row.id)
+        tell(db, "appliance.vms-added", row, vms=composer.add(db, row))
+        body = shown(db, row).model_dump(mode="json")
+        return Answer(201, body, f"/v1/appliances/{row.id}")
+
+    return once.answer(act).response()
+
+
+@router.delete(
+    "/vms/{vm_id}",
+    tags=["vms"],
+    status_code=204,
+    responses={200: {"model": Vm, "description": "It is deployed, and marked as leaving."}},
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
+def remove_vm(vm_id: UUID, caller: Caller, starter: Starting, match: Match) -> Response:
+    """Remove a VM at once; or, where it is deployed, when its appliance is deployed again.
+
+    Until then its appliance is NEEDS_SYNC, and the VM can be kept. Its volumes stay, detached.
+    """
+
+    def removed(db: Session) -> Vm | None:
+        row = _held(db, caller, vm_id, starter)
+        match.require_same(_shown(db, row))
+        require_unprotected(db, "delete", [row])
+        if row.state is VmState.NOT_ALLOCATED:
+            tell(db, "vm.deleted", row)
+            strike(db, [row])
+            return None
+        row.leaving = True
+        tell(db, "vm.leaving", row)
+        return _shown(db, row)
+
+    marked = cloud.database.alone(removed)
+    return JSONResponse(marked.model_dump(mode="json")) if marked else Response(status_code=204)
+
+
+@router.post(
+    "/vms/{vm_id}/keep",
+    tags=["vms"],
+    responses={200: {"model": Vm}},
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
+def keep(vm_id: UUID, caller: Caller, starter: Starting, once: Once) -> Response:
+    """Let a VM stay that was to leave its appliance."""
+
+    def act(db: Session) -> Answer:
+        row = _held(db, caller, vm_id, starter)
+        if not row.leaving:
+            raise Conflict(f"VM {row.name} stays anyway", code="vm-not-leaving")
+        row.leaving = False
+        tell(db, "vm.kept", row)
+        return Answer(200, _shown(db, row).model_dump(mode="json"))
+
+    return once.answer(act).response()
+
+
+def _held(db: Session, caller: Caller, vm: UUID, starter: Starter) -> models.VirtualMachine:
+    """Find a VM, its appliance's row and its own locked; no operation has either."""
+    row = finding.vm(db, caller, vm)
+    finding.held(db, finding.appliance(db, caller, row.appliance_id))
+    row = finding.held(db, row)
+    starter.require_free(db, "appliance", row.appliance_id)
+    starter.require_free(db, "vm", row.id)
+    return row
+
+
+def _shown(db: Session, row: models.VirtualMachine) -> Vm:
+    return vms_of(db, [row])[0]

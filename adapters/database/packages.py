@@ -1,6 +1,6 @@
 """Packages that were made of templates and VMs, and wait in a repository to be fetched."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, delete, select
@@ -9,6 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from adapters.database.conventions import Base, table
 from adapters.database.session import Database, utc_now
 from adapters.types import Value
+
+_DAY_S = 86_400
 
 
 class PackageRow(Base):
@@ -24,6 +26,7 @@ class PackageRow(Base):
     )
     id: Mapped[UUID] = mapped_column(primary_key=True)
     enterprise_id: Mapped[UUID]
+    virtual_datacenter_id: Mapped[UUID | None]  # of a VM's
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     name: Mapped[str]
     path: Mapped[str] = mapped_column(String(500))
@@ -42,6 +45,7 @@ class KeptPackage(Value):
     path: str
     size_bytes: int
     digest: str
+    virtual_datacenter_id: UUID | None = None
 
 
 class Packages:
@@ -68,14 +72,14 @@ class Packages:
 
     def older_than(self, datacenter: UUID, days: float) -> list[KeptPackage]:
         """Those that were made so long ago, the oldest first."""
-        now = select(utc_now()).scalar_subquery()
-        query = select(PackageRow).where(PackageRow.datacenter_id == datacenter)
+        query = select(PackageRow).where(
+            PackageRow.datacenter_id == datacenter,
+            PackageRow.created_at < utc_now(-days * _DAY_S),
+        )
         with self._database.read() as db:
-            until = db.scalars(select(now)).one() - timedelta(days=days)
-            rows = db.scalars(query.order_by(PackageRow.created_at))
-            return [kept(row) for row in rows if row.created_at < until]
+            return [kept(row) for row in db.scalars(query.order_by(PackageRow.created_at))]
 
 
 def kept(row: PackageRow) -> KeptPackage:
     """The value of a row."""
-    return KeptPackage.model_validate(row, from_attributes=True)
+    return KeptPackage(**{name: getattr(row, name) for name in KeptPackage.model_fields})

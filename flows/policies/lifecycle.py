@@ -8,7 +8,7 @@
 | power off | ON, PAUSED |
 | power paused | ON |
 | reset | ON |
-| persist | CONFIGURED, OFF |
+| persist, export | CONFIGURED, OFF |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
@@ -44,6 +44,7 @@ _ALLOWED = {
     "power paused": frozenset({VmState.ON}),
     "reset": frozenset({VmState.ON}),
     "persist": _STILL,
+    "export": _STILL,
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},

@@ -95,6 +95,24 @@ class Percents(list):
         self.append(percent)
 
 
+@pytest.mark.parametrize("form", Format)
+def test_a_streamed_image_has_the_same_content(counterpart, tool, tmp_path, form):
+    counterpart.image(tmp_path / "source", form)
+    percents = Percents()
+    tool.stream(tmp_path / "source", form, tmp_path / "target.vmdk", percents)
+    found = tool.inspect(tmp_path / "target.vmdk", Format.VMDK, max_virtual_mib=16)
+    assert found.virtual_size_bytes == SIZE_BYTES
+    assert tool.equal(tmp_path / "source", form, tmp_path / "target.vmdk", Format.VMDK)
+    assert percents[-1] == 100.0
+
+
+def test_a_streaming_that_fails_leaves_nothing(tool, tmp_path):
+    (tmp_path / "source").write_bytes(b"no image")
+    with pytest.raises(Refused):
+        tool.stream(tmp_path / "source", Format.QCOW2, tmp_path / "target", lambda _: None)
+    assert not (tmp_path / "target").exists()
+
+
 @pytest.fixture
 def export(counterpart):
     """A volume larger than the image, open for its filler."""

@@ -59,6 +59,7 @@ class Outlook(Value):
     placement: dict[UUID, Placement] = Field(default_factory=dict)
     copies: tuple[Copy, ...] = ()
     charges: tuple[Charge, ...] = ()  # what each thing would be charged then
+    seen: dict[str, dict[str, str]] = Field(default_factory=dict)  # what it went by
 
     @property
     def pins(self) -> dict[UUID, Pin]:

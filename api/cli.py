@@ -373,7 +373,7 @@ library_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)
-for verb in (planned_verbs.deploy, planned_verbs.undeploy, *people, *vm_verbs.VERBS):
+for verb in (*planned_verbs.VERBS, *people, *vm_verbs.VERBS):
     app.command()(verb)
 
 if __name__ == "__main__":

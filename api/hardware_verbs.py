@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from api.command_line import Force, NoWait, client, find, show
+from api.planned_verbs import DryRun, Plan, ask
 
 Finish = Callable[..., None]
 
@@ -39,6 +40,8 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         cpu: Annotated[int | None, typer.Option(min=1, help="CPUs.")] = None,
         ram_mib: Annotated[int | None, typer.Option(min=1, help="MiB of memory.")] = None,
         force: Force = None,
+        dry_run: DryRun = False,
+        plan: Plan = None,
         no_wait: NoWait = False,
     ) -> None:
         """Give a VM that is off more or less CPUs and memory."""
@@ -46,8 +49,8 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         size = {name: each for name, each in wanted.items() if each is not None}
         with client() as api:
             body = {**size, "force": bool(force), "force_reason": force or None}
-            started = api.start(f"/v1/vms/{find(api, 'vms', vm)}/resize", body)
-            finish(api, started, wait=not no_wait)
+            path = f"/v1/vms/{find(api, 'vms', vm)}/resize"
+            ask(api, path, body, dry_run=dry_run, plan=plan, wait=not no_wait)
 
     @app.command()
     def grow(
@@ -55,13 +58,15 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         size_mib: Annotated[int, typer.Argument(min=1, help="MiB that it is to have.")],
         *,
         force: Force = None,
+        dry_run: DryRun = False,
+        plan: Plan = None,
         no_wait: NoWait = False,
     ) -> None:
         """Let a volume grow, which is detached or whose VM is off."""
         with client() as api:
             path = f"/v1/volumes/{find(api, 'volumes', volume)}/resize"
             body = {"size_mib": size_mib, "force": bool(force), "force_reason": force or None}
-            finish(api, api.start(path, body), wait=not no_wait)
+            ask(api, path, body, dry_run=dry_run, plan=plan, wait=not no_wait)
 
     @app.command("add-disk")
     def add_disk(

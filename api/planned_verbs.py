@@ -70,6 +70,26 @@ def undeploy(
         ask(client, path, dry_run=dry_run, plan=plan, wait=not no_wait)
 
 
+def persist(
+    vm: str,
+    *,
+    volume: Annotated[str | None, typer.Option(help="What the volume will be called.")] = None,
+    tier: Annotated[str, typer.Option(help="Of which storage it is to be.")] = "default",
+    force: Force = None,
+    dry_run: DryRun = False,
+    plan: Plan = None,
+    no_wait: NoWait = False,
+) -> None:
+    """Move the boot disk of a VM that is off onto a volume that outlives its deployment."""
+    how = {"volume": volume, "tier": tier, "force": bool(force), "force_reason": force or None}
+    with command_line.client() as client:
+        path = f"/v1/vms/{command_line.find(client, 'vms', vm)}/persist"
+        ask(client, path, how, dry_run=dry_run, plan=plan, wait=not no_wait)
+
+
+VERBS = (deploy, undeploy, persist)
+
+
 def ask(
     client: "Client",
     path: str,

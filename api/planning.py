@@ -13,13 +13,14 @@ from uuid import UUID
 
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from adapters.database import models, plans
 from adapters.database import operations as accepted
 from adapters.database.locks import Locked
-from adapters.database.vms import parts, whole_vms
+from adapters.database.vms import parts, volume_of, whole_vms
 from adapters.errors import Conflict, NotFound, Refused
 from adapters.plans import Outlook, Planned
 from api import tokens
@@ -174,9 +175,13 @@ def _outdated() -> Any:
 
 
 def _digest(db: Session, request: accepted.Request) -> str:
-    """Of the VMs that it is about, as the inventory has them."""
-    vms = [each for kind, each in request.locks if kind == "vm"]
+    """Of the VMs and volumes that it is about, as the inventory has them."""
+    vms, volumes = ([x for kind, x in request.locks if kind == k] for k in ("vm", "volume"))
     found = sha256()
+    rows = models.VolumeRow
+    for some in parts(volumes):
+        for row in db.scalars(select(rows).where(rows.id.in_(some)).order_by(rows.id)):
+            found.update(volume_of(row).model_dump_json().encode())
     for some in parts(vms):
         which = models.VirtualMachine.id.in_(some)
         for vm in whole_vms(db, which, cloud.inventory.installation):

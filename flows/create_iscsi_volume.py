@@ -6,6 +6,7 @@ from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
 from adapters.types import Role, Volume
 from flows.charges import charge_volume
+from flows.choose_pool import require_more
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.steps import step
@@ -51,6 +52,11 @@ def _(record: VolumeRecord) -> bool:
 @step("carve-volume")
 def carve_volume(volume: Volume, pool: UUID) -> None:
     cloud.storage(pool).ensure_volume(volume)
+
+
+@carve_volume.plan
+def _(volume: Volume, pool: UUID) -> None:
+    require_more(pool, volume.size_mib)
 
 
 @carve_volume.undo

@@ -37,6 +37,7 @@ class Planner:
     placement: dict[UUID, Placement] = field(default_factory=dict)
     _copies: dict[str, int] = field(default_factory=dict)
     _charges: dict[tuple[str, UUID], Charge] = field(default_factory=dict)
+    _seen: dict[str, dict[str, str]] = field(default_factory=dict)
     _known: dict[Hashable, Any] = field(default_factory=dict)
 
     def perform(self, step: Step[Any, Any], key: str, arguments: dict[str, Any]) -> Any:
@@ -79,6 +80,13 @@ class Planner:
 
     def placed(self, vm: VmRecord) -> VmRecord:
         """A VM as it is once it has the host that is planned for it."""
+        self._seen[f"vm {vm.name}"] = {
+            "cpu": f"{vm.cpu}",
+            "ram_mib": f"{vm.ram_mib}",
+            "disks": ", ".join(f"{each.size_mib} MiB" for each in vm.local_disks) or "none",
+            "volumes": ", ".join(each.name for each in vm.volumes) or "none",
+            "depends_on": ", ".join(vm.depends_on) or "none",
+        }
         if (where := self.placement.get(vm.id)) is None:
             return vm
         there = {"host_id": where.host, "datastore": where.directory}
@@ -91,6 +99,7 @@ class Planner:
             placement=self.placement,
             copies=tuple(Copy(what=k, size_bytes=n) for k, n in self._copies.items()),
             charges=tuple(self._charges.values()),
+            seen=self._seen,
         )
 
 

@@ -18,7 +18,7 @@ from flows.steps import Effect, step
 from flows.survey import survey_vm
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def resize_vm(request: Operation) -> None:
     """Charge and reserve what is more; define the VM so; give back what is less."""
     vm = survey_vm(request.target_id)

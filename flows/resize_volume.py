@@ -12,14 +12,16 @@ from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.types import Export, Role, Volume
 from flows.charges import charge
+from flows.choose_pool import require_more
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.operation import operation
+from flows.planning import planning
 from flows.steps import step
 from flows.survey import survey_volume
 
 
-@operation("volume", role=Role.STORAGE)
+@operation("volume", role=Role.STORAGE, planned=True)
 def resize_volume(request: Operation) -> None:
     """Charge what is more, let the volume grow in its pool, and record its size."""
     volume = survey_volume(request.target_id)
@@ -39,6 +41,11 @@ def charge_more(volume: VolumeRecord, former_mib: int, force: Force | None) -> N
     charge(cloud.ledger.of_volumes([volume]), force)
 
 
+@charge_more.plan
+def _(volume: VolumeRecord, former_mib: int, force: Force | None) -> None:
+    planning().charge(cloud.ledger.of_volumes([volume]), force)
+
+
 @charge_more.undo
 def _(volume: VolumeRecord, former_mib: int, force: Force | None) -> None:
     former = volume.model_copy(update={"size_mib": former_mib})
@@ -55,6 +62,11 @@ def _(volume: VolumeRecord, former_mib: int, force: Force | None) -> bool:
 def grow_volume(volume: Volume, former_mib: int, exports: list[Export], pool: UUID) -> None:
     former = volume.model_copy(update={"size_mib": former_mib})
     _resize(former, volume.size_mib, exports, pool)
+
+
+@grow_volume.plan
+def _(volume: Volume, former_mib: int, exports: list[Export], pool: UUID) -> None:
+    require_more(pool, volume.size_mib - former_mib)
 
 
 @grow_volume.undo

@@ -35,6 +35,9 @@ def survey_volume(volume: UUID) -> VolumeRecord:
     return cloud.inventory.volume(volume)
 
 
+survey_volume.plan(survey_volume.do)
+
+
 @step("survey-connection")
 def survey_connection(volume: VolumeRecord, vm: VmRecord) -> Connection:
     export = export_for(volume.id, vm)

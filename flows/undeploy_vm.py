@@ -13,6 +13,7 @@ from flows.cloud import cloud
 from flows.detach_volume import end_export
 from flows.lanes import Lane, lanes
 from flows.operation import operation
+from flows.planning import planning
 from flows.steps import Effect, step
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 
@@ -48,7 +49,9 @@ def survey_deployed(target: UUID, vms: list[UUID]) -> list[VmRecord]:
     return found
 
 
-survey_deployed.plan(survey_deployed.do)
+@survey_deployed.plan
+def _(target: UUID, vms: list[UUID]) -> list[VmRecord]:
+    return [planning().placed(vm) for vm in survey_deployed.do(target, vms)]
 
 
 @step("stop-vm", Effect.REMOVES)

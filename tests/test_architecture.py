@@ -120,6 +120,8 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "resize_vm",
+    "resize_volume",
 }
 
 

@@ -19,6 +19,7 @@ from api.dependencies import Caller
 from api.forcing import Forcing
 from api.matching import Match
 from api.permissions import needs
+from api.planning import ANSWERS, PlannedStarting
 from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.vms import Disk, datacenter_of, volume_locks
@@ -55,10 +56,10 @@ class NewDisk(Forcing):
 @router.post(
     "/{vm_id}/resize",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
-def resize(vm_id: UUID, size: Size, caller: Caller, starter: Starting) -> Response:
+def resize(vm_id: UUID, size: Size, caller: Caller, starter: PlannedStarting) -> Response:
     """Give a VM that is off, or not deployed, more or less CPUs and memory, where it is."""
     wanted = size.model_dump(include={"cpu", "ram_mib"}, exclude_none=True)
     force = size.by(caller)
@@ -80,7 +81,7 @@ def resize(vm_id: UUID, size: Size, caller: Caller, starter: Starting) -> Respon
         uses = cloud.inventory.vm(vm_id).uses
         require_growth(vm_id, uses.model_copy(update=wanted), force)
 
-    return starter.start(plan, check)
+    return starter.start(plan, check, wish=size)
 
 
 @router.post(

@@ -1,9 +1,10 @@
 """VMs: what they are, and what may be done with each of them."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -279,26 +280,25 @@ def open_console(
 @router.post(
     "/{vm_id}/persist",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_CREATE_STATEFUL)],
 )
-def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -> Response:
+def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: PlannedStarting) -> Response:
     """Move the boot disk of a VM that is off onto a volume that outlives its deployment."""
     with cloud.database.read() as db:
         vm = finding.vm(db, caller, vm_id)
-        starter.require(db, "persist", vm)
         boot = _boot_disk(db, vm)
         appliance = db.get_one(models.Appliance, vm.appliance_id)
         record = VolumeRecord(
-            id=uuid4(),
+            id=uuid5(starter.id, "volume"),
             name=wish.volume or f"{appliance.name}-{vm.name}-boot",
             virtual_datacenter_id=appliance.virtual_datacenter_id,
-            pool_id=uuid4(),
+            pool_id=starter.id,  # until one is chosen
             size_mib=boot.size_mib,
         )
         datacenter = datacenter_of(db, vm.appliance_id)
-        require_new_name(db, record.virtual_datacenter_id, record.name)
-    pool = choose_pool(datacenter, wish.tier, record.size_mib)
+    choose = partial(choose_pool, datacenter, wish.tier, record.size_mib)
+    pool = starter.chosen("pool", choose)
     record = record.model_copy(update={"pool_id": pool})
 
     def plan(db: Session) -> accepted.Request:
@@ -312,7 +312,7 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: Starting) -
         )
 
     uses, force = cloud.ledger.of_volumes([record]), wish.by(caller)
-    return starter.start(plan, lambda: require_within(uses, force))
+    return starter.start(plan, lambda: require_within(uses, force), wish=wish)
 
 
 def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:

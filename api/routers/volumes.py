@@ -20,6 +20,7 @@ from api.forcing import Forcing
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.permissions import needs
+from api.planning import ANSWERS, PlannedStarting
 from api.reports import Operation
 from api.starting import Starting
 from flows.abilities import require_sockets
@@ -219,10 +220,12 @@ def detach(volume_id: UUID, of: Attachment, caller: Caller, starter: Starting) -
 @router.post(
     "/{volume_id}/resize",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VDC_MANAGE_STORAGE)],
 )
-def resize(volume_id: UUID, size: VolumeSize, caller: Caller, starter: Starting) -> Response:
+def resize(
+    volume_id: UUID, size: VolumeSize, caller: Caller, starter: PlannedStarting
+) -> Response:
     """Let a volume grow, which is detached or whose VM is off; its guest has to be told then."""
     force = size.by(caller)
 
@@ -248,7 +251,7 @@ def resize(volume_id: UUID, size: VolumeSize, caller: Caller, starter: Starting)
             require_within(cloud.ledger.of_volumes([grown]), force)
             require_more(volume.pool_id, size.size_mib - volume.size_mib)
 
-    return starter.start(plan, check)
+    return starter.start(plan, check, wish=size)
 
 
 def require_new_name(db: Session, virtual_datacenter: UUID, name: str) -> None:

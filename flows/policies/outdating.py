@@ -27,10 +27,18 @@ def require_as_shown(shown: Outlook, now: Outlook) -> None:
 
     Less to copy is no change: somebody else has done it meanwhile.
     """
-    if changed := [*_placed_elsewhere(shown, now), *_charged(shown, now), *_copied(shown, now)]:
+    looks = (_seen, _placed_elsewhere, _charged, _copied)
+    changed = [each for look in looks for each in look(shown, now)]
+    if changed := changed or [*_steps(shown, now)]:
         raise PlanOutdated(changed)
-    if changed := list(_steps(shown, now)):
-        raise PlanOutdated(changed)
+
+
+def _seen(shown: Outlook, now: Outlook) -> Iterator[str]:
+    for what, facts in now.seen.items():
+        was = shown.seen.get(what, facts)
+        for name, fact in facts.items():
+            if was.get(name) != fact:
+                yield f"{what}: {name} is {fact}, was {was.get(name)}"
 
 
 def _placed_elsewhere(shown: Outlook, now: Outlook) -> Iterator[str]:

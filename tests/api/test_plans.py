@@ -191,7 +191,7 @@ def test_another_vm_or_size_makes_a_plan_outdated(api: Api, shop: Any) -> None:
     with cloud.database.write() as db:
         db.get_one(models.VirtualMachine, vm).cpu = 2
     told = outdated(carry_out(api, deploy_of(shop), plan))
-    assert told == f"vm {vm} would be charged cpu 2, not 1"
+    assert told == f"vm db: cpu is 2, was 1; vm {vm} would be charged cpu 2, not 1"
     api.done(api.post(f"/v1/vms/{vm}/deploy"))
     told = outdated(carry_out(api, deploy_of(shop), plan))
     assert "db would not be placed any more" in told
@@ -234,6 +234,64 @@ def test_undeploying_is_planned_with_what_is_free_afterwards(api: Api, shop: Any
     api.done(carry_out(api, one, plan))
     told = outdated(carry_out(api, whole, of_all))
     assert f"vm {shop['vms'][1]['id']} would not be refunded" in told
+
+
+def switched_off(api: Api, shop: Any) -> str:
+    vm = f"/v1/vms/{shop['vms'][0]['id']}"
+    api.done(api.post(f"{vm}/deploy"))
+    api.done(api.post(f"{vm}/power", json={"power": "off"}))
+    return vm
+
+
+def test_persisting_is_planned_to_its_very_volume_and_pool(api: Api, shop: Any) -> None:
+    vm, wish = switched_off(api, shop), {"volume": "boot"}
+    plan = planned(api, f"{vm}/persist", json=wish)
+    assert plan["bytes_to_copy"] == 16 * 2**20
+    (vdc,) = [x for x in plan["limits"] if x["level"] == "virtual-datacenter"]
+    moved = {k: vdc["after"][k] - vdc["used"][k] for k in ("storage_mib", "disk_mib", "cpu")}
+    assert moved == {"storage_mib": 16, "disk_mib": -16, "cpu": 0}
+    (carved,) = [step["what"] for step in plan["steps"] if step["name"] == "carve-volume"]
+    other = carry_out(api, f"{vm}/persist", plan, json={"volume": "root"})
+    refused(other, 409, "plan-of-another-request")
+    api.volume("boot")
+    told = outdated(carry_out(api, f"{vm}/persist", plan, json=wish))
+    assert told == "there is a volume called boot"
+    (taken,) = [x for x in api.get("/v1/volumes").json() if x["name"] == "boot"]
+    api.done(api.delete(f"/v1/volumes/{taken['id']}"))
+    api.done(carry_out(api, f"{vm}/persist", plan, json=wish))
+    (made,) = [x for x in api.get("/v1/volumes").json() if x["name"] == "boot"]
+    assert made["id"] == carved
+
+
+def test_a_volume_is_carved_in_the_pool_that_was_planned(api: Api, shop: Any) -> None:
+    vm = switched_off(api, shop)
+    plan = planned(api, f"{vm}/persist", json={})
+    device = api.get("/v1/storage-devices").json()[0]["id"]
+    body = {"storage_device": device, "name": "roomier", "total_mib": 99999}
+    assert api.post("/v1/storage-pools", json=body).status_code == 201
+    api.done(carry_out(api, f"{vm}/persist", plan, json={}))
+    (made,) = [x for x in api.get("/v1/volumes").json() if x["name"].endswith("-boot")]
+    assert made["pool_id"] == str(api.world.pool)
+
+
+def test_resizing_is_planned(api: Api, shop: Any) -> None:
+    vm = switched_off(api, shop)
+    plan = planned(api, f"{vm}/resize", json={"cpu": 3})
+    cpu = {(each["used"]["cpu"], each["after"]["cpu"]) for each in plan["limits"]}
+    assert cpu == {(1, 3)}
+    too_many = api.post(f"{vm}/resize", params={"dry_run": "true"}, json={"cpu": 1000})
+    refused(too_many, 409, "no-room")
+    volume = f"/v1/volumes/{shop['vms'][0]['volumes'][0]['id']}/resize"
+    larger = planned(api, volume, json={"size_mib": 12})
+    assert {x["after"]["storage_mib"] - x["used"]["storage_mib"] for x in larger["limits"]} == {4}
+    api.done(carry_out(api, f"{vm}/resize", plan, json={"cpu": 3}))
+    assert api.get(vm).json()["cpu"] == 3
+    api.done(carry_out(api, volume, larger, json={"size_mib": 12}))
+    less = planned(api, f"{vm}/resize", json={"cpu": 1})
+    assert {(x["used"]["cpu"], x["after"]["cpu"]) for x in less["limits"]} == {(3, 1)}
+    api.done(api.post(f"{vm}/resize", json={"cpu": 2}))
+    told = outdated(carry_out(api, f"{vm}/resize", less, json={"cpu": 1}))
+    assert told == "vm db: cpu is 2, was 3"
 
 
 def test_a_plan_may_wait_for_approval(api: Api, shop: Any) -> None:

@@ -19,6 +19,7 @@ from adapters.database.journal import Journal
 from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
+from adapters.database.packages import Packages
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -136,6 +137,11 @@ class Cloud:
     def plans(self) -> Plans:
         """What was shown, and may be carried out."""
         return Plans(self.database)
+
+    @cached_property
+    def packages(self) -> Packages:
+        """What was packed, and waits to be fetched."""
+        return Packages(self.database)
 
     @cached_property
     def library(self) -> Library:

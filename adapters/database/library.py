@@ -65,6 +65,15 @@ class NewTemplate(Value):
     ram_mib: int = 128
 
 
+class Described(Value):
+    """A template as a package is made of it."""
+
+    name: str
+    enterprise_id: UUID
+    wishes: Wishes
+    images: list[Image]
+
+
 class Conversion(Value):
     """An image to be had in another format; the id follows from what it is made of."""
 
@@ -168,6 +177,23 @@ class Library:
         with self._database.read() as db:
             row = db.get(models.Template, template)
             return row is not None and row.hardware is not None
+
+    def described(self, template: UUID) -> Described:
+        """What it is, to be told to others. Raises `NotFound`."""
+        images = self.images(template)
+        with self._database.read() as db:
+            row = db.get_one(models.Template, template)
+            return Described(
+                name=row.name,
+                enterprise_id=row.enterprise_id,
+                wishes=Wishes(
+                    cpu=row.cpu,
+                    ram_mib=row.ram_mib,
+                    hardware=row.hardware or {},
+                    about=row.about or {},
+                ),
+                images=images,
+            )
 
     def template_state(self, template: UUID) -> TemplateState | None:
         """Its state, or None when there is no such template."""

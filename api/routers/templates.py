@@ -263,11 +263,7 @@ def convert(
     """Convert a template's disks to another format; what has been converted is not again."""
 
     def plan(db: Session) -> accepted.Request:
-        row = finding.template(db, caller, template_id)
-        starter.require_free(db, "template", row.id)
-        if row.state is not TemplateState.AVAILABLE:
-            text = f"template {row.name} is {row.state}"
-            raise Conflict(text, code="template-not-available")
+        row = _available(db, caller, template_id, starter)
         return starter.request(
             "convert_image",
             row.id,
@@ -278,6 +274,34 @@ def convert(
         )
 
     return starter.start(plan)
+
+
+@router.post(
+    "/{template_id}/export",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_ALLOW_MODIFY)],
+)
+def export(template_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Make an OVA of a template; `GET /v1/packages/{id}` has it, by the operation's id."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = _available(db, caller, template_id, starter)
+        return starter.request("export_template", row.id, row.name, row.datacenter_id)
+
+    return starter.start(plan)
+
+
+def _available(
+    db: Session, caller: Caller, template_id: UUID, starter: Starting
+) -> models.Template:
+    """A template that is there, and free."""
+    row = finding.template(db, caller, template_id)
+    starter.require_free(db, "template", row.id)
+    if row.state is not TemplateState.AVAILABLE:
+        text = f"template {row.name} is {row.state}"
+        raise Conflict(text, code="template-not-available")
+    return row
 
 
 def _require_unused(db: Session, caller: Caller, row: models.Template) -> None:

@@ -73,7 +73,7 @@ _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
         *(_RULE.datacenter_id, models.Tier.datacenter_id, models.Conversion.datacenter_id),
     ),
     models.Rack: (_RULE.rack_id,),
-    models.Host: (_RULE.host_id, models.Datastore.host_id),
+    models.Host: (_RULE.host_id, models.Datastore.host_id, models.Secret.id),
     models.VirtualDatacenter: (models.Network.virtual_datacenter_id,),
 }
 

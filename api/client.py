@@ -67,6 +67,7 @@ class Step(Told):
     name: str
     lane: str
     state: StepState
+    percent: int | None = None
     attempts: int
     started_at: datetime
     ended_at: datetime | None

@@ -21,6 +21,11 @@ class Family(StrEnum):
     """A family of hypervisors; a virtual datacenter has exactly one."""
 
     KVM = "kvm"
+    XEN = "xen"
+    VSPHERE = "vsphere"
+    XENSERVER = "xenserver"
+    HYPERV = "hyperv"
+    VIRTUALBOX = "virtualbox"
     MEMORY = "memory"
 
 
@@ -40,6 +45,7 @@ class Format(StrEnum):
     QCOW2 = "qcow2"
     VMDK = "vmdk"
     VPC = "vpc"
+    VHDX = "vhdx"
     VDI = "vdi"
 
     @property

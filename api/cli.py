@@ -172,7 +172,8 @@ def import_(
     *,
     name: Annotated[str, typer.Option(help="What the template will be called.")],
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="raw, qcow2, vmdk, vpc or vdi; unless said, .ova is a package.")
+        str,
+        typer.Option(help="raw, qcow2, vmdk, vpc, vhdx or vdi; unless said, .ova is a package."),
     ] = "",
     datacenter: Annotated[str, typer.Option(help="Whose library it enters.")] = "main",
     cpu: Annotated[
@@ -213,16 +214,23 @@ def import_(
 def _format_of(file: Path) -> str:
     """Of a package its name tells; of a disk only who knows it does."""
     if file.suffix.lower() != ".ova":
-        raise typer.BadParameter("--format has to be said: raw, qcow2, vmdk, vpc or vdi")
+        raise typer.BadParameter("--format has to be said: raw, qcow2, vmdk, vpc, vhdx or vdi")
     return "ova"
 
 
 @app.command()
-def convert(template: str, format: str, *, no_wait: NoWait = False) -> None:  # noqa: A002
+def convert(
+    template: str,
+    format: str,  # noqa: A002
+    *,
+    subformat: Annotated[str, typer.Option(help="Such as streamOptimized, or fixed.")] = "",
+    no_wait: NoWait = False,
+) -> None:
     """Convert a template's images; what has been done is not done again."""
     with _client() as client:
         found = _find(client, "templates", template)
-        started = client.start(f"/v1/templates/{found}/conversions", {"format": format})
+        wanted = {"format": format, "subformat": subformat}
+        started = client.start(f"/v1/templates/{found}/conversions", wanted)
         _finish(client, started, wait=not no_wait)
 
 

@@ -1,6 +1,5 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
-import secrets
 from collections.abc import Collection
 from uuid import UUID, uuid4
 
@@ -9,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.appliances import new_mac
 from adapters.database.labels import label
 from adapters.database.locks import Locked
 from adapters.database.session import utc_now
@@ -140,7 +140,7 @@ class Composer:
                     vm_id=vm_id,
                     network_id=networks[network],
                     position=index,
-                    mac=_new_mac(db),
+                    mac=new_mac(db),
                 )
             )
             db.flush()
@@ -207,11 +207,3 @@ class Composer:
     def _networks(self, db: Session) -> dict[str, UUID]:
         query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)
         return {row.name: row.id for row in db.scalars(query)}
-
-
-def _new_mac(db: Session) -> str:
-    """A MAC of QEMU's range that no NIC has."""
-    while True:
-        mac = "52:54:00:" + secrets.token_bytes(3).hex(":")
-        if db.scalars(select(models.NicRow).filter_by(mac=mac)).first() is None:
-            return mac

@@ -17,6 +17,10 @@ Approval = Annotated[
     bool | None,
     typer.Option("--approval/--no-approval", help="Whether deployments wait for approval."),
 ]
+To = Annotated[str | None, typer.Option(help="Another virtual datacenter.")]
+Force = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
+]
 _APPLIANCE = ("id", "name", "state", "virtual_datacenter_id", "approval")
 _TEMPLATE = ("id", "name", "state", "datacenter_id", "cpu", "ram_mib")
 _VM = ("id", "name", "state", "cpu", "ram_mib", "depends_on", "leaving")
@@ -61,6 +65,20 @@ def _appliances() -> typer.Typer:
         """Delete an appliance that is not deployed; its volumes stay."""
         with client() as api:
             api.delete(_path(api, "appliances", appliance))
+
+    @verbs.command("copy")
+    def copy(appliance: str, name: str, *, to: To = None) -> None:
+        """Describe an appliance once more, under another name; no bytes are copied."""
+        with client() as api:
+            wanted = {"name": name, "virtual_datacenter": to}
+            told(api.post(f"{_path(api, 'appliances', appliance)}/copy", wanted))
+
+    @verbs.command("move")
+    def move(appliance: str, to: str, *, force: Force = None) -> None:
+        """Move an appliance that is not deployed to another virtual datacenter."""
+        wanted = {"virtual_datacenter": to, "force": bool(force), "force_reason": force}
+        with client() as api:
+            told(api.post(f"{_path(api, 'appliances', appliance)}/move", wanted))
 
     @verbs.command("add-vm")
     def add_vm(

@@ -22,10 +22,16 @@ from api.once import Once as Once_
 
 R = TypeVar("R")
 Send = Callable[[Operation], None]
+NAME_LENGTH = 63
 Name = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=63)
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=NAME_LENGTH
+    ),
 ]
-Reference = Annotated[str, StringConstraints(min_length=1, max_length=63), "a name, or an id"]
+Reference = Annotated[
+    str, StringConstraints(min_length=1, max_length=NAME_LENGTH), "a name, or an id"
+]
 
 
 def _caller(request: Request) -> tokens.Caller:

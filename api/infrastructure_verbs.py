@@ -1,4 +1,7 @@
-"""`cloudloom hosts list`, `racks add`, ...: the same verbs for all of the infrastructure."""
+"""`cloudloom hosts list`, `racks add`, ...: the same verbs for all of the infrastructure.
+
+A host's password is asked for, and never an argument: those are in everybody's list of processes.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -68,13 +71,14 @@ def _verbs(
     @verbs.command("add", help="Add one: its fields are the API's, as name=NAME.")
     def add(fields: Fields = None) -> None:
         with connect() as client:
-            told(client.post(path, values(fields)))
+            told(client.post(path, _with_password(noun, values(fields))))
 
     @verbs.command("set", help="Change one's fields; with nothing behind the `=`, to nothing.")
     def set_(which: str, fields: Fields = None) -> None:
         with connect() as client:
             found = _one(client, path, which)
-            told(client.patch(f"{path}/{found['id']}", values(fields)))
+            said = _with_password(noun, values(fields))
+            told(client.patch(f"{path}/{found['id']}", said))
 
     @verbs.command("delete", help="Remove one that nothing uses.")
     def delete(which: str) -> None:
@@ -89,6 +93,14 @@ def _verbs(
                 told(client.post(f"{path}/{_one(client, path, which)['id']}/refresh"))
 
     return verbs
+
+
+def _with_password(noun: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a host with `login=USER`, and the password that is asked for."""
+    if noun == "hosts" and values.get("login"):
+        password = typer.prompt("Password", hide_input=True)
+        return {**values, "login": {"user": str(values["login"]), "password": password}}
+    return values
 
 
 def _datastores(connect: Connect, show: Show) -> typer.Typer:

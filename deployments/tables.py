@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 import adapters
+from adapters.forms import Form
 from adapters.privileges import STOCK, Privilege, Stock
 from adapters.settings import Settings
 from api.codes import MEANINGS
@@ -23,6 +24,7 @@ from api.metrics import METRICS
 from deployments.codes import codes
 from flows.catalog import CATALOG
 from flows.outline import Steps, steps_of
+from flows.policies.conversion import DIETS
 from flows.registration import FIRST_OF_SCHEDULES
 from flows.steps import Effect, Step
 
@@ -66,6 +68,15 @@ def adapters_table() -> str:
                 can = ", ".join(sorted(getattr(adapter, "capabilities", ())))
                 link = f"[`{adapter.__name__}`]({adapter.__module__.replace('.', '/')}.py)"
                 rows.append(f"| {port.__name__} | {link} | {what} | {can} |")
+    return "\n".join(rows)
+
+
+def formats_table() -> str:
+    """What each family of hypervisors boots, what it is given otherwise, and why."""
+    rows = ["| family | boots as it is | else becomes | why |", "|---|---|---|---|"]
+    for family, diet in DIETS.items():
+        boots = ", ".join(f"`{form.value}`" for form in Form if form in diet.boots)
+        rows.append(f"| `{family}` | {boots} | `{diet.becomes.value}` | {diet.why} |")
     return "\n".join(rows)
 
 
@@ -138,6 +149,7 @@ TABLES = {
     README: {
         "flows": flows_table,
         "adapters": adapters_table,
+        "formats": formats_table,
         "metrics": metrics_table,
         "privileges": privileges_table,
     },

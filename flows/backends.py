@@ -14,7 +14,7 @@ from flows.running import running
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OURS = re.compile(
-    rf"templates/{_UUID}|conversions/../{_UUID}\.\w+|packages/{_UUID}\.ova|incoming/[^/]+"
+    rf"templates/{_UUID}|conversions/../{_UUID}(?:\.\w+)?|packages/{_UUID}\.ova|incoming/[^/]+"
 )
 
 Seen = dict[Thing, bool]  # each thing, and whether something else still uses it

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from adapters.database.approvals import Approvals
@@ -26,7 +26,7 @@ from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
 from adapters.database.stories import Stories
-from adapters.errors import Unsupported
+from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.images.base import ImageRepository, ImageTool
@@ -36,9 +36,12 @@ from adapters.nodes.memory import MemoryNode
 from adapters.settings import Settings, settings
 from adapters.storage.base import BlockStorage
 from adapters.storage.memory import MemoryStorage
-from adapters.types import Family, HostFacts
+from adapters.types import Chap, Family, HostFacts
 from adapters.world import World
 from flows.traces import handed_out
+
+if TYPE_CHECKING:
+    from adapters.vsphere.session import Session as VsphereSession
 
 R = TypeVar("R")
 _RECENT_S = 5.0
@@ -50,6 +53,7 @@ class Cloud:
     def __init__(self) -> None:
         self._made = threading.RLock()
         self._hosts: dict[UUID, tuple[str, Hypervisor]] = {}
+        self._sessions: dict[tuple[UUID, str], VsphereSession] = {}
         self._said: dict[tuple[str, UUID], tuple[float, Any]] = {}
 
     def become(self, settings: Settings) -> None:
@@ -201,23 +205,57 @@ class Cloud:
             return hypervisor
 
     @handed_out
-    def hypervisor_at(self, family: Family, address: str, host: UUID) -> Hypervisor:
+    def hypervisor_at(
+        self, family: Family, address: str, host: UUID, login: Chap | None = None
+    ) -> Hypervisor:
         """A hypervisor by what reaches it: how a host is found before it is one of ours."""
         installation = self.inventory.installation
+        if family is Family.VSPHERE:
+            from adapters.hypervisors.vsphere import VsphereHypervisor
+
+            return VsphereHypervisor(self._session(address, host, login), installation)
+        if login is not None:
+            raise Unsupported(f"{family} hosts are asked without a login")
         if family is Family.MEMORY:
             facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
             return MemoryHypervisor(self.world, host, installation, facts)
+        if family is not Family.KVM:
+            raise Unsupported(f"no adapter for hypervisors of family {family}")
         from adapters.hypervisors.kvm import KvmHypervisor
 
         consoles = str(self.settings.home.absolute() / "consoles")
         domain_type, release_s = self.settings.domain_type, self.settings.release_s
         return KvmHypervisor(address, installation, domain_type, consoles, release_s=release_s)
 
+    def _session(self, address: str, host: UUID, login: Chap | None) -> "VsphereSession":
+        """A login at a vSphere server, shared by all that is asked of the host."""
+        from adapters.vsphere.session import Session
+
+        if login is not None:
+            return Session(address, lambda: login)
+        with self._made:
+            key = (host, address)
+            if key not in self._sessions:
+                self._sessions[key] = Session(address, lambda: self._login(host))
+            return self._sessions[key]
+
+    def _login(self, host: UUID) -> Chap:
+        try:
+            return self.secrets.read(host)
+        except NotFound as error:
+            text = "the host wants a user and a password"
+            raise NotAllowed(text, code="login-missing") from error
+
     @handed_out
     def node(self, host: UUID) -> Node:
         """Access to a host's files."""
-        if self._recently(self.inventory.host, host).family is Family.MEMORY:
+        record = self._recently(self.inventory.host, host)
+        if record.family is Family.MEMORY:
             return MemoryNode(self.world, host)
+        if record.family is Family.VSPHERE:
+            from adapters.nodes.vsphere import VsphereNode
+
+            return VsphereNode(self._session(record.address, host, None))
         from adapters.nodes.local import LocalNode
 
         return LocalNode()

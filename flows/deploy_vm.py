@@ -11,11 +11,11 @@ from flows.attach_volume import plug_in
 from flows.change_power import record_state, switch_vm
 from flows.charges import charge_vms, charge_volume
 from flows.cloud import cloud
-from flows.convert_image import convert
+from flows.conversions import convert
 from flows.create_iscsi_volume import carve
 from flows.lanes import Lane, lanes
 from flows.operation import operation
-from flows.policies.conversion import needed_format
+from flows.policies.conversion import needed_form
 from flows.reserve_host import reserve_hosts
 from flows.steps import step
 from flows.survey import survey_vm
@@ -41,8 +41,8 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
     wanted: dict[UUID, Conversion] = {}
     for vm in vms:
         for disk in vm.local_disks:
-            if disk.image and (target := needed_format(vm.family, disk.image.format)):
-                made = Conversion(datacenter_id=vm.datacenter_id, source=disk.image, format=target)
+            if disk.image and (form := needed_form(vm.family, disk.image.form)):
+                made = Conversion.to(form, disk.image, vm.datacenter_id)
                 wanted[made.id] = made
     for conversion in wanted.values():
         convert(conversion, request.id)

@@ -18,7 +18,7 @@ from adapters.database.conventions import Base
 from adapters.errors import Conflict, NotFound, Refused
 from adapters.images.repository import initialise
 from adapters.nodes.base import MARKER
-from adapters.types import Family, VmState
+from adapters.types import Chap, Family, VmState
 from flows.cloud import cloud
 
 Entry = Callable[[Session], UUID]
@@ -47,10 +47,10 @@ def require_moved(repository: str, marker: UUID) -> None:
         raise Conflict(text, code="other-repository")
 
 
-def ask_host_at(host: UUID, address: str) -> dict[str, Any]:
+def ask_host_at(host: UUID, address: str, login: Chap | None = None) -> dict[str, Any]:
     """What a host says at an address, as its row has it; it has to know the VMs that are there."""
     record = cloud.inventory.host(host)
-    hypervisor = cloud.hypervisor_at(record.family, address, host)
+    hypervisor = cloud.hypervisor_at(record.family, address, host, login)
     facts = hypervisor.describe()
     (load,) = (x for x in cloud.inventory.loads(record.datacenter_id) if x.id == host)
     for _, directory in load.datastores:
@@ -79,15 +79,16 @@ def enrol_host(
     family: Family,
     address: str,
     datastores: Mapping[str, UUID | None],
+    login: Chap | None = None,
 ) -> Entry:
     """A machine that runs VMs; what it has, it says itself. A datastore may be one we know."""
     _require_new(models.Host, name, datacenter_id=datacenter)
     host = uuid4()
-    hypervisor = cloud.hypervisor_at(family, address, host)
+    hypervisor = cloud.hypervisor_at(family, address, host, login)
     facts = hypervisor.describe()
     for directory in datastores:
         hypervisor.datastore(directory)
-    return _entry(
+    entry = _entry(
         models.Host(
             id=host,
             datacenter_id=datacenter,
@@ -102,6 +103,14 @@ def enrol_host(
             for directory, uuid in datastores.items()
         ),
     )
+
+    def enter(db: Session) -> UUID:
+        entered = entry(db)
+        if login is not None:
+            cloud.secrets.keep(db, entered, login)
+        return entered
+
+    return enter
 
 
 def enrol_storage_device(

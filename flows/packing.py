@@ -4,6 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters.database.packages import KeptPackage
+from adapters.forms import Form
 from adapters.images.packing import pack, package_of
 from adapters.packages import Wishes
 from adapters.types import Format, Value
@@ -34,9 +35,9 @@ def stream_disk(disk: SourceDisk, package: UUID, datacenter: UUID) -> StreamedDi
     repository, path = cloud.repository(datacenter), Path(disk.path)
     if not disk.is_streamed:
         repository.clear(_streamed(disk, package))
-        needed = cloud.images.measure(path, disk.format, Format.VMDK)
+        needed = cloud.images.measure(path, disk.format, Form.VMDK_STREAM)
         target = repository.scratch(f"{_streamed(disk, package)}-{epoch()}", needed)
-        cloud.images.stream(path, disk.format, target, lambda _percent: None)
+        cloud.images.convert(path, disk.format, target, Form.VMDK_STREAM, lambda _percent: None)
         path = target
     most = cloud.settings.max_virtual_mib
     info = cloud.images.inspect(path, Format.VMDK, max_virtual_mib=most)

@@ -5,6 +5,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
 from adapters.types import Connection, Role, Vm
+from flows.abilities import Capability, require_ability
 from flows.attach_volume import (
     assign_volume,
     connection_of,
@@ -26,6 +27,7 @@ from flows.undeploy_vm import leave_base, remove_disk
 @operation("vm", role=Role.IMAGES, planned=True)
 def persist_vm(request: Operation) -> None:
     """Carve a volume, copy the disk onto it, boot from it from now on; then remove the disk."""
+    require_ability(request.target_id, Capability.DISK_FILES)
     vm = survey_vm(request.target_id)
     boot = next(disk for disk in vm.local_disks if disk.position == 0)
     volume = VolumeRecord.model_validate(request.arguments["volume"])

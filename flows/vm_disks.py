@@ -7,7 +7,7 @@ from adapters.database.records import DiskRecord, VmRecord
 from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
-from flows.convert_image import bootable
+from flows.conversions import bootable
 from flows.planning import planning
 from flows.running import mark, running
 from flows.steps import step

@@ -1,16 +1,23 @@
-"""What appliances are made of: VMs come and go with what is theirs alone."""
+"""What appliances are made of: VMs come and go with what is theirs alone, and are copied."""
 
-from collections.abc import Iterable
-from uuid import UUID
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.types import VolumeState
+from adapters.database.conventions import Base
+from adapters.database.labels import label
+from adapters.types import VmState, VolumeState
+
+R = TypeVar("R", bound=Base)
+_VM = models.VirtualMachine
 
 
-def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
+def strike(db: Session, vms: Iterable[_VM]) -> None:
     """Remove VMs that are not deployed, with what is only theirs; their volumes stay.
 
     Nobody depends on them any more: a later VM of the same name is another one.
@@ -26,9 +33,60 @@ def strike(db: Session, vms: Iterable[models.VirtualMachine]) -> None:
         struck.setdefault(vm.appliance_id, set()).add(vm.name)
         db.delete(vm)
     db.flush()
-    others = select(models.VirtualMachine).where(models.VirtualMachine.appliance_id.in_(struck))
-    for vm in db.scalars(others):
+    for vm in db.scalars(select(_VM).where(_VM.appliance_id.in_(struck))):
         gone = struck[vm.appliance_id]
         if gone & {*vm.depends_on}:
             vm.depends_on = [name for name in vm.depends_on if name not in gone]
     db.flush()
+
+
+def copy_vm(db: Session, vm: _VM, appliance: UUID, networks: Mapping[UUID, UUID]) -> UUID:
+    """Write a VM down once more, not deployed, as one of another appliance.
+
+    Its disks start from their images anew; its NICs are in `networks` instead of the former ones.
+    """
+    made = uuid4()
+    fresh = {"state": VmState.NOT_ALLOCATED, "host_id": None, "datastore_id": None}
+    copy = _like(vm, id=made, appliance_id=appliance, leaving=False, **fresh)
+    db.add(copy)
+    db.flush()
+    label(db, copy, vm.labels)
+    for disk in db.scalars(select(models.VmDisk).filter_by(vm_id=vm.id)).all():
+        db.add(_like(disk, id=uuid4(), vm_id=made, base=None, volume_id=None))
+    for nic in db.scalars(select(models.NicRow).filter_by(vm_id=vm.id)).all():
+        there = networks[nic.network_id]
+        db.add(_like(nic, id=uuid4(), vm_id=made, network_id=there, mac=new_mac(db)))
+        db.flush()
+    return made
+
+
+def copy_volume(
+    db: Session, volume: models.VolumeRow, vm: UUID, vdc: UUID, pool: UUID, name: str
+) -> None:
+    """Write a volume of the same size down, for a VM, to be carved when that is deployed."""
+    there = {"virtual_datacenter_id": vdc, "pool_id": pool, "vm_id": vm}
+    copy = _like(volume, id=uuid4(), name=name, carved=False, **there)
+    db.add(copy)
+    db.flush()
+    label(db, copy, volume.labels)
+
+
+def new_mac(db: Session) -> str:
+    """A MAC of QEMU's range that no NIC has."""
+    while True:
+        mac = "52:54:00:" + secrets.token_bytes(3).hex(":")
+        if db.scalars(select(models.NicRow).filter_by(mac=mac)).first() is None:
+            return mac
+
+
+def _like(row: R, **different: object) -> R:
+    """A row like this one, but for what is different; nothing is shared that is secret."""
+    table = type(row)
+    same = {
+        each.key: getattr(row, each.key)
+        for each in inspect(table).columns
+        if not any(
+            key.column.table.name == models.Secret.__tablename__ for key in each.foreign_keys
+        )
+    }
+    return table(**{**same, **different})

@@ -124,7 +124,12 @@ def _in_library(db: Session, datacenter: UUID) -> list[Thing]:
     packages = select(PackageRow.path).where(PackageRow.datacenter_id == datacenter)
     paths = (
         *(f"templates/{each}" for each in db.scalars(templates)),
-        *db.scalars(conversions),
+        *map(_entry, db.scalars(conversions)),
         *db.scalars(packages),
     )
     return [Thing(kind=Kind.FILE, place=datacenter, name=path) for path in paths]
+
+
+def _entry(path: str) -> str:
+    """What the repository lists for a conversion: its file, or the folder of a set."""
+    return "/".join(path.split("/")[:3])

@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 from adapters.database import models
 from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, InUse, NotFound
+from adapters.forms import Form
 from adapters.packages import Wishes
 from adapters.types import ConversionState, Format, Identity, TemplateState, Value
 
@@ -33,6 +34,11 @@ class Image(Value):
     path: str  # relative to the repository
     virtual_size_mib: int
     identity: Identity
+
+    @property
+    def form(self) -> Form | None:
+        """What a hypervisor makes of it; None is nothing that one boots."""
+        return Form.of(self.format, self.subformat)
 
 
 class Kept(Value):
@@ -74,7 +80,18 @@ class Conversion(Value):
     datacenter_id: UUID
     source: Image
     format: Format
-    options: str = ""
+    options: str = ""  # the subformat, unless it is the format's usual one
+
+    @classmethod
+    def to(cls, form: Form, source: Image, datacenter: UUID) -> "Conversion":
+        """The image in that form."""
+        options = "" if form.is_usual else form.subformat
+        return cls(datacenter_id=datacenter, source=source, format=form.format, options=options)
+
+    @property
+    def form(self) -> Form:
+        """What it is converted to."""
+        return Form.wanted(self.format, self.options)
 
     @property
     def id(self) -> UUID:
@@ -83,8 +100,11 @@ class Conversion(Value):
 
     @property
     def path(self) -> str:
-        """Where the repository has it."""
-        return f"conversions/{self.source.digest[:2]}/{self.id}.{self.format.extension}"
+        """Where the repository has it: a set in a folder of its own."""
+        folder = f"conversions/{self.source.digest[:2]}/{self.id}"
+        if self.form.is_set:
+            return f"{folder}/{self.format.disk_file}"
+        return f"{folder}.{self.format.extension}"
 
     def planned(self) -> Image:
         """What is to be made: as large as its source, as far as anybody knows before."""
@@ -390,6 +410,7 @@ def _converted(row: models.Conversion, virtual_size_mib: int = 0) -> Image:
     return Image(
         id=row.id,
         format=row.format,
+        subformat=row.options,
         digest=row.digest,
         path=row.path,
         virtual_size_mib=virtual_size_mib,

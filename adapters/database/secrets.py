@@ -142,6 +142,14 @@ class Secrets:
         self._witness(secret)
         return chap
 
+    def keep(self, db: Session, secret: UUID, chap: Chap) -> None:
+        """Keep what somebody gave us under this id, in his transaction; it may replace another."""
+        still(db)  # the newest key stays the newest one until this is there
+        plain = chap.password.get_secret_value().encode()
+        row = db.get(models.Secret, secret) or models.Secret(id=secret)
+        row.user, row.ciphertext = chap.user, self._keys.encrypt(plain)
+        db.add(row)
+
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""
         with self._database.write() as db:

@@ -75,7 +75,7 @@ _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
         PackageRow.datacenter_id,
     ),
     models.Rack: (_RULE.rack_id,),
-    models.Host: (_RULE.host_id, models.Datastore.host_id),
+    models.Host: (_RULE.host_id, models.Datastore.host_id, models.Secret.id),
     models.VirtualDatacenter: (models.Network.virtual_datacenter_id,),
 }
 

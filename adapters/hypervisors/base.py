@@ -64,6 +64,7 @@ class Capability(StrEnum):
     HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
     TERMINAL = "terminal"
     DISPLAY = "display"
+    DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
 
 
 class DisplayKind(StrEnum):
@@ -110,7 +111,7 @@ class Hypervisor(Protocol):
         """Remove one of `disks` by its id alone. Raises `InUse` while a VM is defined with it."""
 
     def disk_path(self, disk: Disk) -> str:
-        """Where the disk's bytes are, as the host sees it (qcow2)."""
+        """Where the disk's bytes are, as the host sees it; with `DISK_FILES` a qcow2."""
 
     def ensure_vm(self, vm: Vm) -> None:
         """Define the VM, off. Raises `NotFound` when a disk is missing, `Conflict`."""

@@ -39,6 +39,7 @@ class KvmHypervisor:
             Capability.HOT_ATTACH,
             Capability.TERMINAL,
             Capability.DISPLAY,
+            Capability.DISK_FILES,
         }
     )
 

@@ -38,6 +38,7 @@ class MemoryHypervisor:
             Capability.HOT_ATTACH,
             Capability.TERMINAL,
             Capability.DISPLAY,
+            Capability.DISK_FILES,
         }
     )
 

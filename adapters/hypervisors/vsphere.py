@@ -34,8 +34,8 @@ class VsphereHypervisor:
 
     capabilities = frozenset({Capability.OVERLAY, Capability.PAUSE, Capability.RESET})
 
-    def __init__(self, address: str, installation: UUID, credentials: Callable[[], Chap]) -> None:
-        self._session = Session(address, credentials)
+    def __init__(self, session: Session, installation: UUID) -> None:
+        self._session = session
         self._datastores = Datastores(self._session)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation

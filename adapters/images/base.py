@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from adapters.forms import Form
 from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
 
 Progress = Callable[[float], None]  # percent, 0 to 100
@@ -31,15 +32,13 @@ class ImageTool(Protocol):
         source: Path,
         source_format: Format,
         target: Path,
-        target_format: Format,
+        form: Form,
         progress: Progress,
     ) -> None:
-        """Write `target`, a new file. Its guest-visible size equals the source's."""
+        """Write `target`, a new file. Its guest-visible size equals the source's.
 
-    def stream(
-        self, source: Path, source_format: Format, target: Path, progress: Progress
-    ) -> None:
-        """Write `target`, a new streamOptimized VMDK, as packages have them; otherwise alike."""
+        A form that is a set has its further files beside it, named after it.
+        """
 
     def fill_target(
         self,
@@ -60,7 +59,7 @@ class ImageTool(Protocol):
     def equal(self, a: Path, a_format: Format, b: Path, b_format: Format) -> bool:
         """Whether two images have the same content."""
 
-    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+    def measure(self, source: Path, source_format: Format, form: Form) -> int:
         """Bytes that a conversion will need at most."""
 
 

@@ -18,6 +18,7 @@ from oslo_utils.imageutils.format_inspector import (
 
 from adapters.errors import BadImage
 from adapters.images.untrusted import UntrustedFile, corrupt, require_size
+from adapters.images.vhdx import inspect_vhdx
 from adapters.images.vmdk import SECTOR, inspect_vmdk, is_descriptor
 from adapters.types import Format, ImageInfo
 
@@ -27,6 +28,7 @@ _FORMATS = {
     "qcow2": Format.QCOW2,
     "vmdk": Format.VMDK,
     "vhd": Format.VPC,
+    "vhdx": Format.VHDX,
     "vdi": Format.VDI,
     "gpt": Format.RAW,
 }
@@ -251,5 +253,6 @@ _READERS: dict[Format, Callable[[UntrustedFile, int], ImageInfo]] = {
     Format.QCOW2: _inspect_qcow2,
     Format.VMDK: inspect_vmdk,
     Format.VPC: _inspect_vhd,
+    Format.VHDX: inspect_vhdx,
     Format.VDI: _inspect_vdi,
 }

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.errors import BadImage, NotAllowed, Refused, Transient
+from adapters.forms import Form
 from adapters.images.base import Progress
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
@@ -49,27 +50,16 @@ class MemoryImageTool:
         source: Path,
         source_format: Format,
         target: Path,
-        target_format: Format,
+        form: Form,
         progress: Progress,
     ) -> None:
         def effect() -> None:
             image = _read(source, source_format)
             progress(0.0)
             progress(100.0)  # whoever refuses to hear it gets no image
-            write_image(target, target_format, image["virtual_size_bytes"], image["content"])
+            write_image(target, form.format, image["virtual_size_bytes"], image["content"])
 
         self.world.call("images.convert", target.name, effect, None)
-
-    def stream(
-        self, source: Path, source_format: Format, target: Path, progress: Progress
-    ) -> None:
-        def effect() -> None:
-            image = _read(source, source_format)
-            progress(0.0)
-            progress(100.0)
-            write_image(target, Format.VMDK, image["virtual_size_bytes"], image["content"])
-
-        self.world.call("images.stream", target.name, effect, None)
 
     def fill_target(
         self,
@@ -106,9 +96,9 @@ class MemoryImageTool:
 
         return self.world.call("images.equal", a.name, effect, lie=True)
 
-    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+    def measure(self, source: Path, source_format: Format, form: Form) -> int:
         def effect() -> int:
-            return len(json.dumps(_read(source, source_format))) + len(target_format)
+            return len(json.dumps(_read(source, source_format))) + len(form.value)
 
         return self.world.call("images.measure", source.name, effect, 0)
 

@@ -46,6 +46,8 @@ _FORMATS = (  # words of a disk's format, or its file's ending
     ("vmdk", Format.VMDK),
     ("qcow", Format.QCOW2),
     ("vdi", Format.VDI),
+    ("vhdx", Format.VHDX),
+    ("vhdx", Format.VHDX),
     ("vhd", Format.VPC),
     ("bb676673", Format.VPC),  # Microsoft's address of its specification
     ("137171", Format.VPC),

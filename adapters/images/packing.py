@@ -33,6 +33,7 @@ _FORMATS = {
     Format.VMDK: "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized",
     Format.QCOW2: "http://www.gnome.org/~markmc/qcow-image-format.html",
     Format.VPC: "http://technet.microsoft.com/en-us/virtualserver/bb676673.aspx",
+    Format.VHDX: "https://learn.microsoft.com/openspecs/windows_protocols/ms-vhdx",
     Format.VDI: "http://www.virtualbox.org/manual/ch05.html#vdi",
     Format.RAW: "http://www.example.org/raw",
 }

@@ -19,6 +19,7 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
+from adapters.forms import Form
 from adapters.images.base import Progress
 from adapters.images.inspect import inspect
 from adapters.images.untrusted import corrupt
@@ -26,17 +27,15 @@ from adapters.programs import ProgramFailed
 from adapters.types import Chap, Format, ImageInfo, Target
 
 _PROGRESS = re.compile(r"\(([0-9.]+)/100%\)")
-_OPTIONS = {  # of the images that are made
-    Format.VMDK: "subformat=monolithicSparse",  # streamOptimized cannot be written to
-    Format.VPC: "force_size=on",  # else the size is rounded up to cylinders
+_COARSENESS = {  # blocks that are written in full, as many times qcow2's clusters
+    Form.VDI: 16,
+    Form.VHDX: 512,
 }
-_STREAM = "subformat=streamOptimized,adapter_type=lsilogic,compat6=on"
-_MEASURED = {Format.RAW, Format.QCOW2}  # qemu-img measures these only
-_VDI_COARSENESS = 16  # its blocks are as many times qcow2's clusters, and written in full
-_CHECKED = {Format.QCOW2, Format.VMDK, Format.VDI}
+_CHECKED = {Format.QCOW2, Format.VMDK, Format.VDI, Format.VHDX}
 _CHECK_CPU_S = 60.0  # and a second for each GiB
 _DIFFERENT = 1  # exit codes: of compare,
 _LEAKS = 3  # and of check
+_OF_SET = re.compile(r"(.*)-(?:flat|[fs]\d{3})")  # how qemu calls the files of a set
 _TOO_SHORT = re.compile(r"[Tt]runcated|end of (the )?file|after EOF|too small|too short")
 _MEANINGS: tuple[tuple[str, Callable[[str], AdapterError]], ...] = (  # the first that fits
     (r"No space left on device|Disk quota exceeded", OutOfSpace),
@@ -106,27 +105,18 @@ class QemuImg:
         source: Path,
         source_format: Format,
         target: Path,
-        target_format: Format,
+        form: Form,
         progress: Progress,
     ) -> None:
         """Convert; what a failure leaves of the target is removed."""
-        options = ["-o", _OPTIONS[target_format]] if target_format in _OPTIONS else []
-        formats = ["-f", source_format, "-O", target_format, *options]
+        formats = ["-f", source_format, "-O", form.format, *_options(form)]
         try:
             _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
         except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-
-    def stream(
-        self, source: Path, source_format: Format, target: Path, progress: Progress
-    ) -> None:
-        """Compressed, and as VMware's own tools take it; what a failure leaves is removed."""
-        formats = ["-f", source_format, "-O", Format.VMDK, "-o", _STREAM]
-        try:
-            _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
-        except BaseException:
-            target.unlink(missing_ok=True)
+            for path in target.parent.iterdir():
+                extent = _OF_SET.fullmatch(path.stem) if form.is_set else None
+                if path == target or (extent and extent[1] == target.stem):
+                    path.unlink(missing_ok=True)
             raise
 
     def resize(self, path: Path, format_: Format, size_bytes: int) -> None:
@@ -136,14 +126,13 @@ class QemuImg:
                 "qemu-img", "resize", "-q", "-f", format_, "--", path.absolute(), str(size_bytes)
             )
 
-    def measure(self, source: Path, source_format: Format, target_format: Format) -> int:
+    def measure(self, source: Path, source_format: Format, form: Form) -> int:
         """Bytes that will be allocated; what qemu-img cannot measure needs about as qcow2."""
-        measured = target_format if target_format in _MEASURED else Format.QCOW2
+        measured = Format.RAW if form.is_flat else Format.QCOW2
         arguments = ("-f", source_format, "-O", measured, "--", source.absolute())
         with speaking_qemu():
             told = _json("measure", *arguments)
-        coarse = _VDI_COARSENESS if target_format is Format.VDI else 1
-        return int(min(told["required"] * coarse, told["fully-allocated"]))
+        return int(min(told["required"] * _COARSENESS.get(form, 1), told["fully-allocated"]))
 
     def equal(self, a: Path, a_format: Format, b: Path, b_format: Format) -> bool:
         """Compare two images; what one has more must be zeros."""
@@ -172,6 +161,15 @@ class QemuImg:
         volume = _iscsi(target, initiator, chap)
         arguments = (*_SECRET, "--image-opts", "--", image, volume)
         return _compare(*arguments, stdin=_password(chap), stalled_s=self.stalled_s)
+
+
+def _options(form: Form) -> list[str]:
+    """How an image of this form is made."""
+    if form.format is Format.VPC:  # else the size is rounded up to cylinders
+        return ["-o", f"subformat={form.subformat},force_size=on"]
+    if form is Form.VMDK_STREAM:  # what others, VMware's tools first of all, are given
+        return ["-o", f"subformat={form.subformat},adapter_type=lsilogic,compat6=on"]
+    return ["-o", f"subformat={form.subformat}"] if form.subformat else []
 
 
 _SECRET = ("--object", "secret,id=chap,file=/dev/stdin")  # no command line, no file, no log

@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from queue import Empty, SimpleQueue
 from uuid import UUID, uuid4
@@ -115,8 +115,9 @@ class DirectoryRepository:
     def publish(self, scratch: Path, relative: str) -> Identity:
         """Also finishes what an interrupted attempt has begun, whose scratch file has moved.
 
-        A descriptor moves into the directory under a hidden name first, then its extents, then
-        it gets its name: half of a set is not seen by that name, but found by it.
+        A set is put in place as a folder where there is none yet. Into one that is there, its
+        descriptor moves under a hidden name first, then its extents, then it gets its name:
+        half of a set is not seen by that name, but found by it.
         """
         with self._mounted():
             if not scratch.absolute().is_relative_to(self.root / INCOMING):
@@ -133,6 +134,8 @@ class DirectoryRepository:
             ]
             for here, there in [(source, target), *extents]:  # before anything is touched
                 self._require_equal(here, there)
+            if extents and _place_whole([source, *(here for here, _ in extents)], target):
+                return self.identity(relative)
             target.parent.mkdir(parents=True, exist_ok=True)
             if extents and source != hidden:
                 _move(source, hidden)
@@ -279,6 +282,22 @@ class DirectoryRepository:
 
 def _hidden(target: Path) -> Path:
     return target.with_name(f".{target.name}.publishing")
+
+
+def _place_whole(sources: list[Path], target: Path) -> bool:
+    """Put a set in place by one rename, if it has a folder of its own, and its target has none."""
+    folder, wanted = sources[0].parent, target.parent
+    if sources[0].name != target.name or {*folder.iterdir()} != {*sources}:
+        return False
+    with suppress(OSError):
+        wanted.rmdir()  # an empty one is what an interrupted removal has left
+    if wanted.exists():
+        return False
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        _sync(source)
+    _move(folder, wanted)
+    return True
 
 
 def _place(source: Path, target: Path) -> None:

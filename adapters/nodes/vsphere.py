@@ -1,13 +1,12 @@
 """An ESXi host's files, on its datastores: it sees no repository, and is sent what it needs."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
 from pyVmomi import vim
 
 from adapters.errors import NotFound, Refused
-from adapters.types import Base, Capacity, Chap
+from adapters.types import Base, Capacity
 from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session
 
@@ -15,8 +14,8 @@ from adapters.vsphere.session import Session
 class VsphereNode:
     """One ESXi host's datastores. Copies are disks, made of streamOptimized VMDKs."""
 
-    def __init__(self, address: str, credentials: Callable[[], Chap]) -> None:
-        self._session = Session(address, credentials)
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._datastores = Datastores(self._session)
 
     def sees(self, repository: str, marker: UUID) -> bool:  # noqa: ARG002 - as the port

@@ -27,6 +27,7 @@ from adapters.vsphere.session import Session
 _MIB = 2**20
 _PLACE = re.compile(r"\[([^\[\]/]+)\] */?(.*?)/?")
 _HEADER = struct.Struct("<4sIIQ")  # of a sparse VMDK: magic, version, flags, capacity in sectors
+_COMPRESSED = 1 << 16
 _TELL_S = 20.0  # a lease of which nothing is heard for minutes ends
 _STALE_S = 6 * 3600.0  # an upload that is older than this is nobody's any more
 _CONTROLLER = 1000
@@ -379,8 +380,8 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
 
 
 def _virtual_mib(file: BinaryIO, source: Path) -> int:
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(b"KDMV"):
-        raise Refused(f"{source} is no sparse VMDK, which is what a host takes")
-    sectors = _HEADER.unpack(header)[3]
+    header = file.read(_HEADER.size).ljust(_HEADER.size, b"\0")
+    magic, _, flags, sectors = _HEADER.unpack(header)
+    if magic != b"KDMV" or not flags & _COMPRESSED:
+        raise Refused(f"{source} is no streamOptimized VMDK, which is what a host takes")
     return int(-(-sectors // 2048))

@@ -169,8 +169,8 @@ def delete_appliance(appliance_id: UUID, caller: Caller, starter: Starting, matc
     def deleted(db: Session) -> None:
         row = finding.held(db, finding.appliance(db, caller, appliance_id))
         match.require_same(shown(db, row))
-        vms = _free_vms(db, row, starter)
-        _require_undeployed(row, vms)
+        vms = free_vms(db, row, starter)
+        require_undeployed(row, vms)
         require_unprotected(db, "delete", vms)
         tell(db, "appliance.deleted", row, vms=[vm.name for vm in vms])
         strike(db, vms)
@@ -202,7 +202,7 @@ def deploy(
 
     def plan(db: Session) -> accepted.Request:
         row = finding.appliance(db, caller, appliance_id)
-        vms = _free_vms(db, row, starter)
+        vms = free_vms(db, row, starter)
         new, leaving = _new(vms), [vm for vm in vms if vm.leaving]
         if not (new or leaving):
             raise Conflict(f"appliance {row.name} is deployed", code="wrong-state")
@@ -239,7 +239,7 @@ def undeploy(appliance_id: UUID, caller: Caller, starter: PlannedStarting) -> Re
 
     def plan(db: Session) -> accepted.Request:
         row = finding.appliance(db, caller, appliance_id)
-        vms = _free_vms(db, row, starter)
+        vms = free_vms(db, row, starter)
         deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
         if not deployed:
             raise Conflict(f"appliance {row.name} is not deployed", code="wrong-state")
@@ -263,7 +263,7 @@ def _new(vms: Sequence[models.VirtualMachine]) -> list[models.VirtualMachine]:
     return [vm for vm in vms if vm.state is VmState.NOT_ALLOCATED and not vm.leaving]
 
 
-def _require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachine]) -> None:
+def require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachine]) -> None:
     """Raise `Conflict`, which names the VMs that are deployed."""
     deployed = [vm for vm in vms if vm.state is not VmState.NOT_ALLOCATED]
     if deployed:
@@ -273,9 +273,8 @@ def _require_undeployed(row: models.Appliance, vms: Sequence[models.VirtualMachi
         raise refusal
 
 
-def _free_vms(
-    db: Session, row: models.Appliance, starter: Starting
-) -> list[models.VirtualMachine]:
+def free_vms(db: Session, row: models.Appliance, starter: Starting) -> list[models.VirtualMachine]:
+    """An appliance's VMs, if no operation has it or one of them."""
     vms = _vms(db, row)
     starter.require_free(db, "appliance", row.id)
     starter.require_free(db, "vm", *(vm.id for vm in vms))

@@ -1,9 +1,13 @@
-"""What appliances are made of: VMs are added, and leave, also while the others are deployed."""
+"""What appliances are made of: VMs come and leave, also while the others are deployed.
+
+An appliance is copied and moved, too, between the virtual datacenters of a datacenter.
+"""
 
 from uuid import UUID
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -13,20 +17,38 @@ from adapters.database.events import tell
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from adapters.types import VmState
-from api import finding
+from api import finding, moving
 from api.blueprint import Blueprint, WantedVm
 from api.composing import Composer
-from api.dependencies import Caller, Once
+from api.dependencies import Caller, Name, Once, Reference
+from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
 from api.protection import require_unprotected
-from api.routers.appliances import Appliance, shown
+from api.routers.appliances import Appliance, free_vms, require_undeployed, shown
 from api.routers.vms import Vm, vms_of
 from api.starting import Starter, Starting
 from flows.cloud import cloud
 
 router = APIRouter()
+
+
+class ApplianceCopy(BaseModel):
+    """What an appliance's copy is called, and where it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(examples=["shop-2"])
+    virtual_datacenter: Reference | None = Field(
+        None, description="Another one, of the same datacenter and family."
+    )
+
+
+class ApplianceMove(Forcing):
+    """Where an appliance is to be."""
+
+    virtual_datacenter: Reference = Field(description="Of the same datacenter and family.")
 
 
 @router.post(
@@ -107,6 +129,61 @@ def keep(vm_id: UUID, caller: Caller, starter: Starting, once: Once) -> Response
         row.leaving = False
         tell(db, "vm.kept", row)
         return Answer(200, _shown(db, row).model_dump(mode="json"))
+
+    return once.answer(act).response()
+
+
+@router.post(
+    "/appliances/{appliance_id}/copy",
+    tags=["appliances"],
+    status_code=201,
+    responses={201: {"model": Appliance}},
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
+def copy(
+    appliance_id: UUID, wanted: ApplianceCopy, caller: Caller, starter: Starting, once: Once
+) -> Response:
+    """Describe an appliance once more: nothing is deployed, and no bytes are copied.
+
+    The copy's disks start from their templates, its volumes are new ones of the same sizes and
+    tiers, and its MACs are its own. A VM that boots from a volume cannot be copied.
+    """
+    with cloud.database.read() as db:
+        free_vms(db, finding.appliance(db, caller, appliance_id), starter)
+    copier = moving.Copier(caller, appliance_id, wanted.name, wanted.virtual_datacenter)
+
+    def act(db: Session) -> Answer:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        free_vms(db, row, starter)
+        made = copier.write(db, row)
+        tell(db, "appliance.copied", made, source={"id": row.id, "name": row.name})
+        body = shown(db, made).model_dump(mode="json")
+        return Answer(201, body, f"/v1/appliances/{made.id}")
+
+    return once.answer(act).response()
+
+
+@router.post(
+    "/appliances/{appliance_id}/move",
+    tags=["appliances"],
+    responses={200: {"model": Appliance}},
+    dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
+)
+def move(
+    appliance_id: UUID, wanted: ApplianceMove, caller: Caller, starter: Starting, once: Once
+) -> Response:
+    """Move an appliance that is not deployed, with its volumes, to another virtual datacenter."""
+    force = wanted.by(caller)
+
+    def act(db: Session) -> Answer:
+        row = finding.held(db, finding.appliance(db, caller, appliance_id))
+        vms = free_vms(db, row, starter)
+        require_undeployed(row, vms)
+        starter.require_free(db, "volume", *(each.id for each in moving.volumes_of(db, vms)))
+        there = moving.destination(db, caller, row, wanted.virtual_datacenter)
+        moving.move(db, row, vms, there, force)
+        tell(db, "appliance.moved", row)
+        return Answer(200, shown(db, row).model_dump(mode="json"))
 
     return once.answer(act).response()
 

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database.uses import User
 from adapters.privileges import Privilege
-from adapters.types import Family
+from adapters.types import Chap, Family
 from api import finding, infrastructure
-from api.dependencies import Name, Once, Pages, Reference
+from api.dependencies import Caller, Key, Name, Once, Pages, Reference
 from api.infrastructure import Address, Text
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
+from api.once import Once as OneRequest
 from api.permissions import needs
 from flows import enrolment
 from flows.cloud import cloud
@@ -37,6 +38,20 @@ class NewDatastore(BaseModel):
     tier: Reference | None = None
 
 
+class HostLogin(BaseModel):
+    """As whom a host is asked: kept encrypted, and never told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: Text = Field(min_length=1, examples=["cloudloom@vsphere.local"])
+    password: SecretStr = Field(min_length=1, max_length=255)
+
+    @property
+    def chap(self) -> Chap:
+        """The same, as adapters take it."""
+        return Chap(user=self.user, password=self.password)
+
+
 class NewHost(BaseModel):
     """A machine that runs VMs, as its hypervisor is reached, and where it keeps disks."""
 
@@ -52,6 +67,7 @@ class NewHost(BaseModel):
     )
     reserved_for: Reference | None = Field(None, description="The one enterprise that may use it.")
     maintenance: bool = Field(default=False, description="It takes no new VMs.")
+    login: HostLogin | None = Field(None, description="As whom a vSphere host is asked.")
 
 
 class HostChange(BaseModel):
@@ -64,6 +80,7 @@ class HostChange(BaseModel):
     rack: Reference | None = None
     reserved_for: Reference | None = None
     maintenance: bool = False
+    login: HostLogin | None = Field(None, description="It is asked as this one before it changes.")
 
 
 class DatastoreChange(BaseModel):
@@ -115,14 +132,20 @@ _store = infrastructure.plainly(Datastore)
     responses={201: {"model": Host}},
     dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS)],
 )
-def create_host(new: NewHost, once: Once) -> Response:
+def create_host(
+    request: Request, new: NewHost, caller: Caller, idempotency_key: Key = None
+) -> Response:
     """Add a host; it is asked what it has, and for its datastores."""
+    # Without the password: what is kept of a request would be a fast hash of it.
+    said = new.model_dump_json(exclude={"login": {"password"}}).encode()
+    once = OneRequest(caller, f"POST {request.url.path}", idempotency_key, said)
+    login = new.login.chap if new.login else None
     stores = [NewDatastore(directory=x) if isinstance(x, str) else x for x in new.datastores]
     with cloud.database.read() as db:
         datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
         tiers = {x.directory: infrastructure.tier(db, datacenter, x.tier) for x in stores}
     uuids = {x.directory: x.uuid for x in stores}
-    entry = enrolment.enrol_host(datacenter, new.name, new.family, new.address, uuids)
+    entry = enrolment.enrol_host(datacenter, new.name, new.family, new.address, uuids, login)
 
     def act(db: Session) -> Answer:
         uses.held(db, models.Datacenter, datacenter)
@@ -174,12 +197,15 @@ def read_host(host_id: UUID) -> Host:
 def change_host(host_id: UUID, wanted: HostChange, match: Match) -> Host:
     """Change what is given of a host: its VMs stay where they are.
 
-    A new address is asked first, and has to know the VMs that are there. Who reserves a host
-    has to be alone on it.
+    At a new address, and with a new login, it is asked first, and has to know the VMs that are
+    there. Who reserves a host has to be alone on it.
     """
-    values = wanted.model_dump(exclude_unset=True)
-    if "address" in values:
-        values |= enrolment.ask_host_at(host_id, values["address"])
+    values = wanted.model_dump(exclude_unset=True, exclude={"login"})
+    login = wanted.login.chap if wanted.login else None
+    if "address" in values or login:
+        address = values.get("address") or read_host(host_id).address
+        asked = enrolment.ask_host_at(host_id, address, login)
+        values |= asked if "address" in values else {}
 
     def act(db: Session, row: models.Host) -> Host:
         if "address" in values and (users := [*uses.operations(db, row)]):
@@ -187,6 +213,8 @@ def change_host(host_id: UUID, wanted: HostChange, match: Match) -> Host:
         _relate(db, row, values)
         kept = {k: v for k, v in values.items() if k not in {"rack", "reserved_for"}}
         infrastructure.assign(row, kept)
+        if login:
+            cloud.secrets.keep(db, row.id, login)
         db.flush()
         return _host(db, row)
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,7 @@ from adapters.database import models, uses
 from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
+from adapters.forms import Form
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Hardware, Wishes
 from adapters.privileges import Privilege
 from adapters.types import ConversionState, Format, TemplateState
@@ -35,6 +36,9 @@ router = APIRouter(prefix="/templates", tags=["templates"])
 _DIGEST = (
     "The image's SHA-256; of several files what `sha256sum FILES | cut -c-64 | sha256sum` says."
 )
+_SUBFORMAT = f"""How its bytes are laid out, where there are several ways; empty: as usual. {
+    "; ".join(f"`{form.format}`: `{form.subformat}`" for form in Form if form.subformat)
+}."""
 _WISH = "Unless said, what a package says, or {}."
 _UPLOAD = {
     "requestBody": {
@@ -70,6 +74,7 @@ class Conversion(BaseModel):
 
     id: UUID
     format: Format
+    subformat: str = Field(validation_alias="options", description="Empty: its usual one.")
     state: ConversionState
     path: str
 
@@ -110,6 +115,12 @@ class NewConversion(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Format
+    subformat: str = Field("", description=_SUBFORMAT)
+
+    @property
+    def form(self) -> Form:
+        """Both together."""
+        return Form.wanted(self.format, self.subformat)
 
 
 @router.post(
@@ -231,7 +242,12 @@ def convert(
     def plan(db: Session) -> accepted.Request:
         row = _available(db, caller, template_id, starter)
         return starter.request(
-            "convert_image", row.id, row.name, row.datacenter_id, format=wanted.format
+            "convert_image",
+            row.id,
+            row.name,
+            row.datacenter_id,
+            format=wanted.form.format,
+            subformat=wanted.form.subformat,
         )
 
     return starter.start(plan)

@@ -311,8 +311,12 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: PlannedStar
             "persist_vm", vm.id, vm.name, datacenter, locks, volume=record, force=force
         )
 
+    def check() -> None:
+        require_ability(vm_id, Capability.DISK_FILES)
+        require_within(uses, force)
+
     uses, force = cloud.ledger.of_volumes([record]), wish.by(caller)
-    return starter.start(plan, lambda: require_within(uses, force), wish=wish)
+    return starter.start(plan, check, wish=wish)
 
 
 def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:

@@ -6,6 +6,7 @@ import random
 import struct
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -95,6 +96,8 @@ ORDINARY = [
     (Format.VMDK, "subformat=twoGbMaxExtentSparse", "twoGbMaxExtentSparse"),
     (Format.VPC, "subformat=dynamic,force_size=on", "dynamic"),
     (Format.VPC, "subformat=fixed,force_size=on", "fixed"),
+    (Format.VHDX, "", ""),
+    (Format.VHDX, "subformat=fixed,block_size=1M", ""),
     (Format.VDI, "", ""),
     (Format.VDI, "static=on", ""),
 ]
@@ -235,6 +238,7 @@ def test_one_byte_over_the_limit(make, format_):
         (Format.QCOW2, "compat=0.10"),
         (Format.VMDK, "subformat=monolithicSparse"),
         (Format.VPC, "subformat=dynamic,force_size=on"),
+        (Format.VHDX, ""),
         (Format.VDI, ""),
     ],
 )
@@ -297,6 +301,7 @@ IMAGES = [
     (Format.VMDK, "subformat=monolithicFlat"),
     (Format.VPC, "subformat=dynamic"),
     (Format.VPC, "subformat=fixed"),
+    (Format.VHDX, ""),
     (Format.VDI, ""),
 ]
 
@@ -336,8 +341,6 @@ def test_a_descriptor_that_qemu_reads_otherwise_after_all(make):
 
 
 def test_formats_that_nobody_here_can_use(tmp_path):
-    qemu_img("create", "-f", "vhdx", tmp_path / "x", "1M")
-    assert refusal(tmp_path / "x", Format.VPC, by=only_ours) == "image-unknown-format"
     qemu_img("create", "-f", "qed", tmp_path / "q", "1M")
     assert refusal(tmp_path / "q", Format.RAW, by=only_ours) == "image-unknown-format"
 
@@ -466,6 +469,40 @@ def test_a_vdi_that_is_a_difference(make):
     assert refusal(path, Format.VDI, by=only_ours) == "image-backing-file"
 
 
+def vhdx_item(path, name):
+    """Where a property is in a VHDX that qemu has made."""
+    whole = path.read_bytes()
+    start, at = whole.index(b"metadata"), whole.index(UUID(name).bytes_le)
+    return start + struct.unpack_from("<I", whole, at + 16)[0]
+
+
+def test_a_vhdx_that_is_a_difference(make):
+    path = make(Format.VHDX)
+    whole = path.read_bytes()
+    patch(path, vhdx_item(path, "caa16737-fa36-4d43-b3b6-33f0aa44e76b") + 4, b"\2")
+    assert refusal(path, Format.VHDX, by=only_ours) == "image-backing-file"
+    at = whole.index(UUID("8141bf1d-a96f-4709-ba47-f233a8faab5f").bytes_le)
+    path.write_bytes(whole)
+    patch(path, at, UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c").bytes_le)
+    assert refusal(path, Format.VHDX, by=only_ours) == "image-backing-file"
+
+
+def test_a_vhdx_that_was_not_closed(make):
+    """What is in its log only, qemu would have to write first."""
+    path = make(Format.VHDX)
+    for at in (65536, 131072):
+        patch(path, at + 48, b"1" * 16)
+    assert refusal(path, Format.VHDX, by=only_ours) == "image-corrupt"
+
+
+def test_a_vhdx_whose_tables_lie(make):
+    path = make(Format.VHDX)
+    patch(path, vhdx_item(path, "2fa54224-cd1b-4876-b211-5dbed83bf4b8"), struct.pack("<Q", 2**50))
+    assert refusal(path, Format.VHDX, by=only_ours) == "image-too-large"
+    patch(path, vhdx_item(path, "2fa54224-cd1b-4876-b211-5dbed83bf4b8"), struct.pack("<Q", 2**40))
+    assert refusal(path, Format.VHDX, by=only_ours) == "image-corrupt"
+
+
 def test_an_encrypted_qcow2(make):
     path = make(Format.QCOW2)
     patch(path, 32, struct.pack(">I", 2))
@@ -487,13 +524,16 @@ def test_a_qcow2_whose_tables_lie(make):
 def test_any_damage_is_refused_or_harmless(make):
     """Whatever a byte of a header becomes, no other exception comes out, and no hang."""
     chance = random.Random(7)
-    for format_ in (Format.QCOW2, Format.VMDK, Format.VPC, Format.VDI):
+    for format_ in (Format.QCOW2, Format.VMDK, Format.VPC, Format.VDI, Format.VHDX):
         path = make(format_)
         whole = path.read_bytes()
+        starts = [*range(65536, 3 * 2**20, 65536)] if format_ is Format.VHDX else [0]
         for _ in range(300):
             damaged = bytearray(whole)
             for _ in range(chance.randint(1, 4)):
-                damaged[chance.randrange(1536)] = chance.choice((0, 1, 0x7F, 0x80, 0xFF))
+                damaged[chance.choice(starts) + chance.randrange(1536)] = chance.choice(
+                    (0, 1, 0x7F, 0x80, 0xFF)
+                )
             path.write_bytes(damaged)
             try:
                 assert only_ours(path, format_).virtual_size_bytes <= MAX_MIB * 2**20

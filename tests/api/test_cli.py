@@ -407,6 +407,9 @@ def test_the_infrastructure_has_the_same_verbs_everywhere(workers: Workers, api:
     assert "(not-found)" in run("racks", "show", "r1").output
     assert re.search(r"cpu +64", run("hosts", "refresh", "host-0").output)
     assert "True" in run("hosts", "set", "host-0", "maintenance=true").output
+    asked = run("hosts", "set", "host-0", "login=somebody", typed="planted\n")
+    assert "(unsupported)" in asked.output
+    assert "planted" not in asked.output
     listed = run("hosts", "list", "maintenance=true").output
     assert ("host-0" in listed, "host-1" in listed) == (True, False)
     for noun, shown in (
@@ -435,6 +438,7 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     blueprint = tmp_path / "shop.yaml"
     blueprint.write_text(BLUEPRINT.replace(", volumes: [{name: data, size_mib: 8}]", ""))
     assert run("deploy", blueprint).exit_code == 0
+    workers.join()  # until its locks are gone, too
     assert re.search(r"shop +DEPLOYED", run("appliances", "list").output)
     shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
     assert re.search(r"market .* True", shown)
@@ -449,7 +453,15 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     assert "(wrong-state)" in run("appliances", "delete", "market").output
     assert run("undeploy", "market").exit_code == 0
     workers.join()
-    assert run("appliances", "delete", "market").exit_code == 0
+    copied = run("appliances", "copy", "market", "market-2")
+    assert re.search(r"market-2 +NOT_DEPLOYED", copied.output), copied.output
+    family = "family=memory"
+    assert run("virtual-datacenters", "add", "name=far", "datacenter=main", family).exit_code == 0
+    moved = run("appliances", "move", "market-2", "far").output
+    assert re.search(r"market-2 +NOT_DEPLOYED", moved)
+    assert "(in-use)" in run("virtual-datacenters", "delete", "far").output
+    for each in ("market", "market-2"):
+        assert run("appliances", "delete", each).exit_code == 0
     assert re.search(r"tiny +AVAILABLE", run("templates", "list").output)
     assert re.search(r"0 +qcow2", run("templates", "show", "tiny").output)
     assert "delete-template tiny succeeded" in run("templates", "delete", "tiny").output

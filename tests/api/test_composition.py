@@ -1,11 +1,14 @@
 """Virtual datacenters, appliances and templates are changed, and go when nothing needs them."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import func, select
 
+from adapters.database import models
+from adapters.database.conventions import Base
 from adapters.database.ledger import ChargeRow, Limit
+from adapters.privileges import Stock
 from adapters.types import Format
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -233,6 +236,170 @@ def test_a_protected_vm_does_not_leave(api: Api) -> None:
     assert api.delete(web).json()["leaving"]
     api.call("PATCH", web, json={"protected": True})
     refused(api.post(f"{path}/deploy"), 409, "protected")
+
+
+# --- copies, and moving -------------------------------------------------------------------------
+
+
+def copy(api: Api, path: str, name: str = "shop-2", where: str | None = None) -> Any:
+    return api.post(f"{path}/copy", json={"name": name, "virtual_datacenter": where})
+
+
+def move(api: Api, path: str, where: str, **force: Any) -> Any:
+    return api.post(f"{path}/move", json={"virtual_datacenter": where, **force})
+
+
+def ids_in(appliance: Any) -> set[str]:
+    return {
+        each
+        for vm in appliance["vms"]
+        for each in (
+            vm["id"],
+            *(x[key] for x in vm["nics"] for key in ("id", "mac")),
+            *(x["id"] for kind in ("disks", "volumes") for x in vm[kind]),
+        )
+    }
+
+
+def test_a_copy_is_the_same_with_nothing_in_common(api: Api) -> None:
+    path = deployed(api)
+    api.call("PUT", f"{path}/labels", json={"stage": "test"})
+    api.call("PATCH", path, json={"approval": True})
+    source = api.get(path).json()
+    api.delete(f"/v1/vms/{source['vms'][1]['id']}")
+    api.post(f"{path}/vms", json={"name": "web-2", "template": "tiny", "depends_on": ["db"]})
+    answer = copy(api, path)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert answer.headers["location"] == f"/v1/appliances/{made['id']}"
+    assert (made["name"], made["state"], made["approval"]) == ("shop-2", "NOT_DEPLOYED", True)
+    assert made["labels"] == source["labels"] == {"stage": "test"}
+    told = {vm["name"]: (vm["cpu"], vm["ram_mib"], vm["depends_on"]) for vm in made["vms"]}
+    assert told == {"db": (1, 64, []), "web-2": (1, 64, ["db"])}  # what leaves is not copied
+    assert not ids_in(made) & ids_in(api.get(path).json())
+    (volume,) = made["vms"][0]["volumes"]
+    assert (volume["name"], volume["carved"], volume["size_mib"]) == ("shop-2-data", False, 8)
+    assert api.get(path).json()["vms"][0] == source["vms"][0]
+    api.call("PATCH", answer.headers["location"], json={"approval": False})
+    api.done(api.post(f"{answer.headers['location']}/deploy"))
+    require_ledger_exact()
+    refused(copy(api, path), 409, "name-taken")
+
+
+def test_a_copy_elsewhere_has_volumes_of_the_same_names(api: Api) -> None:
+    there = lab(api)
+    source = api.appliance(SHOP)
+    path = f"/v1/appliances/{source['id']}"
+    made = copy(api, path, "shop", "lab").json()
+    assert made["virtual_datacenter_id"] == there.rpartition("/")[2]
+    (volume,) = made["vms"][0]["volumes"]
+    assert (volume["name"], volume["virtual_datacenter_id"]) == (
+        "data",
+        made["virtual_datacenter_id"],
+    )
+    networks = {nic["network_id"] for vm in made["vms"] for nic in vm["nics"]}
+    assert str(api.world.network) not in networks
+    again = copy(api, path, "shop-2", "lab").json()
+    assert again["vms"][0]["volumes"][0]["name"] == "shop-2-data"
+    refused(copy(api, path, "x" * 60), 409, "name-too-long")
+
+
+def test_what_cannot_be_copied_is_refused_with_the_reason(api: Api) -> None:
+    other = api.post("/v1/virtual-datacenters", json={**LAB, "family": "kvm", "name": "other"})
+    lab(api)
+    path = f"/v1/appliances/{api.appliance(SHOP)['id']}"
+    for ask in (lambda where: copy(api, path, "x", where), lambda where: move(api, path, where)):
+        refused(ask("nowhere"), 404, "unknown-virtual-datacenter")
+        refused(ask("other"), 409, "other-family")
+        refused(ask(elsewhere(api)), 409, "other-datacenter")
+        with cloud.database.write() as db:
+            db.get_one(models.Network, api.world.network).name = "office"
+        told = refused(ask("lab"), 409, "networks-differ")
+        assert told["networks"] == ["office"]
+        with cloud.database.write() as db:
+            db.get_one(models.Network, api.world.network).name = "default"
+    assert other.status_code == 201
+    web = api.get(path).json()["vms"][1]["id"]
+    api.done(api.post(f"/v1/vms/{web}/deploy"))
+    api.done(api.post(f"/v1/vms/{web}/power", json={"power": "off"}))
+    refused(move(api, path, "lab"), 409, "wrong-state")
+    accepted = api.post(f"/v1/vms/{web}/persist", json={"volume": "root"})
+    refused(copy(api, path), 409, "locked")
+    api.done(accepted)
+    assert refused(copy(api, path), 409, "persistent-vm")["vms"] == ["web"]
+    api.done(api.post(f"/v1/vms/{web}/undeploy"))
+    moved = move(api, path, "lab").json()  # a volume moves, whoever boots from it
+    assert {each["virtual_datacenter_id"] for each in api.get("/v1/volumes").json()} == {
+        moved["virtual_datacenter_id"]
+    }
+    require_ledger_exact()
+
+
+def elsewhere(api: Api) -> str:
+    """A virtual datacenter of another datacenter, by its id."""
+    folder = cloud.settings.home / f"more-{uuid4()}"
+    folder.mkdir()
+    name = f"dc-{uuid4().hex[:8]}"
+    body = {"name": name, "repository": str(folder)}
+    assert api.post("/v1/datacenters", json=body).status_code == 201
+    body = {"name": f"vdc-{name}", "datacenter": name, "family": "memory"}
+    return str(api.post("/v1/virtual-datacenters", json=body).json()["id"])
+
+
+def test_who_may_make_no_volumes_copies_none(api: Api) -> None:
+    path = f"/v1/appliances/{api.appliance(SHOP)['id']}"
+    able = user(api, Stock.USER)
+    refused(copy(able, path), 403, "privilege-missing")
+    db = api.get(path).json()["vms"][0]["id"]
+    api.delete(f"/v1/vms/{db}")
+    assert copy(able, path).status_code == 201
+
+
+def test_an_appliance_moves_with_its_volumes_and_what_they_are_charged(api: Api) -> None:
+    there = lab(api).rpartition("/")[2]
+    volume = api.volume("data")
+    path = f"/v1/appliances/{api.appliance(SHOP)['id']}"
+    limits = f"/v1/limits/virtual-datacenter/{there}"
+    api.call("PUT", limits, json={"hard": {"storage_mib": 7}})
+    before = photograph()
+    refused(move(api, path, "lab"), 409, "hard-limit")
+    api.call("PUT", limits, json={"soft": {"storage_mib": 7}})
+    refused(move(api, path, "lab"), 409, "soft-limit")
+    assert photograph()["tables"]["charges"] == before["tables"]["charges"]
+    assert api.get(path).json()["virtual_datacenter_id"] == str(api.world.vdc)
+    moved = move(api, path, "lab", force=True, force_reason="for a while")
+    assert moved.status_code == 200, moved.text
+    assert moved.json() == api.get(path).json()
+    assert moved.json()["virtual_datacenter_id"] == there
+    assert api.get(f"/v1/volumes/{volume}").json()["virtual_datacenter_id"] == there
+    require_ledger_exact()
+    api.call("PUT", limits, json={})
+    api.done(api.post(f"{path}/deploy"))
+    require_ledger_exact()
+    assert api.delete(f"/v1/virtual-datacenters/{api.world.vdc}").status_code == 204
+
+
+def test_nothing_moves_to_where_its_name_is_taken(api: Api) -> None:
+    lab(api)
+    shop = api.appliance(SHOP)
+    path = f"/v1/appliances/{shop['id']}"
+    api.appliance(SHOP.replace("demo", "lab").replace("name: data", "name: other"))
+    refused(move(api, path, "lab"), 409, "name-taken")
+    api.call("PATCH", path, json={"name": "market"})
+    api.volume("data", virtual_datacenter="lab")
+    refused(move(api, path, "lab"), 409, "name-taken")
+    assert api.get(path).json()["vms"] == shop["vms"]
+
+
+def test_what_a_vm_has_is_struck_and_copied_with_it() -> None:
+    """A new table about VMs has to be in `strike` and in `copy_vm`: then add it here."""
+    vms = models.VirtualMachine.__table__
+    about = {
+        table.name
+        for table in Base.metadata.sorted_tables
+        if any(key.column.table is vms for key in table.foreign_keys)
+    }
+    assert about == {"disks", "nics", "volumes"}
 
 
 # --- templates ----------------------------------------------------------------------------------

@@ -388,6 +388,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "appliance.vms-added",
         lambda api: api.post(f"{shop(api)}/vms", json={"name": "new", "template": "tiny"}),
     ),
+    "POST /v1/appliances/{appliance_id}/copy": (
+        "appliance.copied",
+        lambda api: api.post(f"{shop(api)}/copy", json={"name": "copy"}),
+    ),
+    "POST /v1/appliances/{appliance_id}/move": (
+        "appliance.moved",
+        lambda api: api.post(f"{shop(api)}/move", json={"virtual_datacenter": "demo"}),
+    ),
     "DELETE /v1/vms/{vm_id}": (
         "vm.deleted",
         lambda api: api.delete(f"/v1/vms/{a_vm(api)['vm']}"),

@@ -279,6 +279,10 @@ MATRIX: dict[str, Route] = {
     "POST /v1/appliances/{appliance_id}/deploy": of(P.VAPP_DEPLOY_UNDEPLOY),
     "POST /v1/appliances/{appliance_id}/undeploy": of(P.VAPP_DEPLOY_UNDEPLOY),
     "POST /v1/appliances/{appliance_id}/vms": of(P.VDC_MANAGE_VAPP, name="new", template="tiny"),
+    "POST /v1/appliances/{appliance_id}/copy": of(P.VDC_MANAGE_VAPP, name="copy"),
+    "POST /v1/appliances/{appliance_id}/move": of(
+        P.VDC_MANAGE_VAPP, virtual_datacenter="{virtual_datacenter_id}"
+    ),
     "DELETE /v1/vms/{vm_id}": of(P.VDC_MANAGE_VAPP),
     "POST /v1/vms/{vm_id}/keep": of(P.VDC_MANAGE_VAPP),
     "GET /v1/vms": own(P.VDC_ENUMERATE),
@@ -431,6 +435,8 @@ INSIDE = [
     "POST /v1/appliances",
     "POST /v1/appliances/{appliance_id}/deploy",
     "POST /v1/appliances/{appliance_id}/vms",
+    "POST /v1/appliances/{appliance_id}/copy",
+    "POST /v1/appliances/{appliance_id}/move",
     "GET /v1/vms/{vm_id}",
     "DELETE /v1/vms/{vm_id}",
     "POST /v1/vms/{vm_id}/keep",

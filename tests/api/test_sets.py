@@ -284,6 +284,37 @@ def test_a_real_set_is_imported_and_converted(
 
 @pytest.mark.lab
 @pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse"])
+def test_an_image_becomes_a_set_that_comes_and_goes_as_one(
+    real: Api, workers: Workers, tmp_path: Path, subformat: str
+) -> None:
+    raw = tmp_path / "raw"
+    made = by_qemu("streamOptimized", 5 * MIB, raw)
+    library = cloud.repository(real.world.datacenter).root
+    assert run("import", made, "--name", "new", "--format", "vmdk").exit_code == 0
+    for _ in range(2):  # what is there is not made again
+        converted = run("convert", "new", "vmdk", "--subformat", subformat)
+        assert converted.exit_code == 0, converted.output
+    (template,) = real.get("/v1/templates", params={"name": "new"}).json()
+    (conversion,) = template["disks"][0]["conversions"]
+    assert (conversion["format"], conversion["subformat"]) == ("vmdk", subformat)
+    place = library / conversion["path"]
+    qemu_img("compare", "-f", "raw", "-F", "vmdk", raw, place)
+    assert len([*place.parent.iterdir()]) == 2
+    assert [*place.parent.parent.iterdir()] == [place.parent]
+    assert incoming(real) == []
+    deleting = real.delete(f"/v1/templates/{template['id']}")
+    assert real.get(f"{deleting.headers['location']}?wait=30").json()["state"] == "succeeded"
+    assert not (library / conversion["path"]).parent.exists()
+
+
+def test_a_kind_that_a_format_has_not_is_refused(api: Api) -> None:
+    wanted = {"format": "qcow2", "subformat": "streamOptimized"}
+    asked_for = api.post(f"/v1/templates/{api.world.template}/conversions", json=wanted)
+    refused(asked_for, 422, "unsupported")
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse"])
 def test_a_real_set_that_ends_early_leaves_nothing(
     real: Api, workers: Workers, tmp_path: Path, subformat: str
 ) -> None:

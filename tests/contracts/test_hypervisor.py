@@ -48,6 +48,7 @@ from adapters.types import (
     Vm,
     Volume,
 )
+from adapters.vsphere.session import Session
 from adapters.world import World
 from deployments.lab import appliance
 from deployments.lab.kvm_host import KvmHost
@@ -182,9 +183,10 @@ class Vsphere:
         self.files = vcsim.files()
         self.tgtd = Tgtd(folder / "tgtd")
         login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
-        self.ours = VsphereHypervisor(vcsim.address, OURS, lambda: login)
-        self.others = VsphereHypervisor(vcsim.address, OTHERS, lambda: login)
-        self.node = VsphereNode(vcsim.address, lambda: login)
+        session = Session(vcsim.address, lambda: login)
+        self.ours = VsphereHypervisor(session, OURS)
+        self.others = VsphereHypervisor(Session(vcsim.address, lambda: login), OTHERS)
+        self.node = VsphereNode(session)
         name = str(uuid4())
         (self.files / name).mkdir()
         self.datastore = f"[LocalDS_0] {name}"

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from adapters import programs
 from adapters.errors import BadImage, Conflict, NotFound, OutOfSpace, Refused, Transient
+from adapters.forms import Form
 from adapters.images import repository as repositories
 from adapters.images.base import ImageRepository, ImageTool
 from adapters.images.memory import MemoryImageTool, MemoryRepository, write_image
@@ -68,7 +69,7 @@ class Qemu:
             for offset in (0, 2**20, SIZE_BYTES - 1024):
                 file.seek(offset)
                 file.write(random.Random(seed).randbytes(1024))
-        self.tool.convert(raw, Format.RAW, path, format_, lambda percent: None)
+        self.tool.convert(raw, Format.RAW, path, Form.of(format_), lambda percent: None)
         raw.unlink()
 
 
@@ -93,24 +94,6 @@ def tool(counterpart) -> ImageTool:
 class Percents(list):
     def __call__(self, percent):
         self.append(percent)
-
-
-@pytest.mark.parametrize("form", Format)
-def test_a_streamed_image_has_the_same_content(counterpart, tool, tmp_path, form):
-    counterpart.image(tmp_path / "source", form)
-    percents = Percents()
-    tool.stream(tmp_path / "source", form, tmp_path / "target.vmdk", percents)
-    found = tool.inspect(tmp_path / "target.vmdk", Format.VMDK, max_virtual_mib=16)
-    assert found.virtual_size_bytes == SIZE_BYTES
-    assert tool.equal(tmp_path / "source", form, tmp_path / "target.vmdk", Format.VMDK)
-    assert percents[-1] == 100.0
-
-
-def test_a_streaming_that_fails_leaves_nothing(tool, tmp_path):
-    (tmp_path / "source").write_bytes(b"no image")
-    with pytest.raises(Refused):
-        tool.stream(tmp_path / "source", Format.QCOW2, tmp_path / "target", lambda _: None)
-    assert not (tmp_path / "target").exists()
 
 
 @pytest.fixture
@@ -170,13 +153,14 @@ def test_inspecting_follows_no_link(counterpart, tool, tmp_path):
         tool.inspect(link, Format.QCOW2, max_virtual_mib=4)
 
 
-@pytest.mark.parametrize("to", Format)
+@pytest.mark.parametrize("to", Form, ids=lambda form: form.value)
 def test_a_conversion_keeps_size_and_content(counterpart, tool, tmp_path, to):
-    source, target, percents = tmp_path / "a", tmp_path / "b, with: a name", Percents()
+    source, percents = tmp_path / "a", Percents()
+    target = tmp_path / ("set.vmdk" if to.is_set else "b, with: a name")
     counterpart.image(source, Format.QCOW2)
     tool.convert(source, Format.QCOW2, target, to, percents)
-    assert tool.inspect(target, to, max_virtual_mib=4).virtual_size_bytes == SIZE_BYTES
-    assert tool.equal(source, Format.QCOW2, target, to)
+    assert tool.inspect(target, to.format, max_virtual_mib=4).virtual_size_bytes == SIZE_BYTES
+    assert tool.equal(source, Format.QCOW2, target, to.format)
     assert percents[-1] == 100.0
     assert percents == sorted(percents)
 
@@ -191,31 +175,32 @@ def test_a_failed_conversion_leaves_nothing(counterpart, tool, tmp_path):
     source, target = tmp_path / "a", tmp_path / "b"
     counterpart.image(source, Format.QCOW2)
     with pytest.raises(Refused):
-        tool.convert(source, Format.VDI, target, Format.RAW, Percents())
+        tool.convert(source, Format.VDI, target, Form.RAW, Percents())
     assert not target.exists()
     with pytest.raises(NotFound):
-        tool.convert(tmp_path / "none", Format.QCOW2, target, Format.RAW, Percents())
+        tool.convert(tmp_path / "none", Format.QCOW2, target, Form.RAW, Percents())
 
 
-def test_an_interrupted_conversion_leaves_nothing(counterpart, tool, tmp_path):
+@pytest.mark.parametrize("to", [Form.RAW, *(form for form in Form if form.is_set)])
+def test_an_interrupted_conversion_leaves_nothing(counterpart, tool, tmp_path, to):
     def interrupt(percent):
         if percent == 100.0:
             raise InterruptedError
 
     counterpart.image(tmp_path / "a", Format.QCOW2)
     with pytest.raises(InterruptedError):
-        tool.convert(tmp_path / "a", Format.QCOW2, tmp_path / "b", Format.RAW, interrupt)
-    assert not (tmp_path / "b").exists()
+        tool.convert(tmp_path / "a", Format.QCOW2, tmp_path / "b", to, interrupt)
+    assert not [*tmp_path.glob("b*")]
 
 
-@pytest.mark.parametrize("to", Format)
+@pytest.mark.parametrize("to", Form, ids=lambda form: form.value)
 def test_a_conversion_needs_no_more_than_measured(counterpart, tool, tmp_path, to):
     source, target = tmp_path / "a", tmp_path / "b"
     counterpart.image(source, Format.QCOW2)
     needed = tool.measure(source, Format.QCOW2, to)
     tool.convert(source, Format.QCOW2, target, to, Percents())
-    state = target.stat()
-    assert 0 < min(state.st_size, state.st_blocks * 512) <= needed
+    states = [path.stat() for path in tmp_path.glob("b*")]
+    assert 0 < sum(min(x.st_size, x.st_blocks * 512) for x in states) <= needed
 
 
 def test_a_filled_volume_equals_its_image(counterpart, tool, tmp_path, export):
@@ -495,6 +480,15 @@ DESCRIPTOR = (
 )
 
 
+@pytest.fixture(params=["alone", "beside another"])
+def neighbour(request, repository):
+    """What is in the folder of a set before: nothing, then the folder moves as a whole."""
+    if request.param == "alone":
+        return []
+    put(repository, "t/another")
+    return ["t/another"]
+
+
 def write_set(repository, name="op-1-1"):
     folder = repository.scratch(name, 1)
     folder.mkdir()
@@ -507,10 +501,10 @@ def write_set(repository, name="op-1-1"):
 SET = ["t/d-f001.vmdk", "t/d-f002.vmdk", "t/d.vmdk"]
 
 
-def test_a_set_of_files_is_published_and_deleted_as_one(repository):
+def test_a_set_of_files_is_published_and_deleted_as_one(repository, neighbour):
     scratch = write_set(repository)
     identity = repository.publish(scratch, "t/d.vmdk")
-    assert files(repository) == SET
+    assert files(repository) == sorted(neighbour + SET)
     assert repository.publish(write_set(repository), "t/d.vmdk") == identity
     assert identity.size_bytes == len(DESCRIPTOR) + 1024
     repository.path("t/d-f002.vmdk").write_bytes(b"3" * 512)
@@ -520,8 +514,18 @@ def test_a_set_of_files_is_published_and_deleted_as_one(repository):
         repository.publish(write_set(repository), "t/d.vmdk")
     repository.delete("t/d.vmdk")
     repository.clear("op-")
-    assert files(repository) == []
-    assert not (repository.root / "t").exists()
+    assert files(repository) == neighbour
+    assert (repository.root / "t").exists() == bool(neighbour)
+
+
+def test_a_set_alone_is_put_in_place_by_one_rename(repository, monkeypatch):
+    """Also where an interrupted removal has left the empty folder."""
+    real, moved = repositories._move, []
+    monkeypatch.setattr(repositories, "_move", lambda *names: (moved.append(names), real(*names)))
+    (repository.root / "t").mkdir()
+    scratch = write_set(repository)
+    repository.publish(scratch, "t/d.vmdk")
+    assert moved == [(scratch.parent, repository.root / "t")]
 
 
 @pytest.mark.parametrize("moves", range(4))
@@ -536,6 +540,7 @@ def test_a_set_is_seen_whole_or_not_at_all(repository, monkeypatch, moves, then)
         done.append(target)
         real(source, target)
 
+    put(repository, "t/another")
     scratch = write_set(repository)
     monkeypatch.setattr(repositories, "_move", stop)
     with pytest.raises(Transient):
@@ -545,11 +550,11 @@ def test_a_set_is_seen_whole_or_not_at_all(repository, monkeypatch, moves, then)
     if then == "deleted":
         repository.delete("t/d.vmdk")
         repository.clear("op-1-1")
-        assert files(repository) == []
+        assert files(repository) == ["t/another"]
         return
     repository.publish(scratch if then == "again" else write_set(repository, "op-1-2"), "t/d.vmdk")
     repository.clear("op-1-")
-    assert files(repository) == SET
+    assert files(repository) == ["t/another", *SET]
 
 
 def test_a_set_that_lacks_a_file_is_not_published(repository):
@@ -647,7 +652,7 @@ def test_the_twins_meet_their_fates(tmp_path):
     write_image(source, Format.RAW, 512, "x")
     world.set_fate("images.convert", "commits-then-fails")
     with pytest.raises(Transient):
-        tool.convert(source, Format.RAW, target, Format.QCOW2, Percents())
+        tool.convert(source, Format.RAW, target, Form.QCOW2, Percents())
     assert target.exists()
     world.set_fate("repository.publish", "lies")
     scratch = repository.scratch("a", 1)

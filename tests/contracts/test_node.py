@@ -18,6 +18,7 @@ from adapters.nodes.local import LocalNode
 from adapters.nodes.memory import MemoryNode
 from adapters.nodes.vsphere import VsphereNode
 from adapters.types import Base, Chap, Format
+from adapters.vsphere.session import Session
 from adapters.world import World
 from deployments.lab.vcsim import Vcsim
 
@@ -77,7 +78,7 @@ class Vsphere:
 
     def __init__(self, vcsim: Vcsim) -> None:
         login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
-        self.node = VsphereNode(vcsim.address, lambda: login)
+        self.node = VsphereNode(Session(vcsim.address, lambda: login))
         name = str(uuid4())
         self.files = vcsim.files()
         (self.files / name).mkdir()
@@ -246,6 +247,18 @@ def test_a_copy_has_every_byte(local, tmp_path, content):
     copy = copy_of(content, local)
     local.node.ensure_copy(str(tmp_path / "image"), copy)
     assert Path(copy.path).read_bytes() == content
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("options", [["-O", "vmdk"], ["-O", "raw"], ["-O", "qcow2"]])
+def test_a_host_is_sent_nothing_but_streams(vcenter, tmp_path, options):
+    vsphere = Vsphere(vcenter)
+    image, sparse = vsphere.image(tmp_path), tmp_path / "other.vmdk"
+    subprocess.run(["qemu-img", "convert", "-f", "vmdk", *options, image, sparse], check=True)
+    before = vsphere.photograph()
+    with pytest.raises(Refused):
+        vsphere.node.ensure_copy(str(sparse), copy_of(sparse.read_bytes(), vsphere))
+    assert vsphere.photograph() == before
 
 
 @pytest.mark.lab

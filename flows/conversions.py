@@ -1,0 +1,104 @@
+"""Conversions: made once for all who need them, under a name of the attempt's own until whole."""
+
+from uuid import UUID
+
+from adapters.database.library import Conversion, Image
+from adapters.errors import Conflict, Refused
+from adapters.types import Family
+from flows.cloud import cloud
+from flows.places import at_repository
+from flows.planning import planner, planning
+from flows.policies.conversion import needed_form
+from flows.running import epoch
+from flows.steps import Effect, step
+
+
+def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
+    """The image that a VM of this family starts from: itself, or its conversion."""
+    wanted = needed_form(family, image.form)
+    if wanted is None:
+        return image
+    made = Conversion.to(wanted, image, datacenter)
+    planned = found.foreseen(made.id) if (found := planner()) else None
+    if converted := cloud.library.converted(made) or planned:
+        return converted
+    raise Conflict(f"image {image.id} is not there as {wanted.value} yet", code="not-converted")
+
+
+def convert(conversion: Conversion, operation_id: UUID) -> None:
+    """Convert one image, unless that has been done."""
+    with at_repository(conversion.datacenter_id):
+        open_scratch(f"{operation_id}-{conversion.id}", conversion.datacenter_id)
+        convert_disk(conversion, operation_id)
+
+
+@step("open-scratch", Effect.TEMPORARY)
+def open_scratch(prefix: str, datacenter: UUID) -> None:
+    cloud.repository(datacenter).verify()
+
+
+@open_scratch.undo
+def _(prefix: str, datacenter: UUID) -> None:
+    cloud.repository(datacenter).clear(prefix)
+
+
+@open_scratch.look
+def _(prefix: str, datacenter: UUID) -> bool:
+    return cloud.repository(datacenter).find_scratch(prefix) is not None
+
+
+@step("convert-disk", Effect.STAYS)
+def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
+    """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
+    if cloud.library.converted(conversion):
+        return
+    cloud.library.enqueue(conversion)
+    repository = cloud.repository(conversion.datacenter_id)
+    repository.clear(f"{operation_id}-{conversion.id}")
+    source, has = repository.path(conversion.source.path), conversion.source.format
+    needed = cloud.images.measure(source, has, conversion.form)
+    folder = repository.scratch(f"{operation_id}-{conversion.id}-{epoch()}", needed)
+    folder.mkdir()
+    scratch = folder / conversion.format.disk_file  # a set's descriptor names its files so
+    cloud.images.convert(source, has, scratch, conversion.form, lambda _percent: None)
+    digest = repository.digest(scratch)
+    try:
+        identity = repository.publish(scratch, conversion.path)
+        cloud.library.finish(conversion, digest, identity)
+    except Conflict:  # another operation was first; its bytes may differ, its content does not
+        if not _keep_published(conversion):
+            text = (
+                f"{conversion.path} is damaged, and disks are overlays of it: undeploy their VMs"
+            )
+            raise Refused(text, code="conversion-damaged") from None
+
+
+@convert_disk.plan
+def _(conversion: Conversion, operation_id: UUID) -> None:
+    if cloud.library.converted(conversion) is None:
+        planning().copy(conversion.path, conversion.source.identity.size_bytes)
+        planning().foresee(conversion.id, conversion.planned())
+
+
+@convert_disk.undo
+def _(conversion: Conversion, operation_id: UUID) -> None:
+    """What has its name is whole, and may be another operation's by now: it is kept."""
+    if not _keep_published(conversion):
+        cloud.library.give_up(conversion)
+
+
+@convert_disk.look
+def _(conversion: Conversion, operation_id: UUID) -> bool:
+    return cloud.library.converted(conversion) is not None
+
+
+def _keep_published(conversion: Conversion) -> bool:
+    """Write down what is in place, unless that is nothing, or not what it once was."""
+    repository = cloud.repository(conversion.datacenter_id)
+    if not repository.has(conversion.path):
+        return False
+    digest = repository.digest(repository.path(conversion.path))
+    if cloud.library.expected_digest(conversion) not in {"", digest}:
+        return False
+    cloud.library.finish(conversion, digest, repository.identity(conversion.path))
+    return True

@@ -20,7 +20,9 @@ from flows.cloud import cloud
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
-_FILE = {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}}
+_FILE = {
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+}
 
 
 class Handout(Ticket):
@@ -52,6 +54,6 @@ def _file(signed: str) -> FileResponse:
         raise NotFound(f"package {package.id} is gone")
     return FileResponse(
         repository.path(package.path),
-        media_type="application/x-tar",
+        media_type="application/octet-stream",
         filename=f"{package.name}.ova",
     )

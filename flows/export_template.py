@@ -5,14 +5,13 @@ from uuid import UUID
 from adapters.database.library import Described
 from adapters.database.operations import Operation
 from adapters.errors import Refused
+from adapters.forms import Form
 from adapters.types import Role
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.packing import SourceDisk, enter_package, pack_disks, stream_disk
 from flows.places import at_repository
 from flows.steps import step
-
-_STREAMED = "streamoptimized"
 
 
 @operation("template", role=Role.IMAGES)
@@ -53,7 +52,7 @@ def sources(template: Described, datacenter: UUID) -> list[SourceDisk]:
             id=image.id,
             path=str(cloud.repository(datacenter).path(image.path)),
             format=image.format,
-            is_streamed=image.subformat.lower() == _STREAMED,
+            is_streamed=Form.of(image.format, image.subformat) is Form.VMDK_STREAM,
         )
         for image in template.images
     ]

@@ -183,17 +183,10 @@ class Library:
         images = self.images(template)
         with self._database.read() as db:
             row = db.get_one(models.Template, template)
-            return Described(
-                name=row.name,
-                enterprise_id=row.enterprise_id,
-                wishes=Wishes(
-                    cpu=row.cpu,
-                    ram_mib=row.ram_mib,
-                    hardware=row.hardware or {},
-                    about=row.about or {},
-                ),
-                images=images,
-            )
+            said = {name: getattr(row, name) for name in Wishes.model_fields}
+            wishes = Wishes.model_validate({name: each for name, each in said.items() if each})
+            whose = row.enterprise_id
+            return Described(name=row.name, enterprise_id=whose, wishes=wishes, images=images)
 
     def template_state(self, template: UUID) -> TemplateState | None:
         """Its state, or None when there is no such template."""

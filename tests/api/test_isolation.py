@@ -143,6 +143,7 @@ MATRIX: dict[str, Route] = {
     "GET /metrics": OPEN,
     "PUT /gateway/uploads/{signed}": OPEN,  # by a signed address, not by a token
     "POST /gateway/uploads/{signed}": OPEN,
+    "GET /gateway/packages/{signed}": OPEN,
     "POST /v1/sessions": OPEN,
     "DELETE /v1/sessions/current": own(),
     "GET /v1/me": own(),

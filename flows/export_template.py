@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from adapters.database.library import Described
 from adapters.database.operations import Operation
+from adapters.database.records import Described
 from adapters.errors import Refused
 from adapters.forms import Form
 from adapters.types import Role

@@ -28,6 +28,9 @@ AT_HOSTS = {
     ("add_disk", "make-disk"),
     ("add_disk", "define-anew"),
     ("delete_disk", "remove-disk"),
+    ("redefine_vm", "define-anew"),
+    ("deploy_vm-seeded", "make-seed"),
+    ("undeploy_vm-seeded", "remove-seed"),
 }
 ON_VSPHERE = ("deploy_vm",)
 NOT_THERE = ("open-scratch", "convert-disk")  # its images fit

@@ -224,15 +224,18 @@ def _format_of(file: Path) -> str:
 @app.command()
 def convert(
     template: str,
-    format: str,  # noqa: A002
+    format: Annotated[str | None, typer.Argument()] = None,  # noqa: A002
     *,
     subformat: Annotated[str, typer.Option(help="Such as streamOptimized, or fixed.")] = "",
+    family: Annotated[
+        str | None, typer.Option("--for", help="Instead of a format: hypervisors to boot it.")
+    ] = None,
     no_wait: NoWait = False,
 ) -> None:
     """Convert a template's images; what has been done is not done again."""
     with _client() as client:
         found = _find(client, "templates", template)
-        wanted = {"format": format, "subformat": subformat}
+        wanted = {"format": format, "subformat": subformat, "family": family}
         started = client.start(f"/v1/templates/{found}/conversions", wanted)
         _finish(client, started, wait=not no_wait)
 

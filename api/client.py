@@ -66,6 +66,7 @@ class Step(Told):
     name: str
     lane: str
     state: StepState
+    percent: int | None = None
     attempts: int
     started_at: datetime
     ended_at: datetime | None

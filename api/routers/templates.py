@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Hardware, Wishes
 from adapters.privileges import Privilege
-from adapters.types import ConversionState, Format, TemplateState
+from adapters.types import ConversionState, Family, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, Send, chosen, sender
 from api.errors import Problem
@@ -112,17 +112,26 @@ class Template(BaseModel):
 
 
 class NewConversion(BaseModel):
-    """The format that a template is wanted in."""
+    """The format that a template is wanted in, or the family of hypervisors that is to boot it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Format
+    format: Format | None = None
     subformat: str = Field("", description=_SUBFORMAT)
+    family: Family | None = Field(None, description="Instead of a format: what it boots best.")
 
-    @property
-    def form(self) -> Form:
-        """Both together."""
-        return Form.wanted(self.format, self.subformat)
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.format is None) == (self.family is None):
+            raise ValueError("either a format or a family has to be said")
+        return self
+
+    def arguments(self) -> dict[str, str]:
+        """What the operation is told. Raises `Unsupported`."""
+        if self.format is None:
+            return {"family": str(self.family)}
+        form = Form.wanted(self.format, self.subformat)
+        return {"format": form.format, "subformat": form.subformat}
 
 
 @router.post(
@@ -261,6 +270,7 @@ def convert(
     template_id: UUID, wanted: NewConversion, caller: Caller, starter: Starting
 ) -> Response:
     """Convert a template's disks to another format; what has been converted is not again."""
+    asked: dict[str, Any] = wanted.arguments()
 
     def plan(db: Session) -> accepted.Request:
         row = finding.template(db, caller, template_id)
@@ -268,14 +278,7 @@ def convert(
         if row.state is not TemplateState.AVAILABLE:
             text = f"template {row.name} is {row.state}"
             raise Conflict(text, code="template-not-available")
-        return starter.request(
-            "convert_image",
-            row.id,
-            row.name,
-            row.datacenter_id,
-            format=wanted.form.format,
-            subformat=wanted.form.subformat,
-        )
+        return starter.request("convert_image", row.id, row.name, row.datacenter_id, **asked)
 
     return starter.start(plan)
 

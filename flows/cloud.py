@@ -10,6 +10,7 @@ from uuid import UUID
 
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
+from adapters.database.equipment import Equipment
 from adapters.database.explanations import Explanations
 from adapters.database.figures import Figures
 from adapters.database.hardware import Hardware
@@ -143,6 +144,11 @@ class Cloud:
     def plans(self) -> Plans:
         """What was shown, and may be carried out."""
         return Plans(self.database)
+
+    @cached_property
+    def equipment(self) -> Equipment:
+        """What templates wish for."""
+        return Equipment(self.database)
 
     @cached_property
     def packages(self) -> Packages:

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
+from adapters.database.equipment import Described
 from adapters.database.operations import Operation
-from adapters.database.records import Described
 from adapters.errors import Refused
 from adapters.forms import Form
 from adapters.types import Role
@@ -37,7 +37,8 @@ def export_template(request: Operation) -> None:
 @step("survey-template")
 def survey_template(template: UUID, datacenter: UUID) -> Described:
     """What it is. Refused while a file of it is not what was published."""
-    described, repository = cloud.library.described(template), cloud.repository(datacenter)
+    described = cloud.equipment.described(template, cloud.library.images(template))
+    repository = cloud.repository(datacenter)
     for image in described.images:
         if repository.identity(image.path) != image.identity:
             text = f"{image.path} is not the file that was published"

@@ -4,6 +4,7 @@ from adapters.database.operations import Operation
 from adapters.database.records import VmRecord
 from adapters.packages import Hardware, WishedNic, Wishes
 from adapters.types import Format, Role
+from flows.abilities import Capability, require_ability
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.packing import SourceDisk, enter_package, pack_disks, stream_disk
@@ -17,6 +18,7 @@ def export_vm(request: Operation) -> None:
 
     Volumes are not packed: they are there without the VM, too.
     """
+    require_ability(request.target_id, Capability.DISK_FILES)
     vm = survey_vm(request.target_id)
     with at_host(vm.host):
         streamed = [stream_disk(disk, request.id, vm.datacenter_id) for disk in sources(vm)]

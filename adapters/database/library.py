@@ -9,10 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from adapters.database import models
-from adapters.database.records import Conversion, Described, Image, Kept, NewTemplate
+from adapters.database.records import Conversion, Image, Kept, NewTemplate
 from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, InUse, NotFound
-from adapters.packages import Wishes
 from adapters.types import ConversionState, Identity, TemplateState
 
 _NOTHING = Identity(size_bytes=0, modified_ns=0, inode=0)
@@ -60,38 +59,6 @@ class Library:
             except IntegrityError as error:
                 taken = f"there is a template called {template.name}"
                 raise Conflict(taken, code="name-taken") from error
-
-    def equip(self, template: UUID, wishes: Wishes) -> None:
-        """Write down what it wishes for, and says of itself. Raises `NotFound`."""
-        with self._database.write() as db:
-            row = db.get(models.Template, template)
-            if row is None:
-                raise NotFound(f"no template {template}")
-            row.cpu, row.ram_mib = wishes.cpu or row.cpu, wishes.ram_mib or row.ram_mib
-            row.hardware = wishes.hardware.model_dump(mode="json")
-            row.about = wishes.about.model_dump(mode="json")
-
-    def strip(self, template: UUID) -> None:
-        """Forget what it wishes for beside CPUs and memory; absent is success."""
-        with self._database.write() as db:
-            if row := db.get(models.Template, template):
-                row.hardware = row.about = None
-
-    def is_equipped(self, template: UUID) -> bool:
-        """Whether more of its wishes is known than CPUs and memory."""
-        with self._database.read() as db:
-            row = db.get(models.Template, template)
-            return row is not None and row.hardware is not None
-
-    def described(self, template: UUID) -> Described:
-        """What it is, to be told to others. Raises `NotFound`."""
-        images = self.images(template)
-        with self._database.read() as db:
-            row = db.get_one(models.Template, template)
-            said = {name: getattr(row, name) for name in Wishes.model_fields}
-            wishes = Wishes.model_validate({name: each for name, each in said.items() if each})
-            whose = row.enterprise_id
-            return Described(name=row.name, enterprise_id=whose, wishes=wishes, images=images)
 
     def template_state(self, template: UUID) -> TemplateState | None:
         """Its state, or None when there is no such template."""

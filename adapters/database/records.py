@@ -5,7 +5,6 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.packages import Wishes
 from adapters.types import (
     Base,
     Disk,
@@ -62,15 +61,6 @@ class NewTemplate(Value):
     name: str
     cpu: int = 1
     ram_mib: int = 128
-
-
-class Described(Value):
-    """A template as a package is made of it."""
-
-    name: str
-    enterprise_id: UUID
-    wishes: Wishes
-    images: list[Image]
 
 
 class Conversion(Value):

@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, Seedless
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.vsphere.datastores import Datastores, Place
@@ -24,7 +25,7 @@ _OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
 
 
-class VsphereHypervisor:
+class VsphereHypervisor(Seedless):
     """One ESXi host; ours are the VMs whose extra configuration names our installation.
 
     A VM has its UUID as `instanceUuid` and is found by it wherever the server has moved it. A
@@ -118,7 +119,7 @@ class VsphereHypervisor:
     def disk_path(self, disk: Disk) -> str:
         return str(Place.parse(disk.datastore) / spec.disk_name(disk))
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         if self.has_vm(vm):
             return
         for disk in vm.disks:

@@ -9,7 +9,7 @@ from uuid import UUID
 from pyVmomi import vim
 
 from adapters.errors import Unsupported
-from adapters.types import Connection, Disk, Vm
+from adapters.types import Boot, Connection, Disk, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
@@ -18,6 +18,7 @@ _CONTROLLER = 1000
 _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
+_BOOT = {Boot.DISK: "hdd", Boot.NETWORK: "ethernet0"}
 _Change = _DEVICE.VirtualDeviceSpec
 
 
@@ -55,6 +56,7 @@ def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, net
             option(INSTALLATION, str(vm.installation)),
             option(DIGEST, vm.digest),
             option("answer.msg.serial.file.open", "Replace"),
+            option("bios.bootOrder", ",".join(_BOOT[each] for each in vm.settings.boot)),
         ],
         deviceChange=[
             _Change(

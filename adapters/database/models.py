@@ -278,6 +278,20 @@ class Place(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     operation_id: Mapped[UUID | None]
     epoch: Mapped[int]
+    turn: Mapped[int] = mapped_column(server_default="0")
+
+
+class Waiter(Base):
+    """A runner that waits for a place, and in which turn of its enterprise."""
+
+    __tablename__ = "waiters"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    thing: Mapped[str] = mapped_column(index=True)
+    operation_id: Mapped[UUID]
+    epoch: Mapped[int]
+    enterprise_id: Mapped[UUID | None]
+    turn: Mapped[int]
+    since: Mapped[datetime]
 
 
 class Lock(Base):
@@ -346,6 +360,7 @@ class Step(Base):
     state: Mapped[StepState]
     result: Mapped[Any] = mapped_column(JSON())
     error: Mapped[str | None] = mapped_column(LONG)
+    percent: Mapped[int | None]
     attempts: Mapped[int]
     epoch: Mapped[int]
     started_at: Mapped[datetime]

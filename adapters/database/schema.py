@@ -11,7 +11,17 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
-from adapters.database import conventions, events, figures, indexes, ledger, models, people, plans
+from adapters.database import (
+    conventions,
+    events,
+    figures,
+    indexes,
+    ledger,
+    models,
+    people,
+    plans,
+    ways,
+)
 from adapters.database.session import Database
 from adapters.errors import Conflict, Transient
 from adapters.privileges import STOCK, Stock
@@ -23,6 +33,7 @@ PARTS = (
     ledger,
     models,
     plans,
+    ways,
 )  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
 _PATIENCE_S = 300

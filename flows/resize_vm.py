@@ -1,4 +1,4 @@
-"""Resize a VM: more or less CPUs and memory, where it is.
+"""Resize a VM: more or less CPUs and memory, where it is; more, while it is on.
 
 What it is to have more of is charged and reserved first; what it is to have less of is given back
 last, when nothing can fail any more: until then nobody else takes what undoing would need.
@@ -8,8 +8,9 @@ from uuid import UUID
 
 from adapters.amounts import Amounts
 from adapters.database.operations import Operation
+from adapters.types import Vm, VmState
 from flows.cloud import cloud
-from flows.definitions import redefine
+from flows.definitions import is_defined, redefine
 from flows.growth import charge_growth, grown
 from flows.operation import operation
 from flows.planning import planning
@@ -20,7 +21,7 @@ from flows.survey import survey_vm
 
 @operation("vm", planned=True)
 def resize_vm(request: Operation) -> None:
-    """Charge and reserve what is more; define the VM so; give back what is less."""
+    """Charge and reserve what is more; let the VM have it, or define it so; give back the rest."""
     vm = survey_vm(request.target_id)
     former = vm.uses
     size = former.model_copy(update=request.arguments["size"])
@@ -29,8 +30,10 @@ def resize_vm(request: Operation) -> None:
         charge_growth(vm.id, most, former, request.force)
     if most != former:
         reserve_size(vm.id, most, former)
-    if vm.host_id and size != former:
-        now = vm.model_copy(update={"cpu": size.cpu, "ram_mib": size.ram_mib})
+    now = vm.model_copy(update={"cpu": size.cpu, "ram_mib": size.ram_mib})
+    if vm.host_id and vm.state is VmState.ON and size != former:
+        set_size(vm.definition(), now.definition(), vm.host)
+    elif vm.host_id and size != former:
         redefine(vm, now)
     if size != most:
         give_back(vm.id, size)
@@ -58,6 +61,23 @@ def _(vm: UUID, size: Amounts, former: Amounts) -> None:
 @reserve_size.look
 def _(vm: UUID, size: Amounts, former: Amounts) -> bool:
     return cloud.hardware.of_vm(vm).has_grown(former, size)
+
+
+@step("set-size")
+def set_size(former: Vm, vm: Vm, host: UUID) -> None:
+    """Give it more while it is on, and at its next start."""
+    cloud.hypervisor(host).set_size(former, vm)
+
+
+@set_size.undo
+def _(former: Vm, vm: Vm, host: UUID) -> None:
+    if not is_defined(former, [], host):
+        cloud.hypervisor(host).set_size(vm, former)
+
+
+@set_size.look
+def _(former: Vm, vm: Vm, host: UUID) -> bool:
+    return is_defined(vm, [], host)
 
 
 @step("give-back", Effect.REMOVES)

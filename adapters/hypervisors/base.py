@@ -39,6 +39,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
 | ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
+| set_size | setVcpus, up to the most that it was started with | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
@@ -67,6 +68,8 @@ class Capability(StrEnum):
     PAUSE = "pause"
     RESET = "reset"
     HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
+    HOT_CPU = "hot-cpu"  # a VM that is on is given more CPUs
+    HOT_RAM = "hot-ram"  # and memory
     TERMINAL = "terminal"
     DISPLAY = "display"
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
@@ -142,6 +145,13 @@ class Hypervisor(Protocol):
 
     def has_vm(self, vm: Vm) -> bool:
         """Whether this very VM is defined. Raises `Conflict`."""
+
+    def set_size(self, former: Vm, vm: Vm) -> None:
+        """Give a VM the size of `vm`, at once where it is on; it differs from `former` in that alone.
+
+        More is given as far as `HOT_CPU` and `HOT_RAM` say; less is what was given while it is on
+        and the guest lets go of. Raises `Conflict` when it is defined as neither, `Refused`.
+        """
 
     def delete_vm(self, vm: UUID) -> None:
         """Forget the definition (with its connections), not the disks. Raises `InUse` while on."""

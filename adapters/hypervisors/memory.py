@@ -38,6 +38,8 @@ class MemoryHypervisor(MemoryFiles):
             Capability.PAUSE,
             Capability.RESET,
             Capability.HOT_ATTACH,
+            Capability.HOT_CPU,
+            Capability.HOT_RAM,
             Capability.TERMINAL,
             Capability.DISPLAY,
             Capability.DISK_FILES,
@@ -139,6 +141,15 @@ class MemoryHypervisor(MemoryFiles):
             return self._defined(vm)
 
         return self.world.call("hypervisors.has_vm", vm.id, effect, lie=False)
+
+    def set_size(self, former: Vm, vm: Vm) -> None:
+        def effect() -> None:
+            found = self._vm(vm.id)
+            if found is None or found["digest"] not in {former.digest, vm.digest}:
+                raise Conflict(f"VM {vm.id} is not defined as it was")
+            self.world.put("vm", vm.id, {**found, "digest": vm.digest})
+
+        self.world.call("hypervisors.set_size", vm.id, effect, None)
 
     def delete_vm(self, vm: UUID) -> None:
         def effect() -> None:

@@ -69,9 +69,10 @@ class VsphereHypervisor:
     the host, not the VM.
     """
 
-    capabilities = frozenset(
-        {Capability.OVERLAY, Capability.PAUSE, Capability.RESET, Capability.SEED}
-    )
+    capabilities = frozenset(Capability) - {
+        *(Capability.ISCSI_PER_VM, Capability.HOT_ATTACH, Capability.DISK_FILES),
+        *(Capability.TERMINAL, Capability.DISPLAY),
+    }
 
     def __init__(self, session: Session, installation: UUID) -> None:
         self._session = session
@@ -218,6 +219,13 @@ class VsphereHypervisor:
             if found.marks.get(spec.DIGEST) != vm.digest:
                 raise Conflict(f"VM {vm.id} is defined, and otherwise")
             return True
+
+    def set_size(self, former: Vm, vm: Vm) -> None:
+        with self._session.speaking():
+            found = self._require(vm.id)
+            if found.marks.get(spec.DIGEST) not in {former.digest, vm.digest}:
+                raise Conflict(f"VM {vm.id} is not defined as it was")
+            self._session.wait(found.vm.ReconfigVM_Task(spec.resized(vm)))
 
     def delete_vm(self, vm: UUID) -> None:
         """Its disks are taken away first: what destroys a VM destroys what it has."""

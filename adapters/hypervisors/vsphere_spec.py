@@ -53,6 +53,8 @@ def vm_spec(
         uuid=str(vm.id),
         numCPUs=vm.cpu,
         memoryMB=vm.ram_mib,
+        cpuHotAddEnabled=True,
+        memoryHotAddEnabled=True,
         guestId="otherLinux64Guest",
         files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
         extraConfig=[
@@ -80,6 +82,13 @@ def vm_spec(
                 ),
             ),
         ],
+    )
+
+
+def resized(vm: Vm) -> Any:
+    """Change a VM's size, and the mark that says how it is defined."""
+    return vim.vm.ConfigSpec(
+        numCPUs=vm.cpu, memoryMB=vm.ram_mib, extraConfig=[option(DIGEST, vm.digest)]
     )
 
 

@@ -14,6 +14,7 @@ from adapters.database import operations as accepted
 from adapters.database.records import DiskRecord
 from adapters.errors import Conflict, NotFound
 from adapters.privileges import Privilege
+from adapters.types import VmState
 from api import finding
 from api.dependencies import Caller
 from api.forcing import Forcing
@@ -61,13 +62,14 @@ class NewDisk(Forcing):
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
 def resize(vm_id: UUID, size: Size, caller: Caller, starter: PlannedStarting) -> Response:
-    """Give a VM that is off, or not deployed, more or less CPUs and memory, where it is."""
+    """Give a VM more or less CPUs and memory where it is; while it is on, more, if a host can."""
     wanted = size.model_dump(include={"cpu", "ram_mib"}, exclude_none=True)
     force = size.by(caller)
 
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
-        starter.require(db, "resize", vm)
+        more = all(value >= getattr(vm, name) for name, value in wanted.items())
+        starter.require(db, "grow" if vm.state is VmState.ON and more else "resize", vm)
         return starter.request(
             "resize_vm",
             vm.id,
@@ -82,6 +84,7 @@ def resize(vm_id: UUID, size: Size, caller: Caller, starter: PlannedStarting) ->
         uses = cloud.inventory.vm(vm_id).uses
         require_growth(vm_id, uses.model_copy(update=wanted), force)
 
+    require_hot(vm_id, wanted)
     return starter.start(plan, check, wish=size)
 
 
@@ -184,6 +187,15 @@ def _disk(db: Session, vm: models.VirtualMachine, disk: UUID) -> models.VmDisk:
     if row is None or row.vm_id != vm.id:
         raise NotFound(f"there is no disk {disk}")
     return row
+
+
+def require_hot(vm_id: UUID, wanted: dict[str, int]) -> None:
+    """Refuse at once what the host of a VM that is on cannot give it meanwhile."""
+    vm = cloud.inventory.vm(vm_id)
+    if vm.state is VmState.ON:
+        for name, ability in (("cpu", Capability.HOT_CPU), ("ram_mib", Capability.HOT_RAM)):
+            if wanted.get(name, 0) > getattr(vm, name):
+                require_ability(vm_id, ability)
 
 
 def require_growth(vm_id: UUID, uses: Amounts, force: Any) -> None:

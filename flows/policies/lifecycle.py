@@ -11,12 +11,14 @@
 | persist, export | CONFIGURED, OFF |
 | seed, set up | NOT_ALLOCATED |
 | redefine | CONFIGURED, OFF |
+| grow | ON |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
-what opens its screen: one that is deployed has to be redefined for that. A volume comes and goes
-while the VM is on where its host can do that; a paused guest could not release it.
+what opens its screen: one that is deployed has to be redefined for that. To grow is to be resized
+to more while it is on, where its host can do that, as with volumes that come and go; a paused guest
+could not release one.
 
 A VM under an operation is LOCKED, and allows nothing. A protected one allows nothing that destroys
 (`DESTROYS`): what its disks hold, or what its guest has not saved.
@@ -51,6 +53,7 @@ _ALLOWED = {
     "set up": frozenset({VmState.NOT_ALLOCATED}),
     "redefine": _STILL,
     "export": _STILL,
+    "grow": frozenset({VmState.ON}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},

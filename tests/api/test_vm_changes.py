@@ -6,6 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.database import models
+from adapters.hypervisors.base import Capability
+from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import MOST_DISKS
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -83,8 +85,28 @@ def test_a_vm_that_is_off_is_resized_where_it_is(api: Api, off: str) -> None:
     assert used(api) == {"cpu": 4, "ram_mib": 32, "disk_mib": 16}
     assert reserved(api) == {(4, 32), (0, 0)}
     require_ledger_exact()
+
+
+def test_a_vm_that_is_on_is_given_more_and_nothing_is_taken_from_it(api: Api, off: str) -> None:
     api.done(api.post(f"{off}/power", json={"power": "on"}))
-    refused(resize(api, off, cpu=5), 409, "wrong-state")
+    refused(resize(api, off, cpu=3, ram_mib=32), 409, "wrong-state")
+    api.done(resize(api, off, cpu=3, ram_mib=96))
+    after = api.get(off).json()
+    assert (after["cpu"], after["ram_mib"], after["state"]) == (3, 96, "ON")
+    require_defined_as_recorded(off)
+    assert used(api) == {"cpu": 3, "ram_mib": 96, "disk_mib": 16}
+    assert reserved(api) == {(3, 96), (0, 0)}
+    require_ledger_exact()
+
+
+def test_a_vm_that_is_on_is_given_what_its_host_can_give(
+    api: Api, off: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    can = MemoryHypervisor.capabilities - {Capability.HOT_RAM}
+    monkeypatch.setattr(MemoryHypervisor, "capabilities", can)
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    refused(resize(api, off, ram_mib=96), 422, "unsupported")
+    api.done(resize(api, off, cpu=3, ram_mib=64))
 
 
 def test_the_size_that_it_has_changes_nothing(api: Api, off: str) -> None:

@@ -732,6 +732,31 @@ def test_a_reset_guest_starts_anew(counterpart, ours):
     wait_for(lambda: ours.console(vm.id).count(b"APPLIANCE-UP") == 2, 90, "second start")
 
 
+def test_a_vm_that_is_on_is_given_more_and_keeps_it(ours, running):
+    cpu = 2 if Capability.HOT_CPU in ours.capabilities else 1
+    ram_mib = 64 if Capability.HOT_RAM in ours.capabilities else 32
+    more = running.model_copy(update={"cpu": cpu, "ram_mib": ram_mib})
+    for _ in range(2):
+        ours.set_size(running, more)
+        assert ours.has_vm(more)
+    with pytest.raises(Conflict):
+        ours.has_vm(running)
+    assert ours.power(running.id) is Power.ON
+    other = running.model_copy(update={"name": "other", "cpu": cpu})
+    with pytest.raises(Conflict):
+        ours.set_size(other, other.model_copy(update={"cpu": 1}))
+    ours.set_power(running.id, Power.OFF, timeout_s=0)
+    assert ours.has_vm(more)
+
+
+def test_a_vm_that_went_off_has_its_size_at_its_next_start(ours, defined):
+    if Capability.HOT_CPU in ours.capabilities:
+        more = defined.model_copy(update={"cpu": 2})
+        ours.set_size(defined, more)
+        ours.set_power(defined.id, Power.ON, timeout_s=0)
+        assert ours.has_vm(more)
+
+
 def test_a_vm_starts_with_as_many_disks_as_it_may_have_and_as_many_nics(ours, disk):
     disks = [
         changed(disk, id=uuid4(), position=n, base=disk.base if n == 0 else None)

@@ -281,6 +281,11 @@ def resize(world: World) -> Asked:
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
 
 
+def resize_on(world: World) -> Asked:
+    """More of both, while it is on."""
+    return _deployed_vm(world), {"size": {"cpu": 2, "ram_mib": 128}}
+
+
 def resize_undeployed(world: World) -> Asked:
     return _vm_of(world.appliance("db")), {"size": {"cpu": 2, "ram_mib": 32}}
 
@@ -475,6 +480,7 @@ SCENARIOS = {
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
     "resize_vm": Scenario("resize_vm", resize),
+    "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),
     "resize_volume": Scenario("resize_volume", resize_volume),
     "add_disk": Scenario("add_disk", add_disk),

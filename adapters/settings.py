@@ -75,7 +75,10 @@ class Settings(BaseSettings):
     )
     sessions_per_host: int = Field(2, gt=0, description="Operations at once on one host.")
     sessions_per_repository: int = Field(
-        2, gt=0, description="Images read or converted at once in one repository."
+        2, gt=0, description="Images read at once in one repository."
+    )
+    conversions_per_repository: int = Field(
+        1, gt=0, description="Images converted at once in one repository; enterprises take turns."
     )
     session_s: float = Field(
         43_200.0, gt=0, description="How long a user who has logged in stays so at most."

@@ -10,6 +10,26 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from adapters.states import (
+    ApplianceState,
+    ConversionState,
+    OperationState,
+    StepState,
+    TemplateState,
+    VmState,
+    VolumeState,
+)
+
+__all__ = [  # the states; the other words are below
+    "ApplianceState",
+    "ConversionState",
+    "OperationState",
+    "StepState",
+    "TemplateState",
+    "VmState",
+    "VolumeState",
+]
+
 
 class Value(BaseModel):
     """A frozen value; unknown fields are refused."""
@@ -71,67 +91,6 @@ class Power(StrEnum):
     PAUSED = "paused"
 
 
-class VmState(StrEnum):
-    """The life of a VM; LOCKED is shown while an operation has it, and is never stored."""
-
-    NOT_ALLOCATED = "NOT_ALLOCATED"
-    ALLOCATED = "ALLOCATED"
-    CONFIGURED = "CONFIGURED"
-    ON = "ON"
-    OFF = "OFF"
-    PAUSED = "PAUSED"
-    LOCKED = "LOCKED"
-    UNKNOWN = "UNKNOWN"
-
-
-class ApplianceState(StrEnum):
-    """Derived from the states of an appliance's VMs."""
-
-    DEPLOYED = "DEPLOYED"
-    NOT_DEPLOYED = "NOT_DEPLOYED"
-    NEEDS_SYNC = "NEEDS_SYNC"
-    LOCKED = "LOCKED"
-    UNKNOWN = "UNKNOWN"
-
-
-class VolumeState(StrEnum):
-    """Whether a VM uses the volume."""
-
-    DETACHED = "DETACHED"
-    ATTACHED = "ATTACHED"
-
-
-class TemplateState(StrEnum):
-    """DOWNLOADING until the image has been inspected and published; DELETING to the end."""
-
-    DOWNLOADING = "DOWNLOADING"
-    AVAILABLE = "AVAILABLE"
-    DELETING = "DELETING"
-    ERROR = "ERROR"
-
-
-class ConversionState(StrEnum):
-    """The life of a conversion."""
-
-    ENQUEUED = "ENQUEUED"
-    FINISHED = "FINISHED"
-    FAILED = "FAILED"
-
-
-class OperationState(StrEnum):
-    """The life of an operation; see `flows/policies/lifecycle.py`."""
-
-    ACCEPTED = "accepted"
-    WAITING = "waiting"
-    RUNNING = "running"
-    UNWINDING = "unwinding"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    STUCK = "stuck"
-    ABANDONED = "abandoned"
-
-
 class Decision(StrEnum):
     """What became of an operation that waited for approval."""
 
@@ -145,18 +104,6 @@ class Scope(StrEnum):
 
     ADMIN = "admin"  # make tokens; change enterprises, users and roles
     APPROVE = "approve"  # decide about operations that wait, and what need not wait
-
-
-class StepState(StrEnum):
-    """The life of one line of the journal."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    UNDOING = "undoing"
-    UNDONE = "undone"
-    SKIPPED = "skipped"
 
 
 class Finding(Value):
@@ -188,6 +135,7 @@ class Kind(StrEnum):
 
     VM = "vm"
     DISK = "disk"
+    SEED = "seed"
     COPY = "copy"
     VOLUME = "volume"
     EXPORT = "export"
@@ -345,6 +293,19 @@ class Disk(Value):
     installation: UUID
 
 
+class Seed(Value):
+    """What a VM's guest reads when it boots first, on a datastore of its host: a NoCloud image.
+
+    Its text may hold passwords: it is a secret, by this id.
+    """
+
+    id: UUID  # the VM's
+    hostname: str
+    secret: UUID
+    datastore: str
+    installation: UUID
+
+
 class Nic(Value):
     """A network interface; `user` is QEMU's user-mode network with restrict=on."""
 
@@ -374,6 +335,20 @@ class Connection(Value):
         return export_id(self.volume, self.initiator)
 
 
+class Boot(StrEnum):
+    """What a VM may start from."""
+
+    DISK = "disk"  # the first one, be it a volume
+    NETWORK = "network"
+
+
+class Settings(Value):
+    """How a VM starts, and which secret opens its screen; without one, the line is enough."""
+
+    boot: tuple[Boot, ...] = (Boot.DISK,)  # the first that works
+    screen: UUID | None = None
+
+
 class Vm(Value):
     """A VM as a hypervisor is to define it, named `vm-<id>`, its uuid being `id`."""
 
@@ -384,11 +359,18 @@ class Vm(Value):
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     installation: UUID
+    seed: Seed | None = None
+    settings: Settings = Settings()
 
     @property
     def digest(self) -> str:
-        """Of all its properties: two definitions are equal when their digests are."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of all its properties: two definitions are equal when their digests are.
+
+        What older versions had no word for counts only where it is said.
+        """
+        fields = type(self).model_fields
+        unsaid = {x for x in ("seed", "settings") if getattr(self, x) == fields[x].default}
+        return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()
 
 
 class HostFacts(Value):

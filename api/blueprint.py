@@ -11,6 +11,7 @@ from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
 from api.labelling import Labels
+from api.user_data import USER_DATA, UserData
 
 _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -53,6 +54,7 @@ class WantedVm(BaseModel):
         default=False, description="What destroys it is refused, until it is protected no more."
     )
     labels: Labels = Field(default_factory=dict)
+    user_data: UserData | None = Field(None, description=USER_DATA)
 
 
 class Blueprint(BaseModel):

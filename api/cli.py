@@ -181,6 +181,8 @@ def import_(
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
     force: Force = None,
+    dry_run: planned_verbs.DryRun = False,
+    plan: planned_verbs.Plan = None,
     no_wait: NoWait = False,
 ) -> None:
     """Send an image or an OVA into a library: it becomes a template.
@@ -191,23 +193,25 @@ def import_(
 
     from api.client import files_of
 
-    format = format or _format_of(file)  # noqa: A001 - the API's word
+    asked = {
+        "name": name,
+        "format": format or _format_of(file),
+        "datacenter": datacenter,
+        "cpu": cpu,
+        "ram_mib": ram_mib,
+        "force": "true" if force else None,
+        "force_reason": force or None,
+        "plan": str(plan) if plan else None,
+    }
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
     with _client() as client:
+        if dry_run:
+            planned_verbs.show(client.plan_upload(file, **asked))
+            return
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
-            size = sum(each.stat().st_size for each in files_of(file, format))
+            size = sum(each.stat().st_size for each in files_of(file, asked["format"]))
             bar = progress.add_task(f"upload {file.name}", total=size)
-            operation = client.upload(
-                file,
-                lambda sent: progress.advance(bar, sent),
-                name=name,
-                format=format,
-                datacenter=datacenter,
-                cpu=cpu,
-                ram_mib=ram_mib,
-                force="true" if force else None,
-                force_reason=force or None,
-            )
+            operation = client.upload(file, lambda sent: progress.advance(bar, sent), **asked)
         _finish(client, operation, wait=not no_wait)
 
 
@@ -221,15 +225,18 @@ def _format_of(file: Path) -> str:
 @app.command()
 def convert(
     template: str,
-    format: str,  # noqa: A002
+    format: Annotated[str | None, typer.Argument()] = None,  # noqa: A002
     *,
     subformat: Annotated[str, typer.Option(help="Such as streamOptimized, or fixed.")] = "",
+    family: Annotated[
+        str | None, typer.Option("--for", help="Instead of a format: hypervisors to boot it.")
+    ] = None,
     no_wait: NoWait = False,
 ) -> None:
     """Convert a template's images; what has been done is not done again."""
     with _client() as client:
         found = _find(client, "templates", template)
-        wanted = {"format": format, "subformat": subformat}
+        wanted = {"format": format, "subformat": subformat, "family": family}
         started = client.start(f"/v1/templates/{found}/conversions", wanted)
         _finish(client, started, wait=not no_wait)
 

@@ -5,7 +5,7 @@ import io
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ class Step(Told):
     name: str
     lane: str
     state: StepState
+    percent: int | None = None
     attempts: int
     started_at: datetime
     ended_at: datetime | None
@@ -235,6 +236,12 @@ class Client:
                     elif field == "data":
                         yield json.loads(value)
 
+    def plan_upload(self, image: Path, **wishes: str | int | None) -> Any:
+        """What sending an image would do."""
+        files = files_of(image, wishes.get("format"))
+        query = {**_told_of(files, wishes), "dry_run": "true"}
+        return self._ask("POST", "/v1/templates", params=query).json()
+
     def upload(
         self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
     ) -> Operation:
@@ -243,10 +250,8 @@ class Client:
         Of a VMDK that is a descriptor, the extents beside it are sent too.
         """
         files = files_of(image, wishes.get("format"))
-        digest = digest_of([_digest(file) for file in files])
-        query = {name: value for name, value in wishes.items() if value is not None}
         # Without the image: what is not the gateway does not read it.
-        told = self._ask("POST", "/v1/templates", params={**query, "sha256": digest})
+        told = self._ask("POST", "/v1/templates", params=_told_of(files, wishes))
         if told.status_code == httpx.codes.ACCEPTED:  # it had arrived, and its answer had not
             return Operation.model_validate(told.json())
         where = urljoin(str(told.url), told.headers["Location"])
@@ -368,6 +373,17 @@ def files_of(image: Path, format_: str | int | None) -> list[Path]:
     except AdapterError as error:
         raise Refusal(problem_of(error)) from error
     return [image, *extents]
+
+
+def _told_of(files: list[Path], wishes: Mapping[str, str | int | None]) -> dict[str, Any]:
+    """What is said of files before they are sent."""
+    said = {name: value for name, value in wishes.items() if value is not None}
+    size_bytes = sum(each.stat().st_size for each in files)
+    return {
+        **said,
+        "sha256": digest_of([_digest(each) for each in files]),
+        "size_bytes": size_bytes,
+    }
 
 
 def _digest(file: Path) -> str:

@@ -56,6 +56,7 @@ MEANINGS = {
     "no-such-directory": "The directory does not exist.",
     "no-such-route": "There is nothing at this path.",
     "no-user": "The token is nobody's, and has no password.",
+    "no-share": "That is no share, such as `//server/share/folder`.",
     "no-way-back": "The operation has destroyed something: it can only go forward.",
     "not-a-session": "Only a session ends so; an API token is revoked.",
     "not-allocated": "The VM has no host.",

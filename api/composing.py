@@ -20,6 +20,7 @@ from api.blueprint import Blueprint, PlannedVm, WantedVolume, planned
 from api.errors import Problem
 from api.permissions import require
 from api.tokens import Caller
+from api.user_data import kept
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.policies.layers import layers_of
@@ -109,6 +110,7 @@ class Composer:
             affinity=vm.wanted.affinity,
             anti_affinity=vm.wanted.anti_affinity,
             protected=vm.wanted.protected,
+            user_data_id=kept(db, vm.wanted.user_data),
         )
         db.add(row)
         db.flush()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request, Response
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 from sqlalchemy import Integer, Select, and_, or_, select
 from sqlalchemy.orm import Session, selectinload
 from starlette.concurrency import run_in_threadpool
@@ -60,6 +60,19 @@ async def _once(request: Request, caller: Caller, idempotency_key: Key = None) -
 
 
 Once = Annotated[Once_, Depends(_once)]
+
+
+def once_without_secrets(
+    request: Request, caller: tokens.Caller, key: str | None, body: BaseModel
+) -> Once_:
+    """A request whose body has secrets: what is kept of it would be a fast hash of them.
+
+    Pydantic hides what is `SecretStr`.
+    """
+    said = str(request.query_params).encode() + b"\n" + body.model_dump_json().encode()
+    route = f"{request.method} {request.url.path}"
+    request.state.once = once = Once_(caller, route, key, said)
+    return once
 
 
 def sender() -> Send:

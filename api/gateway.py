@@ -8,25 +8,29 @@ files, `multipart/form-data`, is written to a scratch folder in the same way.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
 from adapters.amounts import Force
 from adapters.database.library import NewTemplate
+from adapters.database.operations import Request as Request_
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository
 from adapters.packages import PACKAGE, Wishes
 from adapters.privileges import Privilege
-from adapters.types import Format
+from adapters.types import Format, Value
 from api import tokens
 from api.dependencies import Send, sender
 from api.errors import Problem
 from api.multipart import MEDIA_TYPE, Multipart
 from api.once import Once
+from api.planning import PlannedStarter, starter_of
 from api.reports import Operation
 from api.starting import Starter
 from api.tickets import Ticket, opened, sign, use_up
@@ -38,6 +42,17 @@ router = APIRouter(prefix="/gateway", tags=["gateway"])
 _VALID_S = 3600
 _ACCEPTED: dict[str, Any] = {"status_code": 202, "responses": {202: {"model": Operation}}}
 _PIECE_BYTES = 2**20
+
+
+class Import(Value):
+    """What becomes a template, as whoever will send it says."""
+
+    template: NewTemplate
+    force: Force | None
+    format: str
+    digest: str | None
+    wishes: Wishes
+    size_bytes: int | None
 
 
 class Transfer(Ticket):
@@ -54,11 +69,39 @@ class Transfer(Ticket):
     format: Format | Literal["ova"]
     digest: str | None
     wishes: Wishes = Wishes()  # that win over a package's own
+    size_bytes: int | None = None  # as it was said
+    plan: UUID | None = None  # that it carries out
 
     @property
     def scratch(self) -> str:
         """The name of its file in the repository's incoming folder."""
         return f"upload-{self.id}"
+
+    @property
+    def wish(self) -> "Import":
+        """What was asked for: the same of a plan, and of what carries it out."""
+        said = self.model_dump(include=set(Import.model_fields))
+        return Import.model_validate(said)
+
+    @property
+    def stand_ins(self) -> dict[str, Any]:
+        """What stands for what is known only once all has been sent, while looking ahead."""
+        return {"upload": "upload", "digest": self.digest or ""}
+
+    def request_of(self, starter: Starter, digest: str, **more: Any) -> Request_:
+        """The import that is started once it has been sent."""
+        return starter.request(
+            "import_package" if self.format == PACKAGE else "import_image",
+            self.template.id,
+            self.template.name,
+            self.template.datacenter_id,
+            template=self.template,
+            digest=digest,
+            upload=self.scratch,
+            force=self.force,
+            **self.arguments,
+            **more,
+        )
 
     @property
     def first_file(self) -> str:
@@ -107,7 +150,9 @@ async def upload(
         if transfer.digest not in {None, digest}:
             text = "what arrived is not what was declared"
             raise BadImage(text, code="image-digest-mismatch")
-        starter, size_mib = Starter(caller, once, send), await asyncio.to_thread(size_of, path)
+        size_mib = await asyncio.to_thread(size_of, path)
+        asked = partial(starter_of, caller, once, send, transfer.route, plan=transfer.plan)
+        starter = await asyncio.to_thread(asked)
         return await asyncio.to_thread(_start, transfer, starter, digest, size_mib)
 
 
@@ -169,22 +214,13 @@ def _require_small(size_bytes: int) -> None:
         raise Problem(413, "upload-too-large", f"at most {limit_mib} MiB are taken")
 
 
-def _start(transfer: Transfer, starter: Starter, digest: str, size_mib: int) -> Response:
-    template, force = transfer.template, transfer.force
+def _start(transfer: Transfer, starter: PlannedStarter, digest: str, size_mib: int) -> Response:
+    template = transfer.template
     uses = [cloud.ledger.of_template(template, size_mib)]
     taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
+    starter.foresee(transfer.stand_ins, size_mib=size_mib)
     return starter.start(
-        lambda _db: starter.request(
-            "import_package" if transfer.format == PACKAGE else "import_image",
-            template.id,
-            template.name,
-            template.datacenter_id,
-            intents=[taken],
-            template=template,
-            digest=digest,
-            upload=transfer.scratch,
-            force=force,
-            **transfer.arguments,
-        ),
-        lambda: require_within(uses, force),
+        lambda _db: transfer.request_of(starter, digest, intents=[taken]),
+        lambda: require_within(uses, transfer.force),
+        wish=transfer.wish,
     )

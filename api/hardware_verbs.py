@@ -1,7 +1,7 @@
 """`cloudloom power`, `reset`, `resize`, ...: what is done to VMs, and to what they are made of."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,3 +100,35 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         with client() as api:
             found = api.get(f"/v1/vms/{find(api, 'vms', vm)}")["disks"]
             show(found, "id", "position", "size_mib", "template_disk_id", "volume_id")
+
+    @app.command("boot-order")
+    def boot_order(
+        vm: str,
+        devices: Annotated[list[str], typer.Argument(metavar="disk|network...")],
+        *,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Say what a VM that is off starts from: the first of these that works."""
+        _set_up(vm, {"boot": devices}, finish, wait=not no_wait)
+
+    @app.command("vnc-password")
+    def vnc_password(
+        vm: str,
+        *,
+        none: Annotated[bool, typer.Option("--none", help="It asks for none any more.")] = False,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Have the screen of a VM that is off ask for a password, which is asked for here."""
+        password = None if none else typer.prompt("VNC password", hide_input=True)
+        _set_up(vm, {"vnc_password": password}, finish, wait=not no_wait)
+
+
+def _set_up(vm: str, wish: dict[str, Any], finish: Finish, *, wait: bool) -> None:
+    """Change a VM at once, or by an operation where it is deployed."""
+    with client() as api:
+        path = f"/v1/vms/{find(api, 'vms', vm)}"
+        if api.get(path)["host"]:
+            finish(api, api.start(f"{path}/redefine", wish), wait=wait)
+        else:
+            changed = api.patch(path, wish)
+            show([changed], "id", "name", "boot", "has_vnc_password")

@@ -61,6 +61,8 @@ class PlannedStarter(Starter):
         self._dry_run = dry_run
         self._plan = plan
         self._chosen: dict[str, Any] = {}
+        self._stand_ins: dict[str, Any] = {}
+        self._known: dict[str, Any] = {}
         if plan:
             self.id = plan.id
 
@@ -70,6 +72,18 @@ class PlannedStarter(Starter):
         if name not in kept:
             kept[name] = str(choose())
         return UUID(kept[name])
+
+    def foresee(self, stand_ins: dict[str, Any], **known: Any) -> None:
+        """Look ahead with these instead of arguments that nobody knows before, and these facts."""
+        self._stand_ins, self._known = stand_ins, known
+
+    def require_as_shown(self, plan: Asked, wish: BaseModel) -> None:
+        """Refuse what `start` would refuse of a plan: for what has to be sent before."""
+        if self._plan:
+            self._require_asked(self._plan, self._digest_of(wish))
+            with cloud.database.read() as db:
+                request = placed(db, plan(db))
+            self._require_same(self._plan, request)
 
     def start(
         self,
@@ -83,20 +97,38 @@ class PlannedStarter(Starter):
         A plan is for the same `wish`. Where one is made or carried out, looking ahead takes the
         place of `check`: whatever it would refuse, that refuses.
         """
-        said = f"{self._route}\n{wish.model_dump_json() if wish else ''}"
-        asked = sha256(said.encode()).hexdigest()
+        asked = self._digest_of(wish)
         if self._dry_run:
             return self._show(plan, asked)
         if self._plan is None:
             return super().start(plan, check, unchanged)
         return self._carry_out(self._plan, plan, unchanged, asked)
 
+    def _digest_of(self, wish: BaseModel | None) -> str:
+        said = f"{self._route}\n{wish.model_dump_json() if wish else ''}"
+        return sha256(said.encode()).hexdigest()
+
+    def _looked(self, request: accepted.Request) -> Outlook:
+        arguments = {**request.arguments, **self._stand_ins}
+        request = request.model_copy(update={"arguments": arguments})
+        return look_ahead(FLOWS[request.kind].body, request, **self._known)
+
+    @staticmethod
+    def _require_asked(shown: Planned, asked: str) -> None:
+        if shown.asked != asked:
+            text = f"plan {shown.id} was made for another request"
+            raise Conflict(text, code="plan-of-another-request")
+
+    def _require_same(self, shown: Planned, request: accepted.Request) -> None:
+        with _outdated():
+            require_as_shown(shown.outlook, self._looked(request))
+
     def _show(self, plan: Asked, asked: str) -> Response:
         with cloud.database.read() as db:
             request = placed(db, plan(db))
             for kind, each in request.locks:
                 self.require_free(db, kind, each)
-        outlook = _looked(request)
+        outlook = self._looked(request)
         with cloud.database.read() as db:
             limits = limits_of(db, outlook)
         made = Planned(id=request.id, asked=asked, chosen=self._chosen, outlook=outlook)
@@ -112,9 +144,7 @@ class PlannedStarter(Starter):
     def _carry_out(
         self, shown: Planned, plan: Asked, unchanged: Callable[[Session], None], asked: str
     ) -> Response:
-        if shown.asked != asked:
-            text = f"plan {shown.id} was made for another request"
-            raise Conflict(text, code="plan-of-another-request")
+        self._require_asked(shown, asked)
         seen: list[tuple[accepted.Request, str]] = []
 
         def as_planned(db: Session) -> accepted.Request:
@@ -126,8 +156,7 @@ class PlannedStarter(Starter):
             return request
 
         def check() -> None:
-            with _outdated():
-                require_as_shown(shown.outlook, _looked(seen[0][0]))
+            self._require_same(shown, seen[0][0])
 
         def use(db: Session) -> None:
             unchanged(db)
@@ -136,31 +165,44 @@ class PlannedStarter(Starter):
         return super().start(as_planned, check, use)
 
 
+DryRun = Annotated[
+    bool, Query(description="Do nothing, but answer with what would be done: a plan.")
+]
+PlanId = Annotated[
+    UUID | None,
+    Query(description="Do what this plan has shown, or refuse where that has changed."),
+]
+
+
+def starter_of(
+    caller: tokens.Caller,
+    once: Once_,
+    send: Send,
+    route: str,
+    *,
+    dry_run: bool = False,
+    plan: UUID | None = None,
+) -> PlannedStarter:
+    """The starter of a request that may be planned. Raises `Conflict`, `NotFound`, `Problem`."""
+    if dry_run and plan:
+        raise Problem(422, "invalid-request", "a plan is made (dry_run), or used (plan)")
+    found = cloud.plans.read(plan, caller.enterprise_id) if plan else None
+    return PlannedStarter(caller, once, send, route, dry_run=dry_run, plan=found)
+
+
 def _planned(
     request: Request,
     caller: Caller,
     once: Once,
     send: Annotated[Send, Depends(sender)],
-    dry_run: Annotated[  # noqa: FBT002 - a query parameter
-        bool, Query(description="Do nothing, but answer with what would be done: a plan.")
-    ] = False,
-    plan: Annotated[
-        UUID | None,
-        Query(description="Do what this plan has shown, or refuse where that has changed."),
-    ] = None,
+    dry_run: DryRun = False,  # noqa: FBT002 - a query parameter
+    plan: PlanId = None,
 ) -> PlannedStarter:
-    if dry_run and plan:
-        raise Problem(422, "invalid-request", "a plan is made (dry_run), or used (plan)")
-    found = cloud.plans.read(plan, caller.enterprise_id) if plan else None
     route = f"{request.method} {request.url.path}"
-    return PlannedStarter(caller, once, send, route, dry_run=dry_run, plan=found)
+    return starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
 
 
 PlannedStarting = Annotated[PlannedStarter, Depends(_planned)]
-
-
-def _looked(request: accepted.Request) -> Outlook:
-    return look_ahead(FLOWS[request.kind].body, request)
 
 
 @contextmanager

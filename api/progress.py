@@ -197,7 +197,8 @@ def event_line(event: dict[str, Any]) -> Text:
 
 def _words(step: Step) -> str:
     tries = f" (attempt {step.attempts})" if step.attempts > 1 else ""
-    return f"{'undo ' if step.state is StepState.UNDOING else ''}{step.name}{tries}"
+    part = "" if step.percent is None or step.state not in _MOVING else f" {step.percent} %"
+    return f"{'undo ' if step.state is StepState.UNDOING else ''}{step.name}{part}{tries}"
 
 
 def _bar(step: Step, start: datetime, total_s: float) -> Text:

@@ -50,6 +50,7 @@ _EXAMPLE: dict[str, Any] = {
             "host": "",
             "position": 4,
             "state": "running",
+            "percent": 40,
             "attempts": 1,
             "started_at": "2026-11-22T12:00:00.480000Z",
             "ended_at": None,
@@ -83,6 +84,7 @@ class Step(BaseModel):
     host: str
     position: int
     state: StepState
+    percent: int | None = Field(description="Of what takes long: how much of it is done.")
     attempts: int
     started_at: datetime
     ended_at: datetime | None
@@ -236,8 +238,9 @@ def _progress(state: OperationState, steps: list[Step]) -> int:
     """Of the steps that are known: more may come, so only success is 100."""
     if state is OperationState.SUCCEEDED:
         return 100
-    done = sum(step.state is StepState.DONE for step in steps)
-    return min(99, 100 * done // max(1, len(steps)))
+    done = sum(100 for step in steps if step.state is StepState.DONE)
+    done += sum(step.percent or 0 for step in steps if step.state is StepState.RUNNING)
+    return min(99, done // max(1, len(steps)))
 
 
 def _flow_run_url(flow_run: UUID | None) -> str | None:

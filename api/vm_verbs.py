@@ -36,6 +36,23 @@ def unprotect(vm: str) -> None:
     _change(vm, protected=False)
 
 
+def user_data(
+    vm: str,
+    file: Annotated[
+        typer.FileText | None, typer.Argument(help="What to do, such as cloud-config; -: stdin.")
+    ] = None,
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Tell it nothing.")] = False,
+) -> None:
+    """Say what the guest of a VM that is not deployed is told when it boots first."""
+    if (file is None) is not remove:
+        raise typer.BadParameter("either a file, or --remove")
+    with command_line.client() as client:
+        found = command_line.find(client, "vms", vm)
+        changed = client.patch(f"/v1/vms/{found}", {"user_data": file.read() if file else None})
+        command_line.show([changed], "id", "name", "has_user_data")
+
+
 def _change(vm: str, **values: bool) -> None:
     with command_line.client() as client:
         found = command_line.find(client, "vms", vm)
@@ -43,4 +60,4 @@ def _change(vm: str, **values: bool) -> None:
         command_line.show([changed], "id", "name", *values)
 
 
-VERBS = (vms, volumes, protect, unprotect)
+VERBS = (vms, volumes, protect, unprotect, user_data)

@@ -21,12 +21,14 @@ Seen = dict[Thing, bool]  # each thing, and whether something else still uses it
 
 
 def on_host(host: HostLoad) -> Seen:
-    """VMs, their disks, and copies of images."""
+    """VMs, their disks and seeds, and copies of images."""
     hypervisor, node = cloud.hypervisor(host.id), cloud.node(host.id)
     seen = {_on(host, Kind.VM, str(vm)): power != "off" for vm, power in hypervisor.vms().items()}
     for _, datastore in host.datastores:
         disks = hypervisor.disks(datastore).items()
         seen |= {_on(host, Kind.DISK, str(disk)): used for disk, used in disks}
+        seeds = hypervisor.seeds(datastore).items()
+        seen |= {_on(host, Kind.SEED, str(vm)): used for vm, used in seeds}
         copies = node.copies(datastore, cloud.inventory.installation)
         seen |= {_on(host, Kind.COPY, copy.digest): False for copy in copies}
     return seen
@@ -74,7 +76,7 @@ def is_scratch(thing: Thing) -> bool:
 
 def is_idle(thing: Thing) -> bool:
     """Whether the thing is there, and nothing uses it: so that it could go."""
-    if thing.kind in {Kind.VM, Kind.DISK, Kind.COPY}:
+    if thing.kind in {Kind.VM, Kind.DISK, Kind.SEED, Kind.COPY}:
         return on_host(_host(thing)).get(thing) is False
     if thing.kind is Kind.FILE:
         return in_repository(thing.place).get(thing) is False
@@ -98,6 +100,11 @@ def _remove_vm(thing: Thing) -> None:
 def _remove_disk(thing: Thing) -> None:
     for _, datastore in _host(thing).datastores:
         cloud.hypervisor(thing.place).discard_disk(datastore, UUID(thing.name))
+
+
+def _remove_seed(thing: Thing) -> None:
+    for _, datastore in _host(thing).datastores:
+        cloud.hypervisor(thing.place).discard_seed(datastore, UUID(thing.name))
 
 
 def _remove_copy(thing: Thing) -> None:
@@ -139,6 +146,7 @@ def _unclaimed(shared: str) -> Iterator[None]:
 _REMOVERS = {
     Kind.VM: _remove_vm,
     Kind.DISK: _remove_disk,
+    Kind.SEED: _remove_seed,
     Kind.COPY: _remove_copy,
     Kind.EXPORT: _remove_export,
     Kind.VOLUME: _remove_volume,

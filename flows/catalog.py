@@ -19,6 +19,7 @@ from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
+from flows.redefine_vm import redefine_vm
 from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
@@ -52,6 +53,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     resize_vm,
     add_disk,
     delete_disk,
+    redefine_vm,
     resize_volume,
     unwind_operation,
     reconcile_operations,

@@ -27,6 +27,7 @@ from adapters.database.receipts import Receipts
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
 from adapters.database.stories import Stories
+from adapters.database.ways import Ways
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
@@ -98,6 +99,11 @@ class Cloud:
     def stories(self) -> Stories:
         """What people are told of operations elsewhere."""
         return Stories(self.database)
+
+    @cached_property
+    def ways(self) -> Ways:
+        """What is fast in which repository."""
+        return Ways(self.database)
 
     @cached_property
     def places(self) -> Places:

@@ -1,16 +1,19 @@
 """Conversions: made once for all who need them, under a name of the attempt's own until whole."""
 
+from pathlib import Path
 from uuid import UUID
 
 from adapters.database.library import Conversion, Image
 from adapters.errors import Conflict, Refused
 from adapters.types import Family
 from flows.cloud import cloud
-from flows.places import at_repository
+from flows.places import converting
 from flows.planning import planner, planning
 from flows.policies.conversion import needed_form
-from flows.running import epoch
+from flows.running import epoch, telling
 from flows.steps import Effect, step
+
+_LARGE_BYTES = 2**28  # for less, measuring would cost more than it saves
 
 
 def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
@@ -27,7 +30,7 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
 
 def convert(conversion: Conversion, operation_id: UUID) -> None:
     """Convert one image, unless that has been done."""
-    with at_repository(conversion.datacenter_id):
+    with converting(conversion.datacenter_id):
         open_scratch(f"{operation_id}-{conversion.id}", conversion.datacenter_id)
         convert_disk(conversion, operation_id)
 
@@ -60,7 +63,8 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     folder = repository.scratch(f"{operation_id}-{conversion.id}-{epoch()}", needed)
     folder.mkdir()
     scratch = folder / conversion.format.disk_file  # a set's descriptor names its files so
-    cloud.images.convert(source, has, scratch, conversion.form, lambda _percent: None)
+    way = _way(conversion, folder)
+    cloud.images.convert(source, has, scratch, conversion.form, telling(), way)
     digest = repository.digest(scratch)
     try:
         identity = repository.publish(scratch, conversion.path)
@@ -90,6 +94,18 @@ def _(conversion: Conversion, operation_id: UUID) -> None:
 @convert_disk.look
 def _(conversion: Conversion, operation_id: UUID) -> bool:
     return cloud.library.converted(conversion) is not None
+
+
+def _way(conversion: Conversion, folder: Path) -> str:
+    """The fastest way in this repository, measured before the first large conversion."""
+    where, form = conversion.datacenter_id, conversion.form
+    if (known := cloud.ways.known(where, form)) is not None:
+        return known
+    if conversion.source.identity.size_bytes < _LARGE_BYTES:
+        return ""
+    way = cloud.images.fastest(folder, form)
+    cloud.ways.remember(where, form, way)
+    return way
 
 
 def _keep_published(conversion: Conversion) -> bool:

@@ -6,6 +6,7 @@ from adapters.database.records import VmRecord
 from adapters.errors import Conflict
 from adapters.types import Connection, Vm
 from flows.cloud import cloud
+from flows.screens import opens
 from flows.steps import step
 from flows.survey import survey_connection
 
@@ -36,7 +37,7 @@ def write_definition(vm: Vm, connections: list[Connection], host: UUID) -> None:
     """Let a VM that is off be defined so, with these volumes and no others."""
     hypervisor = cloud.hypervisor(host)
     hypervisor.delete_vm(vm.id)
-    hypervisor.ensure_vm(vm)
+    hypervisor.ensure_vm(vm, opens(vm))
     for each in connections:
         hypervisor.connect(each, cloud.secrets.read(each.export))
 

@@ -17,6 +17,8 @@ from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.policies.conversion import needed_form
 from flows.reserve_host import reserve_hosts
+from flows.screens import opens
+from flows.seeds import make_seed, require_seeds
 from flows.steps import step
 from flows.survey import survey_vm
 from flows.vm_disks import make_disks
@@ -34,6 +36,7 @@ def deploy_vm(request: Operation) -> None:
 
 def prepare(vms: list[VmRecord], request: Operation) -> None:
     """Carve the volumes that are only written down; convert, once each, what does not boot."""
+    require_seeds(vms)
     for volume in (volume for vm in vms for volume in vm.volumes):
         if not volume.carved:
             charge_volume(volume, request.force)
@@ -51,6 +54,8 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
 def bring_up(vm: VmRecord) -> None:
     """Make a VM that has a host run there."""
     bases = make_disks(vm)
+    if vm.seed:
+        make_seed(vm.seed, vm.host)
     define_vm(vm.definition(bases), vm.host)
     for volume in vm.volumes:
         plug_in(volume, vm)
@@ -60,7 +65,7 @@ def bring_up(vm: VmRecord) -> None:
 
 @step("define-vm")
 def define_vm(vm: Vm, host: UUID) -> None:
-    cloud.hypervisor(host).ensure_vm(vm)
+    cloud.hypervisor(host).ensure_vm(vm, opens(vm))
 
 
 @define_vm.undo

@@ -7,7 +7,7 @@ from adapters.errors import Refused
 from adapters.types import Disk, Export, Format, Volume
 from flows.cloud import cloud
 from flows.planning import planning
-from flows.running import epoch
+from flows.running import epoch, telling
 from flows.steps import Effect, step
 
 
@@ -21,9 +21,7 @@ def fill_volume(volume: Volume, pool: UUID, disk: Disk, host: UUID) -> None:
     chap = cloud.secrets.ensure(export.id)
     target = storage.ensure_export(export, chap)
     source = Path(cloud.hypervisor(host).disk_path(disk))
-    cloud.images.fill_target(
-        source, Format.QCOW2, target, export.initiator, chap, lambda _percent: None
-    )
+    cloud.images.fill_target(source, Format.QCOW2, target, export.initiator, chap, telling())
     same = cloud.images.equals_target(source, Format.QCOW2, target, export.initiator, chap)
     close_exports(volume, pool)
     if not same:

@@ -11,11 +11,12 @@ from flows.charges import charge_template
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.places import at_repository
+from flows.planning import planning
 from flows.steps import step
-from flows.uploads import measure_upload, take_upload, taken
+from flows.uploads import SIZE_MIB, measure_upload, take_upload, taken
 
 
-@operation("template", role=Role.IMAGES)
+@operation("template", role=Role.IMAGES, planned=True)
 def import_image(request: Operation) -> None:
     """Take the upload, charge it, write the template down, inspect, publish, and offer it."""
     template = NewTemplate.model_validate(request.arguments["template"])
@@ -66,12 +67,25 @@ def inspect_upload(template: UUID, datacenter: UUID, declared: Format, digest: s
     return info
 
 
+@inspect_upload.plan
+def _(template: UUID, datacenter: UUID, declared: Format, digest: str) -> ImageInfo:
+    """What was declared; how large its disk is, only inspection finds."""
+    size_bytes = planning().foreseen(SIZE_MIB) * 2**20
+    return ImageInfo(format=declared, virtual_size_bytes=0, file_size_bytes=size_bytes)
+
+
 @step("publish-image")
 def publish_image(template: UUID, datacenter: UUID, path: str) -> Identity:
     repository = cloud.repository(datacenter)
     if repository.has(path):
         return repository.identity(path)
     return repository.publish(taken(repository, template, Path(path).name), path)
+
+
+@publish_image.plan
+def _(template: UUID, datacenter: UUID, path: str) -> Identity:
+    size_bytes = planning().foreseen(SIZE_MIB) * 2**20
+    return Identity(size_bytes=size_bytes, modified_ns=0, inode=0)
 
 
 @publish_image.undo

@@ -23,16 +23,29 @@ def at_repository(datacenter: UUID) -> AbstractContextManager[None]:
     return _place(f"repository:{datacenter}", cloud.settings.sessions_per_repository)
 
 
+def converting(datacenter: UUID) -> AbstractContextManager[None]:
+    """Wait until it is one's enterprise's turn to convert something there."""
+    limit = cloud.settings.conversions_per_repository
+    return _place(f"conversions:{datacenter}", limit, in_turn=True)
+
+
 @contextmanager
-def _place(thing: str, limit: int) -> Iterator[None]:
+def _place(thing: str, limit: int, *, in_turn: bool = False) -> Iterator[None]:
     if planner():
         yield
         return
     runner = this_saga().runner
-    take = partial(cloud.places.take, thing, limit, runner.lease)
-    while (number := runner.persevere(take, forever=True)) is None:
-        runner.check()
-        Event().wait(_PAUSE_S)
+    line_up = partial(cloud.places.line_up, thing, runner.lease)
+    ticket = runner.persevere(line_up, forever=True) if in_turn else None
+    take = partial(cloud.places.take, thing, limit, runner.lease, ticket)
+    try:
+        while (number := runner.persevere(take, forever=True)) is None:
+            runner.check()
+            Event().wait(_PAUSE_S)
+    except BaseException:
+        if ticket:
+            cloud.places.step_out(ticket)
+        raise
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 class Saga:
     """One runner's way through one operation."""
 
-    _writer: Writer
+    writer: Writer
 
     def __init__(self, operation: Operation, lease: Lease) -> None:
         self.operation = operation
@@ -243,7 +243,7 @@ class Saga:
         )
         self.runner.check()
         first = step.effect.binds and not self._no_way_back
-        if wish := self._writer.intend(line, unless_wished=first):
+        if wish := self.writer.intend(line, unless_wished=first):
             raise Stopped(f"asked to {wish}")
         self._no_way_back |= first
         return line
@@ -264,7 +264,7 @@ class Saga:
             if intended:
                 intended.clear()
             else:
-                self._writer.attempt(line, StepState.RUNNING)
+                self.writer.attempt(line, StepState.RUNNING)
             return step.do(**line.arguments)
 
         try:
@@ -277,10 +277,10 @@ class Saga:
             raise
         except Exception as error:
             if not (anew and step.question is None and isinstance(error, Refused)):
-                self._writer.settle(key, StepState.FAILED, error=str(error))
+                self.writer.settle(key, StepState.FAILED, error=str(error))
                 raise
             result = step.recorded(line.result)  # what it told before is gone by now
-        self._writer.settle(key, StepState.DONE, result=to_jsonable_python(result))
+        self.writer.settle(key, StepState.DONE, result=to_jsonable_python(result))
         return result
 
     def next_layer(self) -> None:
@@ -303,7 +303,7 @@ class Saga:
             undone = in_parallel([partial(self._undo_lane, each) for each in by_lane], 16)
             if refusal := next(filter(None, undone), None):
                 return refusal
-        self._writer.flush()
+        self.writer.flush()
         return None
 
     def _undo_lane(self, newest_first: Sequence[Line]) -> Exception | None:
@@ -314,7 +314,7 @@ class Saga:
                 raise
             except Exception as error:
                 log.exception("undo of %s refused", line.key)
-                self._writer.stumble(line.key, str(error))
+                self.writer.stumble(line.key, str(error))
                 return error
         return None
 
@@ -330,20 +330,20 @@ class Saga:
     def _undo(self, line: Line) -> None:
         backward = STEPS[line.name].backward
         if line.found or backward is None:
-            self._writer.settle(line.key, StepState.SKIPPED)
+            self.writer.settle(line.key, StepState.SKIPPED)
             return
 
         def attempt() -> None:
-            self._writer.attempt(line, StepState.UNDOING)
+            self.writer.attempt(line, StepState.UNDOING)
             backward(**line.arguments)
 
         with self._observed(line.key, line.name, back=True):
             forever = not self.operation.ended  # what has ended is looked at again
             shown(f"undo {line.key}", lambda: self._persevere(attempt, line.key, forever=forever))
-        self._writer.settle(line.key, StepState.UNDONE)
+        self.writer.settle(line.key, StepState.UNDONE)
 
     def _lines(self, names: Collection[str] | None = None) -> list[Line]:
-        self._writer.flush()
+        self.writer.flush()
         return cloud.journal.intents(self.operation.id, names)
 
     # --- what happens meanwhile -----------------------------------------------------------
@@ -375,7 +375,7 @@ class Saga:
         if secret not in self._handed:
             self._handed.add(secret)
             step = running.step_key.get()
-            self._writer.tell(events.secret_read(self._story, secret, step))
+            self.writer.tell(events.secret_read(self._story, secret, step))
 
     @cached_property
     def _story(self) -> dict[str, Any]:
@@ -395,7 +395,7 @@ class Saga:
             return fn()
 
         def told(error: Transient) -> None:
-            self._writer.stumble(key, str(error))
+            self.writer.stumble(key, str(error))
             log.warning("%s does not work yet: %s", key, error)
 
         return self.runner.persevere(tried, forever=forever, told=told)
@@ -415,11 +415,11 @@ class Saga:
         performs, runs = performer.set(self), running.saga.set(self)
         try:
             with self.runner.holding():
-                self._writer = cloud.journal.writer(self.lease)
+                self.writer = cloud.journal.writer(self.lease)
                 try:
                     yield
                 finally:
-                    self._writer.close()
+                    self.writer.close()
         finally:
             performer.reset(performs)
             running.saga.reset(runs)

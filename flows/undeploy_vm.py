@@ -14,6 +14,7 @@ from flows.detach_volume import end_export
 from flows.lanes import Lane, lanes
 from flows.operation import operation
 from flows.planning import planning
+from flows.seeds import remove_seed
 from flows.steps import Effect, step
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
 
@@ -35,6 +36,8 @@ def tear_down(vm: VmRecord) -> None:
         remove_disk(vm.disk(record), vm.host)
         if record.base:
             leave_base(record.id, vm.id, record.base, vm.host)
+    if vm.seed:
+        remove_seed(vm.seed, vm.host)
     free_host(vm.id)
     refund_vm(vm.id)
 

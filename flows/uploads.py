@@ -7,7 +7,10 @@ from uuid import UUID
 from adapters.errors import NotFound
 from adapters.images.base import ImageRepository
 from flows.cloud import cloud
+from flows.planning import planning
 from flows.steps import Effect, step
+
+SIZE_MIB = "size_mib"  # of what is not there yet
 
 
 @step("take-upload", Effect.TEMPORARY)
@@ -31,6 +34,14 @@ def _(template: UUID, datacenter: UUID, upload: str) -> bool:
 def measure_upload(template: UUID, datacenter: UUID) -> int:
     """How much of the repository the upload takes."""
     return size_of(cloud.repository(datacenter).find_scratch(f"import-{template}") or gone())
+
+
+@measure_upload.plan
+def _(template: UUID, datacenter: UUID) -> int:
+    """What was said that it will take, by who plans to send it."""
+    size_mib: int = planning().foreseen(SIZE_MIB)
+    planning().copy(f"upload:{template}", size_mib * 2**20)
+    return size_mib
 
 
 def size_of(upload: Path) -> int:

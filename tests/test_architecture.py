@@ -120,6 +120,7 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "import_image",
     "resize_vm",
     "resize_volume",
 }

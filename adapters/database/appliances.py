@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.labels import label
+from adapters.database.secrets import copied, forget_unused
 from adapters.types import VmState, VolumeState
 
 R = TypeVar("R", bound=Base)
@@ -23,6 +24,7 @@ def strike(db: Session, vms: Iterable[_VM]) -> None:
     Nobody depends on them any more: a later VM of the same name is another one.
     """
     struck: dict[UUID, set[str]] = {}
+    given: list[UUID | None] = []
     for vm in vms:
         for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
             volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
@@ -31,8 +33,10 @@ def strike(db: Session, vms: Iterable[_VM]) -> None:
                 db.delete(row)
         db.flush()
         struck.setdefault(vm.appliance_id, set()).add(vm.name)
+        given += [vm.user_data_id, vm.screen_id]
         db.delete(vm)
     db.flush()
+    forget_unused(db, given)
     for vm in db.scalars(select(_VM).where(_VM.appliance_id.in_(struck))):
         gone = struck[vm.appliance_id]
         if gone & {*vm.depends_on}:
@@ -47,7 +51,8 @@ def copy_vm(db: Session, vm: _VM, appliance: UUID, networks: Mapping[UUID, UUID]
     """
     made = uuid4()
     fresh = {"state": VmState.NOT_ALLOCATED, "host_id": None, "datastore_id": None}
-    copy = _like(vm, id=made, appliance_id=appliance, leaving=False, **fresh)
+    own = {"user_data_id": copied(db, vm.user_data_id)}
+    copy = _like(vm, id=made, appliance_id=appliance, leaving=False, **own, **fresh)
     db.add(copy)
     db.flush()
     label(db, copy, vm.labels)

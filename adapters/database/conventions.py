@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 from sqlalchemy import JSON, Double, Enum, LargeBinary, MetaData, String, Text, Uuid
-from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy.dialects.mysql import MEDIUMBLOB, MEDIUMTEXT
 from sqlalchemy.orm import DeclarativeBase
 
 from adapters.allocation import Fit, RuleKind
@@ -85,3 +85,4 @@ def table(*parts: Any) -> tuple[Any, ...]:
 
 
 LONG = Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb")
+LONG_BYTES = LargeBinary().with_variant(MEDIUMBLOB(), "mysql", "mariadb")

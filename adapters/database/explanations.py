@@ -90,6 +90,11 @@ def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
     return [
         *(Thing(kind=Kind.VM, place=row.host_id, name=str(vm)) for vm, row in vms.items()),
         *(
+            Thing(kind=Kind.SEED, place=row.host_id, name=str(vm))
+            for vm, row in vms.items()
+            if row.user_data_id
+        ),
+        *(
             Thing(kind=Kind.DISK, place=vms[disk.vm_id].host_id, name=str(disk.id))
             for disk in db.scalars(disks)
             if disk.vm_id in vms

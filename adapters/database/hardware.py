@@ -15,8 +15,11 @@ from adapters.allocation import Situation
 from adapters.amounts import Amounts
 from adapters.database import models, placing
 from adapters.database.records import DiskRecord
+from adapters.database.secrets import forget_unused
 from adapters.database.session import Database
+from adapters.database.vms import settings_of
 from adapters.errors import NotFound
+from adapters.types import Settings
 
 Fits = Callable[[Amounts, Situation], None]
 
@@ -54,6 +57,19 @@ class Hardware:
         with self._database.write() as db:
             row = _vm(db, vm)
             row.cpu, row.ram_mib = size.cpu, size.ram_mib
+
+    def settings(self, vm: UUID) -> Settings:
+        """A VM's settings. Raises `NotFound`."""
+        with self._database.read() as db:
+            return settings_of(_vm(db, vm))
+
+    def set_up(self, vm: UUID, settings: Settings, not_needed: UUID | None = None) -> None:
+        """Record how a VM is set up; that secret goes, unless a VM has it."""
+        with self._database.write() as db:
+            row = _vm(db, vm)
+            row.boot, row.screen_id = [*settings.boot], settings.screen
+            db.flush()
+            forget_unused(db, [not_needed])
 
     def enter_disk(self, disk: DiskRecord, vm: UUID, datacenter: UUID, fits: Fits) -> None:
         """Write down a disk that a VM is to have more; `fits` may refuse it, as above."""

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.allocation import Fit, RuleKind
@@ -19,6 +19,7 @@ class Datacenter(Labelled, Base):
     name: Mapped[str] = mapped_column(unique=True)
     repository: Mapped[str]
     repository_marker: Mapped[UUID]
+    repository_share: Mapped[str | None] = mapped_column(String(400))
 
 
 class Rack(Labelled, Base):

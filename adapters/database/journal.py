@@ -45,8 +45,10 @@ _ATTEMPT = (
         arguments=bindparam("its_arguments"),
         epoch=bindparam("its_epoch"),
         attempts=_STEPS.c.attempts + 1,
+        percent=None,
     )
 )
+_NOTE = update(_STEPS).where(_LINE).values(percent=bindparam("its_percent"))
 _STUMBLE = update(_STEPS).where(_LINE).values(error=bindparam("its_error"))
 _SETTLE = (
     update(_STEPS)
@@ -79,6 +81,7 @@ class Line(Value):
     epoch: int = 0
     result: Any = None
     error: str | None = None
+    percent: int | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -158,6 +161,10 @@ class Writer:
     def stumble(self, key: str, error: str) -> None:
         """An attempt failed; the line goes on showing why."""
         self._write(_Entry(_STUMBLE, self._of(key, {"its_error": error}), awaited=False))
+
+    def note(self, key: str, percent: int) -> None:
+        """A long step is so far."""
+        self._write(_Entry(_NOTE, self._of(key, {"its_percent": percent}), awaited=False))
 
     def settle(
         self, key: str, state: StepState, *, result: Any = None, error: str | None = None

@@ -41,6 +41,12 @@ def lock(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> N
         raise Locked(kind, object_id, operation) from error
 
 
+def require_unlocked(db: Session, kind: str, thing: UUID) -> None:
+    """Raise `Locked` when an operation has it."""
+    if held := db.get(models.Lock, thing):
+        raise Locked(kind, thing, held.operation_id)
+
+
 def _require_free(db: Session, operation: UUID, objects: Sequence[tuple[str, UUID]]) -> set[UUID]:
     """The objects that the operation has already. Raises `Locked` for another's."""
     kinds = {object_id: kind for kind, object_id in objects}

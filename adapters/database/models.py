@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from adapters.database.conventions import LONG, Base, table
+from adapters.database.conventions import LONG, LONG_BYTES, Base, table
 from adapters.database.infrastructure import (
     AllocationRule,
     Datacenter,
@@ -73,12 +73,12 @@ class IdempotencyKey(Base):
 
 
 class Secret(Base):
-    """A password, encrypted with the keyring."""
+    """A password, or a text that may hold some, encrypted with the keyring."""
 
     __tablename__ = "secrets"
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user: Mapped[str]
-    ciphertext: Mapped[bytes]
+    ciphertext: Mapped[bytes] = mapped_column(LONG_BYTES)
 
 
 class Template(Labelled, Base):
@@ -171,7 +171,7 @@ class VirtualMachine(Labelled, Base):
 
     VMs of an appliance with one `affinity` would be on one host, with one `anti_affinity` on
     different ones; `tier_id` is the datastore's that their disks are to be on. What destroys is
-    refused of a `protected` one.
+    refused of a `protected` one. Its user data is a secret, and so is what opens its screen.
     """
 
     __tablename__ = "vms"
@@ -191,6 +191,9 @@ class VirtualMachine(Labelled, Base):
     affinity: Mapped[str | None]
     anti_affinity: Mapped[str | None]
     protected: Mapped[bool] = mapped_column(default=False)
+    user_data_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
+    boot: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    screen_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
     leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
 
 
@@ -275,6 +278,20 @@ class Place(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     operation_id: Mapped[UUID | None]
     epoch: Mapped[int]
+    turn: Mapped[int] = mapped_column(server_default="0")
+
+
+class Waiter(Base):
+    """A runner that waits for a place, and in which turn of its enterprise."""
+
+    __tablename__ = "waiters"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    thing: Mapped[str] = mapped_column(index=True)
+    operation_id: Mapped[UUID]
+    epoch: Mapped[int]
+    enterprise_id: Mapped[UUID | None]
+    turn: Mapped[int]
+    since: Mapped[datetime]
 
 
 class Lock(Base):
@@ -343,6 +360,7 @@ class Step(Base):
     state: Mapped[StepState]
     result: Mapped[Any] = mapped_column(JSON())
     error: Mapped[str | None] = mapped_column(LONG)
+    percent: Mapped[int | None]
     attempts: Mapped[int]
     epoch: Mapped[int]
     started_at: Mapped[datetime]

@@ -5,7 +5,19 @@ from uuid import UUID
 from adapters.amounts import Amounts
 from adapters.database.library import Image
 from adapters.errors import Conflict
-from adapters.types import Base, Disk, Export, Family, Nic, Value, Vm, VmState, export_id
+from adapters.types import (
+    Base,
+    Disk,
+    Export,
+    Family,
+    Nic,
+    Seed,
+    Settings,
+    Value,
+    Vm,
+    VmState,
+    export_id,
+)
 
 
 class HostRecord(Value):
@@ -88,6 +100,8 @@ class VmRecord(Value):
     nics: tuple[Nic, ...]
     volumes: tuple[VolumeRecord, ...]
     installation: UUID
+    user_data: UUID | None = None  # the secret that has it
+    settings: Settings = Settings()
 
     @property
     def host(self) -> UUID:
@@ -106,6 +120,19 @@ class VmRecord(Value):
         """What it is charged for while it has a host."""
         disk_mib = sum(disk.size_mib for disk in self.local_disks)
         return Amounts(cpu=self.cpu, ram_mib=self.ram_mib, disk_mib=disk_mib)
+
+    @property
+    def seed(self) -> Seed | None:
+        """What its guest reads when it boots first; None where it has no user data."""
+        if self.user_data is None:
+            return None
+        return Seed(
+            id=self.id,
+            hostname=hostname(self.name),
+            secret=self.user_data,
+            datastore=self.datastore,
+            installation=self.installation,
+        )
 
     def plus(self, disk: DiskRecord) -> "VmRecord":
         """The VM with one disk more."""
@@ -147,4 +174,11 @@ class VmRecord(Value):
             disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
             nics=self.nics,
             installation=self.installation,
+            seed=self.seed,
+            settings=self.settings,
         )
+
+
+def hostname(name: str) -> str:
+    """A VM's name as its guest's, whose letters are fewer."""
+    return name.lower().replace("_", "-").rstrip("-.")

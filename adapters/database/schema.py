@@ -21,6 +21,7 @@ from adapters.database import (
     packages,
     people,
     plans,
+    ways,
 )
 from adapters.database.session import Database
 from adapters.errors import Conflict, Transient
@@ -34,6 +35,7 @@ PARTS = (
     models,
     packages,
     plans,
+    ways,
 )  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata
 _PATIENCE_S = 300

@@ -6,14 +6,14 @@ it again, and who encrypts one looks first whether it is still the same.
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -150,6 +150,11 @@ class Secrets:
         row.user, row.ciphertext = chap.user, self._keys.encrypt(plain)
         db.add(row)
 
+    def has(self, secret: UUID) -> bool:
+        """Whether there is such a secret."""
+        with self._database.read() as db:
+            return db.get(models.Secret, secret) is not None
+
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""
         with self._database.write() as db:
@@ -176,6 +181,27 @@ class Secrets:
                 raise NotFound(f"no secret {secret}")
             password = self._keys.decrypt(row.ciphertext).decode()
             return Chap(user=row.user, password=SecretStr(password))
+
+
+def copied(db: Session, secret: UUID | None) -> UUID | None:
+    """The id of a secret that says the same as this one, if there is one, and goes by itself."""
+    if secret is None:
+        return None
+    still(db)  # no key goes that the copy needs
+    row = db.get_one(models.Secret, secret)
+    copy = models.Secret(id=uuid4(), user=row.user, ciphertext=row.ciphertext)
+    db.add(copy)
+    db.flush()
+    return copy.id
+
+
+def forget_unused(db: Session, secrets: Iterable[UUID | None]) -> None:
+    """Remove those of these that no VM has any more."""
+    table, vm = models.Secret, models.VirtualMachine
+    ids = [each for each in secrets if each]
+    needed = exists().where(or_(vm.user_data_id == table.id, vm.screen_id == table.id))
+    change = delete(table).where(table.id.in_(ids), ~needed)
+    db.execute(change.execution_options(synchronize_session=False))
 
 
 def still(db: Session, *, alone: bool = False) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.library import image_of
 from adapters.database.records import DiskRecord, VmRecord, VolumeRecord
-from adapters.types import Base, Nic
+from adapters.types import Base, Nic, Settings
 
 _KEYS_A_QUERY = 500
 
@@ -59,6 +59,8 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
             volumes=tuple(volume_of(each) for each in volumes.get(row.id, ())),
             installation=installation,
+            user_data=row.user_data_id,
+            settings=settings_of(row),
         )
         for row in rows
     ]
@@ -76,6 +78,12 @@ def parts(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
     """As many keys as one query may have."""
     for start in range(0, len(keys), _KEYS_A_QUERY):
         yield keys[start : start + _KEYS_A_QUERY]
+
+
+def settings_of(row: Any) -> Settings:
+    """A VM's settings as a value."""
+    said = {"boot": row.boot} if row.boot else {}
+    return Settings(**said, screen=row.screen_id)
 
 
 def volume_of(row: Any) -> VolumeRecord:

@@ -18,6 +18,8 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
    volume still being connected. Who asks once more is waited for once more.
 9. A line (`terminal`, `display`) is a connected stream socket: `asyncio.open_connection(sock=...)`
    takes it. It ends when the VM goes off. No address leads to a guest that others could find.
+10. A seed's name tells whose it is: nothing else has it. So it is written whole each time, and
+    what was half-way there is not believed. Only the host's administrators and the guest read it.
 
 Power, by what it is (down) and what is asked for (across); what is so already is success:
 
@@ -35,6 +37,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | describe | getInfo, getLibVersion | host.hardware | host.get_record | Get-VMHost |
 | initiator | a name per VM (libiscsi) | the host's software HBA, enabled at need | host.other_config | the host's |
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
+| ensure_seed | raw volume of a dir pool, uploaded | `Unsupported` yet | ISO SR | file |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
@@ -51,7 +54,10 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from pydantic import SecretStr
+
+from adapters.errors import Unsupported
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 
 class Capability(StrEnum):
@@ -65,6 +71,7 @@ class Capability(StrEnum):
     TERMINAL = "terminal"
     DISPLAY = "display"
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
+    SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 
 
 class DisplayKind(StrEnum):
@@ -113,8 +120,26 @@ class Hypervisor(Protocol):
     def disk_path(self, disk: Disk) -> str:
         """Where the disk's bytes are, as the host sees it; with `DISK_FILES` a qcow2."""
 
-    def ensure_vm(self, vm: Vm) -> None:
-        """Define the VM, off. Raises `NotFound` when a disk is missing, `Conflict`."""
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:
+        """Write the VM's seed. Raises `NotFound` without datastore, `OutOfSpace`."""
+
+    def has_seed(self, seed: Seed) -> bool:
+        """Whether anything of the seed is there."""
+
+    def delete_seed(self, seed: Seed) -> None:
+        """Remove it. Raises `InUse` while the VM runs with it."""
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:
+        """The VMs with a seed of the installation there, and whether they are defined with it."""
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        """Remove one of `seeds` by its VM alone. Raises `InUse` while that is defined with it."""
+
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
+        """Define the VM, off; `screen` is the password that opens its screen, where it has one.
+
+        Raises `NotFound` when a disk or its seed is missing, `Conflict`.
+        """
 
     def has_vm(self, vm: Vm) -> bool:
         """Whether this very VM is defined. Raises `Conflict`."""
@@ -168,3 +193,22 @@ class Hypervisor(Protocol):
 
     def vms(self) -> dict[UUID, Power]:
         """Every VM of this installation on the host."""
+
+
+class Seedless:
+    """What a host says that hands no seeds over."""
+
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:  # noqa: ARG002 - as the port
+        raise Unsupported(f"VM {seed.id} can be given no user data here")
+
+    def has_seed(self, seed: Seed) -> bool:  # noqa: ARG002 - as the port
+        return False
+
+    def delete_seed(self, seed: Seed) -> None:
+        """It is not there."""
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:  # noqa: ARG002 - as the port
+        return {}
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        """It is not there."""

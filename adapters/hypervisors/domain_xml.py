@@ -8,15 +8,23 @@ import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
-from adapters.types import Connection, Disk, Nic, Owner, Vm
+from pydantic import SecretStr
+
+from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
+_SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
 _FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
+
+_BOOT = {
+    Boot.DISK: "hd",  # vda, be it a disk or a volume that is connected later
+    Boot.NETWORK: "network",
+}
 
 ET.register_namespace("cloudloom", NAMESPACE)
 ET.register_namespace("qemu", _QEMU)
@@ -43,6 +51,22 @@ def disk_path(disk: Disk) -> str:
     return str(PurePosixPath(disk.datastore, disk_name(disk)))
 
 
+def seed_name(seed: Seed) -> str:
+    """The seed's file, and its volume's name in the datastore's pool."""
+    return f"seed-{seed.id}.{seed.installation}.iso"
+
+
+def seed_called(name: str) -> tuple[UUID, UUID] | None:
+    """Of a file that is called as our seeds are: its VM, and the installation."""
+    found = _SEED.fullmatch(name)
+    return (UUID(found[1]), UUID(found[2])) if found else None
+
+
+def seed_path(seed: Seed) -> str:
+    """Where the host finds the seed."""
+    return str(PurePosixPath(seed.datastore, seed_name(seed)))
+
+
 def serial(thing: UUID) -> str:
     """What the guest reads as the disk's serial: as much of the id as virtio holds."""
     return thing.hex[:20]
@@ -53,8 +77,11 @@ def secret_id(volume: UUID, vm: UUID) -> UUID:
     return uuid5(volume, f"chap of {vm}")
 
 
-def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
-    """Describe the VM, off, without its connections; `console` is the serial port's log file."""
+def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None = None) -> str:
+    """Describe the VM, off, without its connections; `console` is the serial port's log file.
+
+    With its screen's password, what is answered is a secret itself.
+    """
     domain = ET.Element("domain", type=domain_type)
     _text(domain, "name", vm_name(vm.id))
     _text(domain, "uuid", str(vm.id))
@@ -67,7 +94,8 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
         ET.SubElement(domain, "cpu", mode="host-passthrough")
     system = ET.SubElement(domain, "os")
     _text(system, "type", "hvm", arch="x86_64", machine="pc")
-    ET.SubElement(system, "boot", dev="hd")  # from vda, be it a disk or a volume connected later
+    for device in vm.settings.boot:
+        ET.SubElement(system, "boot", dev=_BOOT[device])
     features = ET.SubElement(domain, "features")
     for name in ("acpi", "apic"):
         ET.SubElement(features, name)
@@ -83,9 +111,11 @@ def domain_xml(vm: Vm, domain_type: str, console: str) -> str:
     devices = ET.SubElement(domain, "devices")
     for disk in sorted(vm.disks, key=lambda each: each.position):
         _disk(devices, disk)
+    if vm.seed:
+        _disc(devices, vm.seed)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
-    _screen(devices)
+    _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
     if vm.nics:
@@ -122,6 +152,17 @@ def volume_xml(name: str, disk: Disk, capacity_bytes: int | None) -> str:
     return _document(volume)
 
 
+def seed_xml(seed: Seed, size_bytes: int) -> str:
+    """Describe a raw file that its owner alone reads; libvirt hands it to QEMU."""
+    volume = ET.Element("volume")
+    _text(volume, "name", seed_name(seed))
+    _text(volume, "capacity", str(size_bytes), unit="bytes")
+    target = ET.SubElement(volume, "target")
+    ET.SubElement(target, "format", type="raw")
+    _text(ET.SubElement(target, "permissions"), "mode", "0600")
+    return _document(volume)
+
+
 def pool_xml(name: str, directory: str) -> str:
     """Describe a directory of disks."""
     pool = ET.Element("pool", type="dir")
@@ -151,6 +192,15 @@ def _disk(devices: ET.Element, disk: Disk) -> None:
     _as_virtio(element, disk.position, disk.id)
 
 
+def _disc(devices: ET.Element, seed: Seed) -> None:
+    """Add a seed: as a CD, which takes none of the slots that disks and NICs have."""
+    element = ET.SubElement(devices, "disk", type="file", device="cdrom")
+    ET.SubElement(element, "driver", name="qemu", type="raw")
+    ET.SubElement(element, "source", file=seed_path(seed))
+    ET.SubElement(element, "target", dev="hda", bus="ide")
+    ET.SubElement(element, "readonly")
+
+
 def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
     _text(disk, "serial", serial(thing))
@@ -159,9 +209,11 @@ def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
-def _screen(devices: ET.Element) -> None:
+def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     """Add a VNC server that listens nowhere: libvirtd hands out its lines."""
     graphics = ET.SubElement(devices, "graphics", type="vnc")
+    if password:
+        graphics.set("passwd", password.get_secret_value())
     ET.SubElement(graphics, "listen", type="none")
     video = ET.SubElement(devices, "video")
     ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")

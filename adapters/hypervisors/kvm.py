@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import libvirt
+from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.hypervisors import domain_xml
@@ -14,8 +15,9 @@ from adapters.hypervisors.base import Capability, Display
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
+from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 _POLL_S = 0.05
 _PRESS_AGAIN_S = 3.0  # a guest that is still booting does not hear the power button
@@ -40,6 +42,7 @@ class KvmHypervisor:
             Capability.TERMINAL,
             Capability.DISPLAY,
             Capability.DISK_FILES,
+            Capability.SEED,
         }
     )
 
@@ -54,6 +57,7 @@ class KvmHypervisor:
     ) -> None:
         self._session = Session(uri)
         self._disks = LibvirtDisks(self._session)
+        self._seeds = LibvirtSeeds(self._session)
         self._connections = LibvirtConnections(self._session, installation, release_s)
         self._installation = installation
         self._domain_type = domain_type
@@ -104,16 +108,47 @@ class KvmHypervisor:
     def disk_path(self, disk: Disk) -> str:
         return domain_xml.disk_path(disk)
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:
+        self._seeds.ensure(seed, image)
+
+    def has_seed(self, seed: Seed) -> bool:
+        return self._seeds.has(seed)
+
+    def delete_seed(self, seed: Seed) -> None:
+        with speaking_libvirt():
+            domain = self._find(seed.id)
+            if (
+                domain is not None
+                and domain.isActive()
+                and domain_xml.seed_path(seed) in _files_of(domain)
+            ):
+                raise InUse(f"the seed of VM {seed.id} is in use", users=(str(seed.id),))
+        self._seeds.delete(seed)
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:
+        used = self._used_files()
+        found = self._seeds.of(self._installation, datastore)
+        return {vm: path in used for vm, path in found.items()}
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        path = self._seeds.of(self._installation, datastore).get(vm)
+        if path in self._used_files():
+            raise InUse(f"VM {vm} is defined with its seed")
+        if path:
+            self._disks.discard(path)
+
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         if self.has_vm(vm):
             return
         for disk in vm.disks:
             if not self.has_disk(disk):
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+        if vm.seed and not self.has_seed(vm.seed):
+            raise NotFound(f"VM {vm.id} needs its seed")
         self._consoles.mkdir(parents=True, exist_ok=True)
         log = str(self._consoles / f"{domain_xml.vm_name(vm.id)}.log")
         with speaking_libvirt():
-            self._session().defineXML(domain_xml.domain_xml(vm, self._domain_type, log))
+            self._session().defineXML(domain_xml.domain_xml(vm, self._domain_type, log, screen))
 
     def has_vm(self, vm: Vm) -> bool:
         with speaking_libvirt():
@@ -223,12 +258,8 @@ class KvmHypervisor:
     def _used_files(self) -> set[str | None]:
         """The files that VMs are defined with, whosever they are."""
         with speaking_libvirt():
-            texts = [
-                each.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-                for each in self._session().listAllDomains()
-            ]
-        sources = [ET.fromstring(text).iterfind("devices/disk/source") for text in texts]  # noqa: S314 - libvirt's own words
-        return {source.get("file") for found in sources for source in found} - {None}
+            found = [_files_of(each) for each in self._session().listAllDomains()]
+        return set[str | None]().union(*found)
 
     def _find(self, vm: UUID) -> libvirt.virDomain | None:
         """Answer the VM's domain. Raises `Conflict` when it is not ours."""
@@ -271,6 +302,13 @@ def _owner(domain: libvirt.virDomain) -> ET.Element | None:
             raise
         return None
     return ET.fromstring(text)  # noqa: S314 - libvirt's own words
+
+
+def _files_of(domain: libvirt.virDomain) -> set[str]:
+    """The files that a domain is defined with."""
+    text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    sources = ET.fromstring(text).iterfind("devices/disk/source")  # noqa: S314 - libvirt's own words
+    return {source.attrib["file"] for source in sources if "file" in source.attrib}
 
 
 def _log_of(domain: libvirt.virDomain) -> Path | None:

@@ -31,8 +31,8 @@ class LibvirtDisks:
     def capacity(self, directory: str) -> Capacity:
         """Answer the room in a datastore. Raises `NotFound`."""
         with speaking_libvirt():
-            pool = self._pool(directory)
-            _look_again(pool)
+            pool = pool_at(self._session(), directory)
+            look_again(pool)
             _, total, _, free = pool.info()
         return Capacity(total_mib=total // _MIB, free_mib=free // _MIB)
 
@@ -53,7 +53,7 @@ class LibvirtDisks:
                     raise
 
     def _make(self, disk: Disk) -> None:
-        pool = self._pool(disk.datastore)
+        pool = pool_at(self._session(), disk.datastore)
         wanted = self._wanted_bytes(pool, disk)
         if wanted > pool.info()[1]:
             raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
@@ -82,8 +82,8 @@ class LibvirtDisks:
     def of(self, installation: UUID, directory: str) -> dict[UUID, str]:
         """An installation's disks in a datastore, each with its file. Raises `NotFound`."""
         with speaking_libvirt():
-            pool = self._pool(directory)
-            _look_again(pool)
+            pool = pool_at(self._session(), directory)
+            look_again(pool)
             volumes = [(each.name(), each.path()) for each in pool.listAllVolumes()]
         named = ((domain_xml.disk_called(name), path) for name, path in volumes)
         return {x[0]: path for x, path in named if x and x[1] == installation}
@@ -109,7 +109,8 @@ class LibvirtDisks:
         if found_bytes == disk.size_mib * _MIB or base is None:
             return found_bytes == disk.size_mib * _MIB
         try:
-            return found_bytes == self._wanted_bytes(self._pool(disk.datastore), disk)
+            pool = pool_at(self._session(), disk.datastore)
+            return found_bytes == self._wanted_bytes(pool, disk)
         except NotFound:  # nobody can tell any more how large the base was
             return found_bytes > disk.size_mib * _MIB
 
@@ -125,7 +126,7 @@ class LibvirtDisks:
         """Answer the base's virtual size: that of an overlay made without asking for a size."""
         name = _probe_name(disk)
         with speaking_libvirt():
-            left_over = _seen(pool, name)
+            left_over = seen(pool, name)
             if left_over is not None:
                 left_over.delete()
             probe = pool.createXML(domain_xml.volume_xml(name, disk, None))
@@ -137,38 +138,39 @@ class LibvirtDisks:
     def _find(self, disk: Disk, name: str) -> libvirt.virStorageVol | None:
         """Answer a volume in the disk's datastore, its file having been there just now."""
         try:
-            pool = self._pool(disk.datastore)
+            pool = pool_at(self._session(), disk.datastore)
         except NotFound:  # without a datastore there is no disk either
             return None
-        found = _seen(pool, name)
+        found = seen(pool, name)
         if found is None:
-            _look_again(pool)
-            found = _seen(pool, name)
+            look_again(pool)
+            found = seen(pool, name)
         return found
-
-    def _pool(self, directory: str) -> libvirt.virStoragePool:
-        """Answer the directory's pool, whoever made it. Raises `NotFound` without directory."""
-        connection = self._session()
-        with speaking_libvirt():
-            try:
-                return connection.storagePoolLookupByTargetPath(directory)
-            except libvirt.libvirtError as error:
-                if not says(error, libvirt.VIR_ERR_NO_STORAGE_POOL):
-                    raise
-            name = f"cloudloom-{uuid5(NAMESPACE_URL, directory)}"
-            try:
-                return connection.storagePoolCreateXML(domain_xml.pool_xml(name, directory))
-            except libvirt.libvirtError as error:
-                if not says(error, libvirt.VIR_ERR_OPERATION_FAILED):
-                    raise
-            return connection.storagePoolLookupByTargetPath(directory)  # another was first
 
 
 def _probe_name(disk: Disk) -> str:
     return f"size-{disk.id}.qcow2"
 
 
-def _seen(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:
+def pool_at(connection: libvirt.virConnect, directory: str) -> libvirt.virStoragePool:
+    """Answer the directory's pool, whoever made it. Raises `NotFound` without directory."""
+    with speaking_libvirt():
+        try:
+            return connection.storagePoolLookupByTargetPath(directory)
+        except libvirt.libvirtError as error:
+            if not says(error, libvirt.VIR_ERR_NO_STORAGE_POOL):
+                raise
+        name = f"cloudloom-{uuid5(NAMESPACE_URL, directory)}"
+        try:
+            return connection.storagePoolCreateXML(domain_xml.pool_xml(name, directory))
+        except libvirt.libvirtError as error:
+            if not says(error, libvirt.VIR_ERR_OPERATION_FAILED):
+                raise
+        return connection.storagePoolLookupByTargetPath(directory)  # another was first
+
+
+def seen(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:
+    """Answer a volume that the pool knows, its file having been there just now."""
     try:
         volume = pool.storageVolLookupByName(name)
         volume.info()  # looks at the file
@@ -179,7 +181,8 @@ def _seen(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | No
     return volume
 
 
-def _look_again(pool: libvirt.virStoragePool) -> None:
+def look_again(pool: libvirt.virStoragePool) -> None:
+    """Let the pool see what is in its directory by now."""
     end = time.monotonic() + _BUSY_S
     while True:
         try:

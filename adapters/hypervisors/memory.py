@@ -1,32 +1,34 @@
 """A pretended host: the reference twin of every hypervisor adapter.
 
 Its world holds `disk` (host, vm, installation, size_mib, datastore, base), `vm` (host,
-installation, digest, power, console, and `keeps` where the guest releases no volume) and
-`connection` (host, vm, volume, initiator, target, position), the last under `<vm>.<volume>`. A
-`datastore` under its directory may set `total_mib`; 0 means that there is none. A guest's writes
-set `written` of the storage twin's `volume`.
+installation, digest, power, console, whether its screen `asks` for a password, and `keeps` where
+the guest releases no volume) and `connection` (host, vm, volume, initiator, target, position),
+the last under `<vm>.<volume>`. A `datastore` under its directory may set `total_mib`; 0 means that
+there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
 
-import json
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
 from adapters.hypervisors.base import Capability, Display, DisplayKind
+from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import open_line
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
-_DATASTORE_MIB = 2**20
 _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
 _VNC = b"RFB 003.008\n"  # the first word of its server
 
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor:
+class MemoryHypervisor(MemoryFiles):
     """One host among those of its world."""
 
     capabilities = frozenset(
@@ -39,6 +41,7 @@ class MemoryHypervisor:
             Capability.TERMINAL,
             Capability.DISPLAY,
             Capability.DISK_FILES,
+            Capability.SEED,
         }
     )
 
@@ -92,9 +95,6 @@ class MemoryHypervisor:
 
         self.world.call("hypervisors.delete_disk", disk.id, effect, None)
 
-    def disk_path(self, disk: Disk) -> str:
-        return f"{disk.datastore}/disk-{disk.id}.{disk.installation}.qcow2"
-
     def disks(self, datastore: str) -> dict[UUID, bool]:
         return self.world.call(
             "hypervisors.disks", datastore, lambda: self._disks_in(datastore), {}
@@ -111,13 +111,14 @@ class MemoryHypervisor:
 
         self.world.call("hypervisors.discard_disk", disk, effect, None)
 
-    def ensure_vm(self, vm: Vm) -> None:
+    def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         def effect() -> None:
             if self._defined(vm):
                 return
             for disk in vm.disks:
                 if not self._disk(disk):
                     raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+            self._require_seed(vm)
             properties = {
                 "host": str(self.host),
                 "installation": str(vm.installation),
@@ -126,6 +127,8 @@ class MemoryHypervisor:
                 "disks": {str(disk.id): disk.position for disk in vm.disks},
                 "power": Power.OFF,
                 "console": "",
+                "asks": screen is not None,
+                "seed": vm.seed is not None,
             }
             self.world.put("vm", vm.id, properties)
 
@@ -239,7 +242,8 @@ class MemoryHypervisor:
             self._require_running(vm)
 
         self.world.call("hypervisors.display", vm, effect, None)
-        line = open_line(_VNC, lambda _: b"", lambda: self._is_on(vm), lambda: None)
+        asks = (self._vm(vm) or {}).get("asks", False)
+        line = open_line(_VNC, partial(_security, asks), lambda: self._is_on(vm), lambda: None)
         return Display(kind=DisplayKind.VNC, line=line)
 
     def vms(self) -> dict[UUID, Power]:
@@ -263,13 +267,6 @@ class MemoryHypervisor:
         """Let the guest release no volume, as one that hangs."""
         self.world.put("vm", vm, {**(self._vm(vm) or {}), "keeps": True})
 
-    def _total_mib(self, directory: str) -> int:
-        told = self.world.find("datastore", directory) or {}
-        total_mib: int = told.get("total_mib", _DATASTORE_MIB)
-        if not total_mib:
-            raise NotFound(f"no datastore {directory}")
-        return total_mib
-
     def _disks_in(self, datastore: str) -> dict[UUID, bool]:
         self._capacity(datastore)
         used = {disk for vm in self.world.all("vm").values() for disk in vm["disks"]}
@@ -283,19 +280,6 @@ class MemoryHypervisor:
         disks = (each for each in self.world.all("disk").values() if mine.items() <= each.items())
         used_mib = sum(disk["size_mib"] for disk in disks)
         return Capacity(total_mib=total_mib, free_mib=max(total_mib - used_mib, 0))
-
-    def _write(self, disk: Disk) -> None:
-        """Where datastore and base are real, give the disk bytes that the image twin reads."""
-        base = Path(disk.base.path) if disk.base else None
-        if Path(disk.datastore).is_dir():
-            content = json.loads(base.read_text())["content"] if base and base.is_file() else ""
-            size_bytes = disk.size_mib * 2**20
-            image = {"format": "qcow2", "virtual_size_bytes": size_bytes, "content": content}
-            Path(self.disk_path(disk)).write_text(json.dumps(image))
-
-    def _has_file(self, path: str) -> bool:
-        """Whether the host has the file: a real one, or a copy that the node twin pretends."""
-        return Path(path).exists() or self.world.find("copy", f"{self.host}:{path}") is not None
 
     def _is_ours(self, found: Properties) -> bool:
         return (found["host"], found["installation"]) == (str(self.host), str(self.installation))
@@ -398,3 +382,8 @@ class MemoryHypervisor:
 
 def _key(connection: Connection) -> str:
     return f"{connection.vm}.{connection.volume}"
+
+
+def _security(asks: bool, heard: bytes) -> bytes:  # noqa: FBT001 - as `partial` gives it
+    """What a VNC server answers to a client's version: that it asks for a password, or not."""
+    return bytes([1, 2 if asks else 1]) if heard == _VNC else b""

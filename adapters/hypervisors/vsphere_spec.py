@@ -9,7 +9,7 @@ from uuid import UUID
 from pyVmomi import vim
 
 from adapters.errors import Unsupported
-from adapters.types import Connection, Disk, Vm
+from adapters.types import Boot, Connection, Disk, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
@@ -18,6 +18,7 @@ _CONTROLLER = 1000
 _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
+_BOOT = {Boot.DISK: "hdd", Boot.NETWORK: "ethernet0"}
 _Change = _DEVICE.VirtualDeviceSpec
 
 
@@ -55,6 +56,7 @@ def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, net
             option(INSTALLATION, str(vm.installation)),
             option(DIGEST, vm.digest),
             option("answer.msg.serial.file.open", "Replace"),
+            option("bios.bootOrder", ",".join(_BOOT[each] for each in vm.settings.boot)),
         ],
         deviceChange=[
             _Change(
@@ -139,19 +141,19 @@ def connected(connection: Connection, device: str) -> Any:
     )
 
 
-def disconnected(vm: Any, connection: Connection) -> Any:
+def disconnected(devices: list[Any], connection: Connection) -> Any:
     """Take it away again, with the file that maps it; what is on the LUN stays."""
     return vim.vm.ConfigSpec(
         deviceChange=[
-            removal(each) for each in disks_at(vm, connection.position) if is_mapped(each)
+            removal(each) for each in disks_at(devices, connection.position) if is_mapped(each)
         ],
         extraConfig=[option(note_of(connection.volume), "")],
     )
 
 
-def stripped(vm: Any) -> Any:
+def stripped(devices: list[Any]) -> Any:
     """Take all disks away: what is left is ours, and no definition of anything."""
-    disks = [x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk)]
+    disks = [each for each in devices if isinstance(each, _DEVICE.VirtualDisk)]
     return vim.vm.ConfigSpec(
         deviceChange=[removal(disk) for disk in disks], extraConfig=[option(DIGEST, "")]
     )
@@ -168,9 +170,9 @@ def is_mapped(disk: Any) -> bool:
     return isinstance(disk.backing, _DEVICE.VirtualDisk.RawDiskMappingVer1BackingInfo)
 
 
-def disks_at(vm: Any, position: int) -> list[Any]:
+def disks_at(devices: list[Any], position: int) -> list[Any]:
     """The disk at a position."""
-    disks = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk))
+    disks = (each for each in devices if isinstance(each, _DEVICE.VirtualDisk))
     return [disk for disk in disks if disk.unitNumber == unit(position)]
 
 
@@ -186,9 +188,9 @@ def files_of(devices: list[Any]) -> set[str]:
     return files
 
 
-def console_of(vm: Any) -> str:
+def console_of(devices: list[Any]) -> str:
     """Where its serial port is written to; nowhere, for another's VM."""
-    ports = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualSerialPort))
+    ports = (each for each in devices if isinstance(each, _DEVICE.VirtualSerialPort))
     return next((str(port.backing.fileName) for port in ports), "")
 
 

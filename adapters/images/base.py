@@ -34,11 +34,16 @@ class ImageTool(Protocol):
         target: Path,
         form: Form,
         progress: Progress,
+        way: str = "",
     ) -> None:
         """Write `target`, a new file. Its guest-visible size equals the source's.
 
-        A form that is a set has its further files beside it, named after it.
+        A form that is a set has its further files beside it, named after it. `way` is an answer
+        of `fastest`; nothing is the plain one.
         """
+
+    def fastest(self, folder: Path, form: Form) -> str:
+        """Measure in a folder which way of making that form is the fastest correct one there."""
 
     def fill_target(
         self,

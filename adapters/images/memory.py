@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from adapters.errors import BadImage, NotAllowed, Refused, Transient
+from adapters.errors import BadImage, NotAllowed, NotFound, Refused, Transient
 from adapters.forms import Form
 from adapters.images.base import Progress
 from adapters.images.repository import INCOMING, DirectoryRepository
@@ -19,6 +19,7 @@ from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
 from adapters.world import World
 
 _MAX_BYTES = 2**20
+_WAYS = ("", "quick")
 
 
 def write_image(path: Path, format_: Format, virtual_size_bytes: int, content: str) -> None:
@@ -52,14 +53,25 @@ class MemoryImageTool:
         target: Path,
         form: Form,
         progress: Progress,
+        way: str = "",
     ) -> None:
         def effect() -> None:
             image = _read(source, source_format)
             progress(0.0)
             progress(100.0)  # whoever refuses to hear it gets no image
+            if way not in _WAYS:
+                raise Refused(f"nothing is converted in the way {way}")
             write_image(target, form.format, image["virtual_size_bytes"], image["content"])
 
         self.world.call("images.convert", target.name, effect, None)
+
+    def fastest(self, folder: Path, form: Form) -> str:
+        def effect() -> str:
+            if not folder.is_dir():
+                raise NotFound(f"there is no folder {folder}")
+            return _WAYS[-1]
+
+        return self.world.call("images.fastest", form.value, effect, "")
 
     def fill_target(
         self,

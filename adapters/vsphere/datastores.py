@@ -78,7 +78,7 @@ class Datastores:
         """Room in the datastore of a directory. Raises `NotFound` without either."""
         place = Place.parse(directory)
         self.disks(directory, "none")
-        summary = self._datastore(place).summary
+        summary = self._session.datastore(place.datastore).summary
         return Capacity(total_mib=summary.capacity // _MIB, free_mib=summary.freeSpace // _MIB)
 
     def largest(self) -> str:
@@ -100,7 +100,7 @@ class Datastores:
             ),
             matchPattern=[pattern],
         )
-        browser = self._datastore(place).browser
+        browser = self._session.browser(place.datastore)
         found = self._session.wait(browser.SearchDatastore_Task(str(place), spec))
         return {each.path: (each.capacityKb or 0) // 1024 for each in found.file}
 
@@ -149,9 +149,7 @@ class Datastores:
                 fileName=str(Place.parse(base)), diskMode="persistent"
             ),
         )
-        spec = machine(name, Place.parse(path).datastore, backing, size_mib)
-        pool, folder = self._session.host.parent.resourcePool, self._datacenter.vmFolder
-        self._session.wait(folder.CreateVM_Task(spec, pool, self._session.host))
+        self._session.create(machine(name, Place.parse(path).datastore, backing, size_mib))
         self._discard_machine(name, keep_disks=True)
 
     def delete(self, path: str) -> None:
@@ -211,17 +209,15 @@ class Datastores:
                 fileName=f"[{path.datastore}]", diskMode="persistent", thinProvisioned=True
             )
             spec = machine(name, path.datastore, backing, size_mib)
-            pool, folder = self._session.host.parent.resourcePool, self._datacenter.vmFolder
-            lease = pool.ImportVApp(
-                vim.vm.VmImportSpec(configSpec=spec), folder, self._session.host
-            )
+            wanted = vim.vm.VmImportSpec(configSpec=spec)
+            lease = self._session.pool.ImportVApp(wanted, self._session.folder, self._session.host)
             try:
                 self._fill(lease, file, digest)
             except BaseException:
                 with suppress(vmodl.MethodFault):
                     lease.HttpNfcLeaseAbort()
                 raise
-        (uploaded,) = self._drop_disks(self._child(name))
+        (uploaded,) = self._drop_disks(self._session.child(name))
         try:
             self._rename(uploaded, str(path))
         except vim.fault.FileAlreadyExists:
@@ -267,7 +263,7 @@ class Datastores:
         )
 
     def _discard_stale_uploads(self) -> None:
-        names = self._session.properties(self._datacenter.vmFolder.childEntity, "name")
+        names = self._session.properties(self._session.folder.childEntity, "name")
         for name in (has["name"] for has in names.values()):
             word, _, rest = name.partition("-")
             began = rest.partition("-")[0]
@@ -275,7 +271,7 @@ class Datastores:
                 self._discard_machine(name, keep_disks=False)
 
     def _discard_machine(self, name: str, *, keep_disks: bool) -> None:
-        vm = self._child(name)
+        vm = self._session.child(name)
         if vm is not None:
             disks = self._drop_disks(vm)
             self._session.wait(vm.Destroy_Task())
@@ -289,19 +285,6 @@ class Datastores:
             remove = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=x) for x in disks]
             self._session.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=remove)))
         return [disk.backing.fileName for disk in disks]
-
-    def _child(self, name: str) -> Any:
-        search = self._session.content.searchIndex
-        return search.FindChild(self._datacenter.vmFolder, name)
-
-    def _datastore(self, place: Place) -> Any:
-        stores = self._session.properties(self._session.host.datastore, "name", "summary")
-        for store, has in stores.items():
-            if has["name"] == place.datastore:
-                if not has["summary"].accessible:
-                    raise Transient(f"datastore {place.datastore} is away")
-                return store
-        raise NotFound(f"the host has no datastore {place.datastore}")
 
     @property
     def _datacenter(self) -> Any:

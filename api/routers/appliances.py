@@ -20,7 +20,7 @@ from adapters.privileges import Privilege
 from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
 from api.composing import Composer
-from api.dependencies import Caller, Name, Once, Pages, chosen
+from api.dependencies import Caller, Key, Name, Pages, chosen, once_without_secrets
 from api.forcing import Forcing
 from api.infrastructure import assign
 from api.labelling import SoughtLabels
@@ -94,10 +94,14 @@ async def _content(request: Request) -> bytes:
     dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
 )
 def create_appliance(
-    request: Request, content: Annotated[bytes, Depends(_content)], caller: Caller, once: Once
+    request: Request,
+    content: Annotated[bytes, Depends(_content)],
+    caller: Caller,
+    idempotency_key: Key = None,
 ) -> Response:
     """Create an appliance from a blueprint; nothing is deployed yet."""
     wanted = blueprint.read(content, request.headers.get("content-type", ""))
+    once = once_without_secrets(request, caller, idempotency_key, wanted)
     composer = Composer(caller, wanted)
 
     def act(db: Session) -> Answer:

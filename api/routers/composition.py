@@ -5,7 +5,7 @@ An appliance is copied and moved, too, between the virtual datacenters of a data
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.appliances import strike
 from adapters.database.events import tell
+from adapters.database.locks import require_unlocked
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from adapters.types import VmState
 from api import finding, moving
 from api.blueprint import Blueprint, WantedVm
 from api.composing import Composer
-from api.dependencies import Caller, Name, Once, Reference
+from api.dependencies import Caller, Key, Name, Once, Reference, once_without_secrets
 from api.forcing import Forcing
 from api.matching import Match
 from api.once import Answer
@@ -59,9 +60,14 @@ class ApplianceMove(Forcing):
     dependencies=[needs(Privilege.VDC_MANAGE_VAPP)],
 )
 def add_vm(
-    appliance_id: UUID, wanted: WantedVm, caller: Caller, starter: Starting, once: Once
+    request: Request,
+    appliance_id: UUID,
+    wanted: WantedVm,
+    caller: Caller,
+    idempotency_key: Key = None,
 ) -> Response:
     """Add a VM, or replicas of it, as in a blueprint; they come up when it is deployed again."""
+    once = once_without_secrets(request, caller, idempotency_key, wanted)
     table = models.VirtualMachine
     with cloud.database.read() as db:
         row = finding.appliance(db, caller, appliance_id)
@@ -76,7 +82,7 @@ def add_vm(
 
     def act(db: Session) -> Answer:
         row = finding.held(db, finding.appliance(db, caller, appliance_id))
-        starter.require_free(db, "appliance", row.id)
+        require_unlocked(db, "appliance", row.id)
         tell(db, "appliance.vms-added", row, vms=composer.add(db, row))
         body = shown(db, row).model_dump(mode="json")
         return Answer(201, body, f"/v1/appliances/{row.id}")

@@ -1,5 +1,6 @@
 """Datacenters: sites, each with the directory of its images."""
 
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.privileges import Privilege
+from adapters.shares import share_of
 from api import finding, infrastructure
 from api.dependencies import Name, Once, Pages
 from api.labelling import SoughtLabels
@@ -22,6 +24,15 @@ from flows import enrolment
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
+Share = Annotated[
+    str,
+    Field(
+        max_length=400,
+        examples=["//nas.example.org/images"],
+        description="The same directory as hosts that take CIFS find it: their paths of images "
+        "are told in their own notation.",
+    ),
+]
 router = APIRouter(prefix="/datacenters", tags=["infrastructure"])
 
 
@@ -32,6 +43,7 @@ class NewDatacenter(BaseModel):
 
     name: Name = Field(examples=["main"])
     repository: str = Field(max_length=255, examples=["/srv/cloudloom/repository"])
+    repository_share: Share | None = None
 
 
 class DatacenterChange(BaseModel):
@@ -39,7 +51,10 @@ class DatacenterChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    repository: str = Field(max_length=255, description="Where the same images are by now.")
+    repository: str | None = Field(
+        None, max_length=255, description="Where the same images are by now."
+    )
+    repository_share: Share | None = None
 
 
 class Datacenter(BaseModel):
@@ -50,6 +65,7 @@ class Datacenter(BaseModel):
     id: UUID
     name: str
     repository: str
+    repository_share: str | None
     labels: dict[str, str]
 
 
@@ -84,6 +100,7 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
 
     def act(db: Session) -> Answer:
         row = db.get_one(models.Datacenter, entry(db))
+        row.repository_share = new.repository_share and share_of(new.repository_share)
         return infrastructure.created("datacenters", Datacenter.model_validate(row))
 
     return once.answer(act).response()
@@ -111,13 +128,16 @@ def read_datacenter(datacenter_id: UUID) -> Datacenter:
 
 @router.patch("/{datacenter_id}", dependencies=[needs(Privilege.PHYS_DC_MANAGE)])
 def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Match) -> Datacenter:
-    """Say where its repository has moved to: a directory with the same marker."""
+    """Say where its repository has moved to, a directory with the same marker; or its share."""
     with cloud.database.read() as db:
         marker = finding.shared(db, models.Datacenter, datacenter_id).repository_marker
-    enrolment.require_moved(wanted.repository, marker)
+    if wanted.repository is not None:
+        enrolment.require_moved(wanted.repository, marker)
 
     def act(_: Session, row: models.Datacenter) -> Datacenter:
-        row.repository = wanted.repository
+        row.repository = wanted.repository or row.repository
+        if "repository_share" in wanted.model_fields_set:
+            row.repository_share = wanted.repository_share and share_of(wanted.repository_share)
         return Datacenter.model_validate(row)
 
     return infrastructure.change(models.Datacenter, datacenter_id, act, match, _shown)

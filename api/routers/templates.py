@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
-from uuid import UUID, uuid4
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID, uuid5
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,17 +16,19 @@ from adapters.database import operations as accepted
 from adapters.database.library import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Hardware, Wishes
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Hardware, Wishes
 from adapters.privileges import Privilege
-from adapters.types import ConversionState, Format, TemplateState
+from adapters.types import ConversionState, Family, Format, TemplateState
 from api import finding
-from api.dependencies import Caller, Key, Name, Pages, Reference, chosen
+from api.dependencies import Caller, Key, Name, Pages, Reference, Send, chosen, sender
+from api.errors import Problem
 from api.forcing import ForcingQuery
 from api.gateway import Transfer, address
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Once
 from api.permissions import needs
+from api.planning import ANSWERS, DryRun, PlanId, starter_of
 from api.reports import Operation
 from api.starting import Starting
 from flows.charges import require_within
@@ -110,17 +112,26 @@ class Template(BaseModel):
 
 
 class NewConversion(BaseModel):
-    """The format that a template is wanted in."""
+    """The format that a template is wanted in, or the family of hypervisors that is to boot it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Format
+    format: Format | None = None
     subformat: str = Field("", description=_SUBFORMAT)
+    family: Family | None = Field(None, description="Instead of a format: what it boots best.")
 
-    @property
-    def form(self) -> Form:
-        """Both together."""
-        return Form.wanted(self.format, self.subformat)
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.format is None) == (self.family is None):
+            raise ValueError("either a format or a family has to be said")
+        return self
+
+    def arguments(self) -> dict[str, str]:
+        """What the operation is told. Raises `Unsupported`."""
+        if self.format is None:
+            return {"family": str(self.family)}
+        form = Form.wanted(self.format, self.subformat)
+        return {"format": form.format, "subformat": form.subformat}
 
 
 @router.post(
@@ -128,7 +139,10 @@ class NewConversion(BaseModel):
     status_code=307,
     response_class=RedirectResponse,
     openapi_extra=_UPLOAD,
-    responses={307: {"description": "Send the image to `Location`, with the same method."}},
+    responses={
+        200: ANSWERS[200],
+        307: {"description": "Send the image to `Location`, with the same method."},
+    },
     dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def create_template(
@@ -140,30 +154,39 @@ def create_template(
     ],
     datacenter: Reference,
     forcing: ForcingQuery,
+    send: Annotated[Send, Depends(sender)],
     sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description=_DIGEST)] = None,
     cpu: Annotated[int | None, Query(gt=0, le=MAX_CPU, description=_WISH.format(1))] = None,
     ram_mib: Annotated[
         int | None, Query(gt=0, le=MAX_RAM_MIB, description=_WISH.format(128))
     ] = None,
+    size_bytes: Annotated[
+        int | None, Query(gt=0, le=2**53 - 1, description="How much will be sent.")
+    ] = None,
+    dry_run: DryRun = False,  # noqa: FBT002 - a query parameter
+    plan: PlanId = None,
     idempotency_key: Key = None,
 ) -> Response:
     """Import an image: the answer says where it may be sent, once, within an hour."""
     route, said = f"POST {request.url.path}", str(request.query_params)
-    Once(caller, route, idempotency_key, said.encode())
+    once = Once(caller, route, idempotency_key, said.encode())
+    starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
+    if dry_run and (format == PACKAGE or size_bytes is None):
+        text = "a plan needs size_bytes, and is of one image: what a package has, nobody knows yet"
+        raise Problem(422, "invalid-request", text)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, datacenter).id
         taken = finding.templates(caller).filter_by(datacenter_id=where, name=name)
         if db.scalars(taken).first():
             raise Conflict(f"there is a template called {name}", code="name-taken")
     template = NewTemplate(
-        id=uuid4(),
+        id=uuid5(starter.id, "template"),
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=name,
         **{k: v for k, v in {"cpu": cpu, "ram_mib": ram_mib}.items() if v},
     )
     force = forcing.by(caller)
-    require_within([cloud.ledger.of_template(template, 1)], force)  # nothing is sent in vain
     transfer = Transfer(
         token_id=caller.token_id,
         route=route,
@@ -174,7 +197,16 @@ def create_template(
         format=format,
         digest=sha256,
         wishes=Wishes(cpu=cpu, ram_mib=ram_mib),
+        size_bytes=size_bytes,
+        plan=plan,
     )
+    size_mib = -(-(size_bytes or 1) // 2**20)
+    starter.foresee(transfer.stand_ins, size_mib=size_mib)
+    if dry_run:
+        return starter.start(lambda _db: transfer.request_of(starter, ""), wish=transfer.wish)
+    starter.require_as_shown(lambda _db: transfer.request_of(starter, ""), transfer.wish)
+    uses = [cloud.ledger.of_template(template, size_mib)]
+    require_within(uses, force)  # nothing is sent in vain
     return RedirectResponse(address(transfer), 307)
 
 
@@ -238,17 +270,11 @@ def convert(
     template_id: UUID, wanted: NewConversion, caller: Caller, starter: Starting
 ) -> Response:
     """Convert a template's disks to another format; what has been converted is not again."""
+    asked: dict[str, Any] = wanted.arguments()
 
     def plan(db: Session) -> accepted.Request:
         row = _available(db, caller, template_id, starter)
-        return starter.request(
-            "convert_image",
-            row.id,
-            row.name,
-            row.datacenter_id,
-            format=wanted.form.format,
-            subformat=wanted.form.subformat,
-        )
+        return starter.request("convert_image", row.id, row.name, row.datacenter_id, **asked)
 
     return starter.start(plan)
 

@@ -19,7 +19,7 @@ from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
-from adapters.types import Power, VmState
+from adapters.types import Boot, Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
@@ -90,6 +90,9 @@ class Vm(BaseModel):
     affinity: str | None
     anti_affinity: str | None
     protected: bool
+    has_user_data: bool
+    boot: list[Boot]
+    has_vnc_password: bool
     labels: dict[str, str]
     host: HostOfVm | None
     disks: list[Disk]
@@ -350,6 +353,9 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             affinity=row.affinity,
             anti_affinity=row.anti_affinity,
             protected=row.protected,
+            has_user_data=row.user_data_id is not None,
+            boot=row.boot or [Boot.DISK],
+            has_vnc_password=row.screen_id is not None,
             labels=row.labels,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),

@@ -9,11 +9,14 @@
 | power paused | ON |
 | reset | ON |
 | persist, export | CONFIGURED, OFF |
+| seed, set up | NOT_ALLOCATED |
+| redefine | CONFIGURED, OFF |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
-A volume comes and goes while the VM is on where its host can do that; a paused guest could not
-release it.
+To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
+what opens its screen: one that is deployed has to be redefined for that. A volume comes and goes
+while the VM is on where its host can do that; a paused guest could not release it.
 
 A VM under an operation is LOCKED, and allows nothing. A protected one allows nothing that destroys
 (`DESTROYS`): what its disks hold, or what its guest has not saved.
@@ -45,6 +48,9 @@ _ALLOWED = {
     "reset": frozenset({VmState.ON}),
     "persist": _STILL,
     "export": _STILL,
+    "seed": frozenset({VmState.NOT_ALLOCATED}),
+    "set up": frozenset({VmState.NOT_ALLOCATED}),
+    "redefine": _STILL,
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},

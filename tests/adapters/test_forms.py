@@ -2,12 +2,14 @@
 
 import random
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from adapters.errors import BadImage
 from adapters.forms import Form
+from adapters.images import qemu_img
 from adapters.images.qemu_img import QemuImg
 from adapters.types import Family, Format
 from flows.policies.conversion import DIETS
@@ -99,6 +101,25 @@ def test_a_stream_is_read_only_and_so_no_host_writes_to_one(made, tmp_path):
     assert b"Input/output error" in told.stdout + told.stderr
     takers = {family for family, diet in DIETS.items() if Form.VMDK_STREAM in diet.boots}
     assert takers == {Family.VSPHERE}
+
+
+@pytest.mark.parametrize("form", [Form.QCOW2, Form.VMDK_STREAM, Form.VMDK_SPLIT_SPARSE])
+def test_the_fastest_way_is_a_right_one(made, tmp_path, monkeypatch, form):
+    """A set comes out the same however often: streams and sets are written in order."""
+    monkeypatch.setattr(qemu_img, "_SAMPLE_MIB", 4)
+    way = tool.fastest(tmp_path, form)
+    assert [*tmp_path.iterdir()] == []
+    assert "-W" not in qemu_img._WAYS[way] or form is Form.QCOW2
+    target = tmp_path / form.format.disk_file
+    tool.convert(made[Form.RAW], Format.RAW, target, form, lambda _percent: None, way)
+    assert tool.equal(made[Form.RAW], Format.RAW, target, form.format)
+
+
+def test_where_nothing_may_pass_by_the_cache_the_other_ways_are_left(monkeypatch):
+    """A tmpfs knows no direct I/O: that way fails, and is not chosen."""
+    monkeypatch.setattr(qemu_img, "_SAMPLE_MIB", 2)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        assert "-T" not in qemu_img._WAYS[tool.fastest(Path(folder), Form.QCOW2)]
 
 
 @pytest.mark.parametrize("form", sorted(DIETS[Family.KVM].boots, key=str), ids=lambda x: x.value)

@@ -107,12 +107,13 @@ def test_an_older_databases_hosts_take_new_vms_as_before(database, tmp_path):
     go_back(database, tmp_path, "0001")
     datacenter, host = uuid4(), uuid4()
     with database.write() as db:
-        db.add(
-            models.Datacenter(
-                id=datacenter, name="old", repository="/r", repository_marker=uuid4()
-            )
-        )
-        db.flush()
+        site = {
+            "id": datacenter.hex,
+            "name": "old",
+            "repository": "/r",
+            "repository_marker": uuid4().hex,
+        }
+        db.execute(insert(table("datacenters", *map(named, site))).values(**site))
         old = {
             "id": host.hex,
             "datacenter_id": datacenter.hex,

@@ -433,6 +433,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.delete(added_disk(api)),
     ),
+    "POST /v1/vms/{vm_id}/redefine": (
+        "operation.accepted",
+        lambda api: api.post(f"{switched_off(api)}/redefine", json={"boot": ["network"]}),
+    ),
     "POST /v1/vms/{vm_id}/persist": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/persist", json={}),

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.database import models
+from adapters.forms import Form
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 
@@ -332,6 +333,7 @@ def test_a_datacenter_goes_with_its_history_once_it_is_empty(api: Api, tmp_path:
     folder.mkdir()
     second = made(api, "datacenters", name="second", repository=str(folder))
     path = f"/v1/datacenters/{second['id']}"
+    cloud.ways.remember(UUID(second["id"]), Form.QCOW2, "")
     made(api, "racks", datacenter="second", name="r")
     assert users(api.delete(path)) == {("rack", "r")}
     assert api.delete(f"/v1/racks/{only(api, 'racks')['id']}").status_code == 204
@@ -358,6 +360,19 @@ def test_a_repository_moves_only_to_itself(api: Api, tmp_path: Path) -> None:
     moved.symlink_to(main["repository"])
     assert changed(api, path, repository=str(moved))["repository"] == str(moved)
     refused(api.call("PATCH", path, json={"name": "x"}), 422, "invalid-request")
+
+
+def test_a_repository_is_shared_with_hosts_that_take_cifs(api: Api) -> None:
+    """In the notation that they have."""
+    main = only(api, "datacenters", name="main")
+    path = f"/v1/datacenters/{main['id']}"
+    assert main["repository_share"] is None
+    shared = changed(api, path, repository_share="//nas/images/main")
+    assert shared["repository_share"] == r"\\nas\images\main"
+    assert shared["repository"] == main["repository"]
+    refused(api.call("PATCH", path, json={"repository_share": "/srv"}), 422, "no-share")
+    assert changed(api, path, repository=main["repository"]) == shared
+    assert changed(api, path, repository_share=None) == main
 
 
 # --- rules -------------------------------------------------------------------------------------

@@ -297,6 +297,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/vms/{vm_id}/disks": of(P.VAPP_CUSTOMISE_SETTINGS, size_mib=8),
     "GET /v1/vms/{vm_id}/disks/{disk_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/vms/{vm_id}/disks/{disk_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
+    "POST /v1/vms/{vm_id}/redefine": of(P.VAPP_CUSTOMISE_SETTINGS, boot=["disk"]),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),
     "GET /v1/operations": own(P.OPERATION_VIEW),
     "GET /v1/operations/{operation_id}": of(P.OPERATION_VIEW),

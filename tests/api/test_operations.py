@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from adapters.database import models
 from api.routers import operations as router
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -30,6 +31,29 @@ def test_the_list_is_filtered_and_the_newest_comes_first(api: Api) -> None:
     assert len(ids(api, kind="create_iscsi_volume")) == 3
     assert len(ids(api, target_id=str(second))) == 1
     refused(api.get("/v1/operations", params={"state": "odd"}), 422, "invalid-request")
+
+
+def test_half_a_step_is_progress(api: Api) -> None:
+    """What takes long says how far it is."""
+    wanted = {"family": "hyperv"}
+    asked = api.post(f"/v1/templates/{api.world.template}/conversions", json=wanted).json()
+    cloud.world.set_fate("images.convert", "", delay_s=1.0)
+    run = threading.Thread(target=lambda: FLOWS[asked["kind"]](UUID(asked["id"])), daemon=True)
+    run.start()
+    for _ in range(500):
+        time.sleep(0.01)
+        found = api.get(f"/v1/operations/{asked['id']}").json()
+        if [each for each in found["steps"] if each["name"] == "convert-disk"]:
+            break
+    key = found["steps"][-1]["key"]
+    before = found["progress"]
+    with cloud.database.write() as db:
+        db.get_one(models.Step, (UUID(asked["id"]), key)).percent = 60
+    found = api.get(f"/v1/operations/{asked['id']}").json()
+    assert (found["steps"][-1]["percent"], found["progress"]) == (60, before + 30)
+    run.join()
+    ended = api.get(f"/v1/operations/{asked['id']}").json()
+    assert (ended["steps"][-1]["percent"], ended["progress"]) == (100, 100)
 
 
 def test_wait_answers_when_it_ends(api: Api) -> None:

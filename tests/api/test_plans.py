@@ -16,6 +16,7 @@ from flows.cloud import cloud
 from flows.trim_history import trim_history
 from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, run, workers  # noqa: F401 - a fixture
+from tests.api.test_gateway import DIGEST, IMAGE, WISH
 from tests.flows.scenarios import rows
 from tests.worlds import photograph
 
@@ -294,6 +295,51 @@ def test_resizing_is_planned(api: Api, shop: Any) -> None:
     assert told == "vm db: cpu is 2, was 3"
 
 
+def test_an_import_is_planned_and_then_sent(api: Api) -> None:
+    wish = {**WISH, "size_bytes": len(IMAGE), "sha256": DIGEST}
+    limits = {"hard": {"repository_mib": 100}, "soft": {}}
+    enterprise = api.get("/v1/enterprises").json()[0]["id"]
+    api.call("PUT", f"/v1/limits/enterprise/{enterprise}", json=limits)
+    answer = api.post("/v1/templates", params={**wish, "dry_run": "true"})
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    names = [step["name"] for step in plan["steps"]]
+    assert names[:3] == ["take-upload", "measure-upload", "charge-template"]
+    assert plan["bytes_to_copy"] == 2**20
+    assert {
+        x["after"]["repository_mib"] - x["used"]["repository_mib"] for x in plan["limits"]
+    } == {1}
+    carried = {**wish, "plan": plan["id"]}
+    other = api.post("/v1/templates", params={**carried, "name": "another"})
+    refused(other, 409, "plan-of-another-request")
+    where = api.post("/v1/templates", params=carried).headers["location"]
+    larger = b" " * 2**20 + IMAGE
+    refused(api.client.put(where, content=larger), 422, "image-digest-mismatch")
+    where = api.post("/v1/templates", params=carried).headers["location"]
+    late = api.post("/v1/templates", params=carried).headers["location"]
+    ended = api.done(api.client.put(where, content=IMAGE))
+    assert ended["id"] == plan["id"]
+    shown = {f"{step['name']}[{step['what']}]" for step in plan["steps"]}
+    assert {step["key"] for step in ended["steps"]} == shown
+    refused(api.client.put(late, content=IMAGE), 409, "plan-used")
+    refused(api.post("/v1/templates", params=carried), 409, "plan-used")
+
+
+def test_what_is_sent_is_as_large_as_was_planned(api: Api) -> None:
+    wish = {**WISH, "size_bytes": 5}
+    plan = api.post("/v1/templates", params={**wish, "dry_run": "true"}).json()
+    where = api.post("/v1/templates", params={**wish, "plan": plan["id"]}).headers["location"]
+    told = outdated(api.client.put(where, content=b" " * 2**20 + IMAGE))
+    assert "repository_mib 2, not 1" in told
+    assert api.get("/v1/operations").json() == []
+
+
+def test_a_plan_needs_to_know_what_will_be_sent(api: Api) -> None:
+    for wish in (WISH, {**WISH, "size_bytes": 5, "format": "ova"}):
+        answer = api.post("/v1/templates", params={**wish, "dry_run": "true"})
+        refused(answer, 422, "invalid-request")
+
+
 def test_a_plan_may_wait_for_approval(api: Api, shop: Any) -> None:
     api.call("PATCH", f"/v1/appliances/{shop['id']}", json={"approval": True})
     plan = planned(api, deploy_of(shop))
@@ -315,3 +361,18 @@ def test_the_command_line_shows_a_plan_and_carries_it_out(
     (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", shown.output)
     assert run("deploy", "shop", "--plan", plan).exit_code == 0
     assert "(plan-used)" in run("deploy", "shop", "--plan", plan).output
+    away = run("undeploy", "web", "--vm", "--dry-run").output
+    assert re.search(r"virtual-datacenter +cpu +2 +1", away)
+    assert run("power", "web", "off").exit_code == 0
+    for words in (("persist", "web"), ("resize", "web", "--cpu", "2")):
+        shown = run(*words, "--dry-run")
+        assert shown.exit_code == 0, shown.output
+        (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", shown.output)
+        done = run(*words, "--plan", plan)
+        assert done.exit_code == 0, done.output
+    image = tmp_path / "disk.vmdk"
+    image.write_bytes(IMAGE)
+    sending = ("import", image, "--name", "fresh", "--format", "vmdk")
+    (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", run(*sending, "--dry-run").output)
+    assert "(plan-of-another-request)" in run(*sending, "--cpu", "2", "--plan", plan).output
+    assert run(*sending, "--plan", plan).exit_code == 0

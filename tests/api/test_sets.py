@@ -311,6 +311,17 @@ def test_a_kind_that_a_format_has_not_is_refused(api: Api) -> None:
     wanted = {"format": "qcow2", "subformat": "streamOptimized"}
     asked_for = api.post(f"/v1/templates/{api.world.template}/conversions", json=wanted)
     refused(asked_for, 422, "unsupported")
+    for wanted in ({}, {"format": "raw", "family": "kvm"}):
+        asked_for = api.post(f"/v1/templates/{api.world.template}/conversions", json=wanted)
+        refused(asked_for, 422, "invalid-request")
+
+
+def test_a_template_is_made_ready_for_a_family(api: Api, workers: Workers) -> None:
+    done = run("convert", "tiny", "--for", "vsphere")
+    assert done.exit_code == 0, done.output
+    (template,) = api.get("/v1/templates", params={"name": "tiny"}).json()
+    (conversion,) = template["disks"][0]["conversions"]
+    assert (conversion["format"], conversion["subformat"]) == ("vmdk", "streamOptimized")
 
 
 @pytest.mark.lab

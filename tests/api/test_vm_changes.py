@@ -317,3 +317,143 @@ def test_a_vm_with_a_disk_more_is_made_persistent(api: Api, off: str) -> None:
     api.done(api.post(f"{off}/deploy"))
     require_defined_as_recorded(off)
     require_ledger_exact()
+
+
+# --- what it starts from, and its screen -------------------------------------------------------
+
+PASSWORD = "s3sam0pn"
+
+
+def redefine(api: Api, vm: str, **wish: Any) -> Any:
+    return api.post(f"{vm}/redefine", json=wish)
+
+
+def secrets(api: Api) -> dict[UUID, str]:
+    """What is kept, but for exports' passwords."""
+    with cloud.database.read() as db:
+        kept = [row.id for row in db.query(models.Secret) if not row.user]
+    return {each: cloud.secrets.read(each).password.get_secret_value() for each in kept}
+
+
+def asks_for_a_password(vm: str) -> bool:
+    """What the VM's screen says to a viewer, which is on."""
+    record = cloud.inventory.vm(id_of(vm))
+    with cloud.hypervisor(record.host).display(record.id).line as line:
+        line.sendall(line.recv(12))
+        return line.recv(2) == bytes([1, 2])
+
+
+def test_a_vm_that_is_not_deployed_is_set_up_at_once(api: Api, web: str) -> None:
+    before = api.get(web).json()
+    assert (before["boot"], before["has_vnc_password"]) == (["disk"], False)
+    wish = {"boot": ["network", "disk"], "vnc_password": PASSWORD}
+    changed = api.call("PATCH", web, json=wish)
+    assert changed.json() == before | {"boot": ["network", "disk"], "has_vnc_password": True}
+    assert PASSWORD not in changed.text + api.get("/v1/events").text
+    refused(redefine(api, web, boot=["disk"]), 409, "wrong-state")
+    api.done(api.post(f"{web}/deploy"))
+    require_defined_as_recorded(web)
+    assert asks_for_a_password(web)
+    refused(api.call("PATCH", web, json={"boot": ["disk"]}), 409, "wrong-state")
+    api.done(api.post(f"{web}/undeploy"))
+    assert [*secrets(api).values()] == [PASSWORD]
+    assert api.call("PATCH", web, json={"vnc_password": "another"}).status_code == 200
+    assert [*secrets(api).values()] == ["another"]
+    assert api.call("PATCH", web, json={"vnc_password": None}).status_code == 200
+    assert not secrets(api)
+
+
+def test_a_vm_that_is_off_is_defined_with_what_it_is_to_be(api: Api, off: str) -> None:
+    before = api.get(off).json()
+    ended = api.done(redefine(api, off, boot=["network"], vnc_password=PASSWORD))
+    assert api.get(off).json() == before | {"boot": ["network"], "has_vnc_password": True}
+    require_defined_as_recorded(off)
+    api.done(redefine(api, off, vnc_password="another"))
+    assert [*secrets(api).values()] == ["another"]
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    assert asks_for_a_password(off)
+    refused(redefine(api, off, boot=["disk"]), 409, "wrong-state")
+    api.done(api.post(f"{off}/power", json={"power": "off"}))
+    api.done(redefine(api, off, boot=["disk"], vnc_password=None))
+    assert (api.get(off).json(), secrets(api)) == (before, {})
+    require_defined_as_recorded(off)
+    api.done(api.post(f"{off}/power", json={"power": "on"}))
+    assert not asks_for_a_password(off)
+    steps = cloud.journal.lines(UUID(ended["id"]))
+    assert PASSWORD not in str(steps) + api.get("/v1/events").text
+
+
+def test_what_it_is_already_is_not_done_again(api: Api, off: str) -> None:
+    ended = api.done(redefine(api, off, boot=["disk"]))
+    assert [step["name"] for step in ended["steps"]] == ["survey-vm"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_password_that_came_to_nothing_is_forgotten(api: Api, off: str, begun: bool) -> None:
+    api.done(redefine(api, off, vnc_password=PASSWORD))
+    before = api.get(off).json()
+    accepted = redefine(api, off, boot=["network"], vnc_password="another")
+    if begun:
+        cloud.world.set_fate("hypervisors.ensure_vm", "refuses", times=1)
+    else:
+        assert api.post(f"/v1/operations/{accepted.json()['id']}/cancel").status_code == 202
+    ended = api.run(accepted)
+    assert (ended["state"], ended["left_behind"]) == (
+        "failed" if begun else "cancelled",
+        False,
+    )
+    assert api.get(off).json() == before
+    assert [*secrets(api).values()] == [PASSWORD]
+    require_defined_as_recorded(off)
+
+
+def test_a_password_goes_with_its_vm_and_a_resize_keeps_it(api: Api, off: str) -> None:
+    api.done(redefine(api, off, boot=["network"], vnc_password=PASSWORD))
+    api.done(resize(api, off, cpu=1))
+    require_defined_as_recorded(off)
+    api.done(api.post(f"{off}/undeploy"))
+    appliance = api.get(off).json()["appliance_id"]
+    assert api.delete(f"/v1/appliances/{appliance}").status_code == 204
+    assert not secrets(api)
+
+
+def test_an_idempotency_key_knows_no_password(api: Api, off: str) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = api.post(f"{off}/redefine", json={"vnc_password": PASSWORD}, headers=headers)
+    again = api.post(f"{off}/redefine", json={"vnc_password": "another"}, headers=headers)
+    assert again.json() == first.json()
+    assert [*secrets(api).values()] == [PASSWORD]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"boot": []},
+        {"boot": ["disk", "disk"]},
+        {"boot": ["floppy"]},
+        {"vnc_password": "123456789"},
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_and_not_repeated(
+    api: Api, off: str, wish: Any
+) -> None:
+    for answer in (api.post(f"{off}/redefine", json=wish), api.call("PATCH", off, json=wish)):
+        refused(answer, 422, "invalid-request")
+        assert "123456789" not in answer.text
+
+
+def test_a_copy_starts_the_same_and_shares_no_password(api: Api, web: str) -> None:
+    wish = {"boot": ["network"], "vnc_password": PASSWORD}
+    assert api.call("PATCH", web, json=wish).status_code == 200
+    api.done(add(api, web, 8))
+    appliance = api.get(web).json()["appliance_id"]
+    answer = api.post(
+        f"/v1/appliances/{appliance}/copy", json={"virtual_datacenter": "demo", "name": "copy"}
+    )
+    (vm,) = answer.json()["vms"]
+    assert (vm["boot"], vm["has_vnc_password"]) == (["network"], False)
+    copied = f"/v1/vms/{vm['id']}"
+    assert [x["size_mib"] for x in added(api, copied)] == [8]
+    assert not {x["id"] for x in added(api, copied)} & {x["id"] for x in added(api, web)}
+    api.done(api.post(f"{copied}/deploy"))
+    require_defined_as_recorded(copied)

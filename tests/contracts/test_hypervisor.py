@@ -4,6 +4,8 @@ What an adapter cannot do it says (`capabilities`), and what is asked of it none
 """
 
 import hashlib
+import io
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from uuid import UUID, uuid4
 
 import libvirt
 import pytest
+from pycdlib import PyCdlib
 from pydantic import SecretStr
 
 from adapters.errors import (
@@ -28,6 +31,7 @@ from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.hypervisors.vsphere import VsphereHypervisor
+from adapters.images.nocloud import seed_image
 from adapters.nodes.vsphere import VsphereNode
 from adapters.storage.base import BlockStorage
 from adapters.storage.directory import DirectoryStorage
@@ -36,6 +40,7 @@ from adapters.storage.tgt import Tgt
 from adapters.types import (
     MOST_DISKS,
     Base,
+    Boot,
     Chap,
     Connection,
     Disk,
@@ -44,6 +49,8 @@ from adapters.types import (
     HostFacts,
     Nic,
     Power,
+    Seed,
+    Settings,
     Target,
     Vm,
     Volume,
@@ -447,6 +454,151 @@ def test_a_disk_in_use_is_not_deleted(ours, running):
     assert ours.has_disk(running.disks[0])
 
 
+# --- seeds -------------------------------------------------------------------------------------
+
+
+seeding = pytest.mark.parametrize("counterpart", BOOTING, indirect=True)
+"""For what needs a host that hands seeds over; they are those that boot guests here."""
+
+
+@pytest.fixture
+def seed(counterpart: Counterpart) -> Seed:
+    """Not made yet."""
+    return Seed(
+        id=uuid4(),
+        hostname="one",
+        secret=uuid4(),
+        datastore=counterpart.datastore,
+        installation=OURS,
+    )
+
+
+@pytest.fixture
+def seeded(ours: Hypervisor, seed: Seed, counterpart: Counterpart) -> Vm:
+    """Defined with a seed."""
+    Path(counterpart.datastore).mkdir(exist_ok=True)
+    ours.ensure_seed(seed, seed_image(seed.id, seed.hostname, USER_DATA))
+    vm = changed(bare_vm(), id=seed.id, seed=seed)
+    ours.ensure_vm(vm)
+    return vm
+
+
+USER_DATA = "#cloud-config\npassword: s3cret-\N{SNOWMAN}\n"
+
+
+def test_who_hands_no_seeds_over_says_so(ours, seed):
+    if Capability.SEED in ours.capabilities:
+        return
+    with pytest.raises(Unsupported):
+        ours.ensure_seed(seed, b"text")
+    assert not ours.has_seed(seed)
+    ours.delete_seed(seed)
+    ours.discard_seed(seed.datastore, seed.id)
+    assert ours.seeds(seed.datastore) == {}
+
+
+@seeding
+def test_a_seed_holds_what_it_was_given_and_its_owner_alone_reads_it(ours, seed, seeded):
+    (file,) = Path(seed.datastore).glob("seed-*.iso")
+    assert file.stat().st_mode & 0o777 == 0o600
+    image = PyCdlib()
+    image.open(str(file))
+    read = {}
+    for name in ("user-data", "meta-data"):
+        for way in ("rr_path", "joliet_path"):
+            told = io.BytesIO()
+            image.get_file_from_iso_fp(told, **{way: f"/{name}"})
+            read[name, way] = told.getvalue().decode()
+    image.close()
+    assert read["user-data", "rr_path"] == read["user-data", "joliet_path"] == USER_DATA
+    assert read["meta-data", "rr_path"] == read["meta-data", "joliet_path"]
+    told = json.loads(read["meta-data", "rr_path"])
+    assert told == {"instance-id": str(seed.id), "local-hostname": "one"}
+    label = subprocess.run(
+        ["blkid", "-p", "-s", "LABEL", "-o", "value", file], capture_output=True, check=True
+    )
+    assert label.stdout == b"CIDATA\n"
+
+
+@seeding
+def test_a_seed_is_there_once_made_and_not_before(ours, seed):
+    assert not ours.has_seed(seed)
+    ours.ensure_seed(seed, b"first" * 999)
+    assert ours.has_seed(seed)
+    assert ours.seeds(seed.datastore) == {seed.id: False}
+    ours.delete_seed(seed)
+    assert not ours.has_seed(seed)
+    ours.delete_seed(seed)
+
+
+@seeding
+def test_a_seed_is_written_whole_each_time(ours, seed, counterpart):
+    Path(counterpart.datastore).mkdir(exist_ok=True)
+    ours.ensure_seed(seed, b"half")
+    before = counterpart.photograph()
+    ours.ensure_seed(seed, b"text")
+    assert counterpart.photograph() == before
+    ours.ensure_seed(seed, b"longer" * 99)
+    (file,) = Path(seed.datastore).glob("seed-*.iso")
+    assert file.read_bytes() == b"longer" * 99
+
+
+@seeding
+def test_a_seed_needs_its_datastore(ours, seed):
+    elsewhere = changed(seed, datastore=f"{seed.datastore}/missing")
+    with pytest.raises(NotFound):
+        ours.ensure_seed(elsewhere, b"text")
+    assert not ours.has_seed(elsewhere)
+    ours.delete_seed(elsewhere)
+    with pytest.raises(NotFound):
+        ours.seeds(elsewhere.datastore)
+
+
+@seeding
+def test_a_vm_is_not_defined_without_its_seed_or_with_another(ours, seed, seeded):
+    ours.ensure_vm(seeded)
+    with pytest.raises(Conflict):
+        ours.has_vm(changed(seeded, seed=None))
+    other = changed(seeded, id=uuid4(), seed=changed(seed, id=uuid4()))
+    with pytest.raises(NotFound):
+        ours.ensure_vm(other)
+
+
+@seeding
+def test_a_seed_stays_while_its_vm_runs_with_it(ours, seed, seeded):
+    assert ours.seeds(seed.datastore) == {seed.id: True}
+    with pytest.raises(InUse):
+        ours.discard_seed(seed.datastore, seed.id)
+    ours.set_power(seeded.id, Power.ON, timeout_s=0)
+    with pytest.raises(InUse):
+        ours.delete_seed(seed)
+    ours.set_power(seeded.id, Power.OFF, timeout_s=0)
+    ours.delete_vm(seeded.id)
+    ours.discard_seed(seed.datastore, seed.id)
+    ours.discard_seed(seed.datastore, seed.id)
+    assert ours.seeds(seed.datastore) == {}
+
+
+@seeding
+def test_another_installations_seeds_are_not_ours(counterpart, ours, seed):
+    theirs = changed(seed, installation=OTHERS)
+    counterpart.others.ensure_seed(theirs, b"theirs")
+    assert ours.seeds(seed.datastore) == {}
+    ours.discard_seed(seed.datastore, seed.id)
+    assert counterpart.others.has_seed(theirs)
+
+
+def test_what_a_vm_has_no_seed_for_counts_as_before():
+    """Definitions that older versions have made are still themselves."""
+    without = bare_vm()
+    assert '"seed":null' in without.model_dump_json()
+    assert without.digest == changed(without, seed=None).digest
+    told = json.loads(without.model_dump_json())
+    del told["seed"]
+    text = json.dumps(told, separators=(",", ":"))
+    assert without.digest == hashlib.sha256(text.encode()).hexdigest()
+
+
 # --- VMs ---------------------------------------------------------------------------------------
 
 
@@ -651,6 +803,43 @@ def test_a_screen_is_for_several(ours, running):
     with ours.display(running.id).line as one, ours.display(running.id).line as two:
         for line in (one, two):
             assert heard(line, b"\n").startswith(b"RFB 003.")
+
+
+def test_a_screen_asks_for_its_password_and_none_without(ours, running):
+    if Capability.DISPLAY not in ours.capabilities:
+        return
+    assert security(ours, running) == NOTHING
+    ours.set_power(running.id, Power.OFF, timeout_s=0)
+    ours.delete_vm(running.id)
+    closed = changed(running, settings=Settings(screen=uuid4()))
+    ours.ensure_vm(closed, SecretStr("password"))
+    assert ours.has_vm(closed)
+    with pytest.raises(Conflict):
+        ours.has_vm(running)
+    ours.set_power(running.id, Power.ON, timeout_s=0)
+    assert security(ours, closed) == VNC_PASSWORD
+
+
+def test_a_vm_is_told_what_to_start_from(ours, defined):
+    ours.delete_vm(defined.id)
+    other = changed(defined, settings=Settings(boot=(Boot.NETWORK, Boot.DISK)))
+    ours.ensure_vm(other)
+    assert ours.has_vm(other)
+    with pytest.raises(Conflict):
+        ours.has_vm(defined)
+    ours.set_power(other.id, Power.ON, timeout_s=0)
+    assert ours.power(other.id) is Power.ON
+
+
+NOTHING, VNC_PASSWORD = 1, 2  # kinds of security, in RFB's numbers
+
+
+def security(ours, vm):
+    """The one kind of security that a VM's screen offers."""
+    with ours.display(vm.id).line as line:
+        line.sendall(heard(line, b"\n"))
+        line.settimeout(10)
+        return tuple(line.recv(2))[1]
 
 
 @booting

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from pydantic import SecretStr
 from sqlalchemy import delete, insert, select, update
 
+from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
-from adapters.types import Format
+from adapters.types import Chap, Format
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -185,6 +187,27 @@ def deploy_vm(world: World) -> Asked:
     return vm, {}
 
 
+def _seeded_vm(world: World, name: str = "db") -> UUID:
+    vm, secret = _vm_of(world.appliance(name)), uuid4()
+    with cloud.database.write() as db:
+        given = Chap(user="", password=SecretStr("#cloud-config\n"))
+        cloud.secrets.keep(db, secret, given)
+        db.flush()
+        db.get_one(models.VirtualMachine, vm).user_data_id = secret
+    return vm
+
+
+def deploy_seeded(world: World) -> Asked:
+    """A VM with user data."""
+    return _seeded_vm(world), {}
+
+
+def undeploy_seeded(world: World) -> Asked:
+    vm = _seeded_vm(world)
+    world.run("deploy_vm", vm)
+    return vm, {}
+
+
 def undeploy_vm(world: World) -> Asked:
     return _deployed_vm(world), {}
 
@@ -290,6 +313,17 @@ def delete_disk_undeployed(world: World) -> Asked:
     vm, asked = add_disk_undeployed(world)
     world.run("add_disk", vm, **asked)
     return vm, {"disk": asked["disk"]["id"]}
+
+
+def redefine(world: World) -> Asked:
+    """Another order, and no password any more."""
+    vm, screen = _off_vm_with_volume(world), uuid4()
+    with cloud.database.write() as db:
+        cloud.secrets.keep(db, screen, Chap(user="", password=SecretStr("password")))
+    plain = {"boot": ["disk"], "screen": None}
+    asked = {"boot": ["disk"], "screen": str(screen)}
+    world.run("redefine_vm", vm, settings=asked, former=plain)
+    return vm, {"settings": {"boot": ["network", "disk"], "screen": None}, "former": asked}
 
 
 def convert(world: World) -> Asked:
@@ -427,7 +461,9 @@ SCENARIOS = {
     "attach_volume-hot": Scenario("attach_volume", hot_attach),
     "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
+    "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
+    "undeploy_vm-seeded": Scenario("undeploy_vm", undeploy_seeded),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),
     "sync_appliance": Scenario("sync_appliance", sync_appliance, LIBRARY),
     "undeploy_appliance": Scenario("undeploy_appliance", undeploy_appliance),
@@ -445,6 +481,7 @@ SCENARIOS = {
     "add_disk-undeployed": Scenario("add_disk", add_disk_undeployed),
     "delete_disk": Scenario("delete_disk", delete_disk),
     "delete_disk-undeployed": Scenario("delete_disk", delete_disk_undeployed),
+    "redefine_vm": Scenario("redefine_vm", redefine),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),

@@ -5,12 +5,13 @@ import time
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from adapters.database import models
 from adapters.database.operations import LeaseLost
 from adapters.database.places import Places
 from adapters.database.runners import this_runner
+from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.database.session import utc_now
 from adapters.errors import Transient
 from adapters.types import OperationState
@@ -82,8 +83,8 @@ def test_no_more_vms_at_once_than_a_host_has_places(vms, world, monkeypatch):
 
 
 def test_no_more_conversions_at_once_than_a_repository_has_places(world):
-    repository = f"repository:{world.datacenter}"
-    leases = [leased(world) for _ in range(cloud.settings.sessions_per_repository)]
+    repository = f"conversions:{world.datacenter}"
+    leases = [leased(world) for _ in range(cloud.settings.conversions_per_repository)]
     taken = [cloud.places.take(repository, len(leases), lease) for lease in leases]
     assert None not in taken
     operation = world.accept("convert_image", world.template, format="vmdk")
@@ -95,6 +96,79 @@ def test_no_more_conversions_at_once_than_a_repository_has_places(world):
     cloud.places.leave(repository, taken[0], leases[0])
     thread.join(30)
     assert cloud.operations.read(operation.id).state == OperationState.SUCCEEDED
+
+
+def of_enterprise(world, enterprise):
+    lease = leased(world)
+    with cloud.database.write() as db:
+        db.get_one(models.Operation, lease.operation).enterprise_id = enterprise
+    return lease
+
+
+def served(thing, waiting):
+    """In which order those get the one place, each giving it back for the next."""
+    order = []
+    while len(order) < len(waiting):
+        for name, (lease, ticket) in waiting.items():
+            if name not in order and cloud.places.take(thing, 1, lease, ticket) is not None:
+                order.append(name)
+                cloud.places.leave(thing, 0, lease)
+    return order
+
+
+def test_enterprises_take_turns(world):
+    """Who asks for many things holds up nobody who asks for one."""
+    other = uuid4()
+    with cloud.database.write() as db:
+        db.add(models.Enterprise(id=other, name="other"))
+    waiting = {}
+    for name, enterprise in {
+        **{f"many {n}": FIRST_ENTERPRISE for n in range(4)},
+        "late 1": other,
+        "late 2": other,
+    }.items():
+        lease = of_enterprise(world, enterprise)
+        waiting[name] = lease, cloud.places.line_up("conversions:1", lease)
+    expected = ["many 0", "late 1", "many 1", "late 2", "many 2", "many 3"]
+    assert served("conversions:1", dict(reversed(waiting.items()))) == expected
+    first, last = of_enterprise(world, other), of_enterprise(world, FIRST_ENTERPRISE)
+    tickets = [cloud.places.line_up("conversions:1", each) for each in (last, first)]
+    assert cloud.places.take("conversions:1", 1, first, tickets[1]) is None
+    cloud.places.step_out(tickets[0])
+    assert cloud.places.take("conversions:1", 1, first, tickets[1]) == 0
+
+
+def test_who_has_lost_its_lease_waits_no_more(world):
+    silent, other = leased(world), leased(world)
+    cloud.places.line_up("conversions:1", silent)
+    ticket = cloud.places.line_up("conversions:1", other)
+    assert cloud.places.take("conversions:1", 1, other, ticket) is None
+    with cloud.database.write() as db:
+        late = update(models.Operation).where(models.Operation.id == silent.operation)
+        db.execute(late.values(due_at=utc_now(-1)))
+    assert cloud.places.take("conversions:1", 1, other, ticket) == 0
+    cloud.places.line_up("conversions:1", other)
+    with cloud.database.read() as db:
+        assert len(db.scalars(select(models.Waiter)).all()) == 1
+
+
+def test_a_conversion_that_is_cancelled_while_it_waits_leaves_the_line(world):
+    holder = leased(world)
+    assert cloud.places.take(f"conversions:{world.datacenter}", 1, holder) == 0
+    operation = world.accept("convert_image", world.template, format="vmdk")
+    thread = threading.Thread(target=FLOWS["convert_image"], args=(operation.id,))
+    thread.start()
+    while not waiters():
+        time.sleep(0.01)
+    cloud.operations.want(operation.id, "cancel")
+    thread.join(30)
+    assert cloud.operations.read(operation.id).state == OperationState.CANCELLED
+    assert waiters() == []
+
+
+def waiters():
+    with cloud.database.read() as db:
+        return list(db.scalars(select(models.Waiter.operation_id)))
 
 
 def test_a_lane_that_fails_stops_those_that_wait_for_a_place(world, monkeypatch):

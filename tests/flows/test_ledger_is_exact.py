@@ -25,7 +25,9 @@ from tests.worlds import World, require_ledger_exact
 
 ROOM = Amounts(cpu=3, ram_mib=192, storage_mib=24)
 DEEDS = ["deploy_vm", "undeploy_vm", "deploy_appliance", "undeploy_appliance", "persist_vm"]
-DEEDS += ["create_iscsi_volume", "delete_iscsi_volume"]
+DEEDS += ["create_iscsi_volume", "delete_iscsi_volume", "resize_volume"]
+CHANGES = ["resize_vm", "add_disk", "delete_disk"]  # of what a VM that is off is made of
+DEEDS += CHANGES
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,37 @@ def wish(world: World, kind: str, appliances: list[UUID]) -> tuple[UUID, dict[st
         return (whole, {"vms": vms}) if whole else None
     if kind == "create_iscsi_volume":
         return UUID(volume["id"]), {"volume": volume}
-    if kind == "delete_iscsi_volume":
-        free = select(models.VolumeRow.id).where(models.VolumeRow.vm_id.is_(None))
+    if kind in {"delete_iscsi_volume", "resize_volume"}:
+        free = select(models.VolumeRow).where(models.VolumeRow.vm_id.is_(None))
         with cloud.database.read() as db:
             found = db.scalars(free).first()
-        return (found, {}) if found else None
+        more = {"size_mib": found.size_mib + 4} if found and kind == "resize_volume" else {}
+        return (found.id, more) if found else None
     if kind == "persist_vm":
-        fits = [vm for vm in fits if vm.local_disks]
-        if fits and fits[0].state is VmState.ON:
-            world.run("change_power", fits[0].id, power="off", former="ON")
-        return (fits[0].id, {"volume": volume}) if fits else None
+        fits = [vm for vm in fits if any(disk.position == 0 for disk in vm.local_disks)]
+        return (off(world, fits[0]), {"volume": volume}) if fits else None
+    if kind in CHANGES:
+        return change(world, kind, fits[0]) if fits else None
     return (fits[0].id, {}) if fits else None
+
+
+def change(world: World, kind: str, vm: Any) -> tuple[UUID, dict[str, Any]] | None:
+    """More of one thing and less of another; a disk more; or that one less."""
+    more = [disk for disk in vm.disks if disk.image is None]
+    if kind == "delete_disk":
+        return (off(world, vm), {"disk": str(more[0].id)}) if more else None
+    if kind == "add_disk":
+        disk = {"id": str(uuid4()), "position": 2 + len(more), "size_mib": 4}
+        return None if more else (off(world, vm), {"disk": disk})
+    size = {"cpu": 3 - min(vm.cpu, 2), "ram_mib": 96 - min(vm.ram_mib, 64)}
+    return off(world, vm), {"size": size}
+
+
+def off(world: World, vm: Any) -> UUID:
+    """The VM, which is off by then."""
+    if vm.state is VmState.ON:
+        world.run("change_power", vm.id, power="off", former="ON")
+    return UUID(str(vm.id))
 
 
 def suffer(world: World, kind: str, target: UUID, arguments: dict[str, Any], fate: Fate) -> None:

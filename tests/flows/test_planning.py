@@ -37,7 +37,8 @@ def asked(world: World, kind: str, target: UUID, arguments: dict[str, Any]) -> R
 
 
 def looked(request: Request) -> Outlook:
-    return look_ahead(FLOWS[request.kind].body, request)
+    sent = {"size_mib": 1} if request.kind == "import_image" else {}
+    return look_ahead(FLOWS[request.kind].body, request, **sent)
 
 
 def carried_out(request: Request, outlook: Outlook) -> Operation:

@@ -19,7 +19,7 @@ from flows.cloud import cloud
 from flows.orphans import everything
 from flows.policies.sweeping import refusal
 from tests.flows.breaking import Breaker
-from tests.flows.scenarios import SCENARIOS, _volume, put_rows_back, rows
+from tests.flows.scenarios import SCENARIOS, _seeded_vm, _volume, put_rows_back, rows
 from tests.flows.test_fates import places_named
 from tests.worlds import World
 
@@ -50,9 +50,9 @@ def states(report: list[Finding]) -> set[tuple[str, str]]:
     return {(each.what, each.state) for each in report[1:]}
 
 
-def deployed(world: World, name: str) -> UUID:
+def deployed(world: World, name: str, *, seeded: bool = False) -> UUID:
     """A VM, off, with a volume."""
-    vm = cloud.inventory.vms_of(world.appliance(name))[0].id
+    vm = _seeded_vm(world, name) if seeded else cloud.inventory.vms_of(world.appliance(name))[0].id
     volume = _volume(world, f"{name}-data", 8)
     world.run("create_iscsi_volume", UUID(volume["id"]), volume=volume)
     cloud.inventory.assign(UUID(volume["id"]), vm, 1)
@@ -104,6 +104,22 @@ def test_what_no_row_explains_goes_once_nothing_uses_it(world):
     assert states(swept(world)) == {("disk", "removed"), ("volume", "removed")}
     assert {x for x in things() if not x.startswith("connection")} == nothing
     assert states(swept(world)) == set()
+
+
+def test_a_seed_is_its_vms_and_goes_when_that_is_gone(world):
+    vm = _seeded_vm(world)
+    world.run("deploy_vm", vm)
+    assert states(swept(world)) == set()
+    cloud.world.remove("seed", vm)
+    assert states(swept(world)) == {("seed", "missing")}
+    made, _ = clean = [_seeded_vm(world) for _ in range(2)]
+    for each in clean:
+        world.run("deploy_vm", each)
+    cloud.world.set_fate("hypervisors.delete_seed", "lies")
+    assert world.run("undeploy_vm", made).left_behind
+    found = [x for x in swept(world, sweep_max_percent=100) if x.state == "removed"]
+    assert [(each.what, each.name) for each in found] == [("seed", str(made))]
+    assert str(made) not in cloud.world.all("seed")
 
 
 def test_a_vm_that_runs_and_a_volume_that_a_guest_has_written_stay(world):
@@ -296,9 +312,9 @@ def test_the_other_installations_things_stay(world):
         cloud.world.put("sees", host, {"sees": False})
     other = second_installation(world)
     become(world, world, sweep_max_percent=100)
-    deployed(world, "mine")
+    deployed(world, "mine", seeded=True)
     become(other, world, sweep_max_percent=100)
-    vm = deployed(other, "theirs")
+    vm = deployed(other, "theirs", seeded=True)
     other.image("theirs", Format.QCOW2)
     theirs = {(kind, each.name) for kind in Kind for each in seen_by(other) if each.kind is kind}
     become(world, world, sweep_max_percent=100)

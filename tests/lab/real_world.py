@@ -28,6 +28,7 @@ class RealWorld(worlds.World):
     uri: str = ""
     picture: Path | None = None  # what is on its images; else a pattern
     tgt: Tgt | None = None
+    subformat: str = ""  # of its images
 
     def image(self, name: str, form: Format) -> UUID:
         template = super().image(name, form)
@@ -37,13 +38,15 @@ class RealWorld(worlds.World):
         raw = self.picture or self.home / "image.raw"
         if not self.picture:
             raw.write_bytes(bytes(range(256)) * (IMAGE_MIB * 2**20 // 256))
-        subprocess.run(["qemu-img", "convert", "-O", form, raw, path], check=True)
+        how = ["-o", f"subformat={self.subformat}"] if self.subformat else []
+        subprocess.run(["qemu-img", "convert", "-O", form, *how, raw, path], check=True)
         repository = cloud.repository(self.datacenter)
         with cloud.database.write() as db:
             db.execute(
                 update(models.TemplateDisk)
                 .where(models.TemplateDisk.template_id == template)
                 .values(
+                    subformat=self.subformat,
                     digest=repository.digest(path),
                     virtual_size_mib=raw.stat().st_size // 2**20,
                     identity=repository.identity(
@@ -79,12 +82,21 @@ class RealWorld(worlds.World):
 
 def build(home: Path, kvm_host: KvmHost, tgtd: Tgtd, **changes: Any) -> RealWorld:
     """A datacenter with one real host and one real pool."""
+    real = without_images(home, Family.KVM, kvm_host.uri, tgtd, **changes)
+    real.template = real.image("real", Format.QCOW2)
+    return real
+
+
+def without_images(
+    home: Path, family: Family, address: str, tgtd: Tgtd, **changes: Any
+) -> RealWorld:
+    """The same with a host of any family, and without a template."""
     world = worlds.build(home, home.parent / "template.sqlite", hosts=1)
     cloud.become(worlds.settings_in(home, image_tool="qemu-img", **changes))
     (home / "pool").mkdir()
     with cloud.database.write() as db:
-        db.execute(update(models.Host).values(family=Family.KVM, address=kvm_host.uri))
-        db.execute(update(models.VirtualDatacenter).values(family=Family.KVM))
+        db.execute(update(models.Host).values(family=family, address=address))
+        db.execute(update(models.VirtualDatacenter).values(family=family))
         db.execute(
             update(models.StorageDevice).values(
                 technology="directory", port=tgtd.port, control=tgtd.control
@@ -97,9 +109,7 @@ def build(home: Path, kvm_host: KvmHost, tgtd: Tgtd, **changes: Any) -> RealWorl
             )
         db.execute(delete(models.Template))
     tgt = Tgt(tgtd.control, "127.0.0.1", tgtd.port)
-    real = RealWorld(**{**vars(world), "uri": kvm_host.uri, "tgt": tgt})
-    real.template = real.image("real", Format.QCOW2)
-    return real
+    return RealWorld(**{**vars(world), "uri": address, "tgt": tgt})
 
 
 def clear(world: RealWorld) -> None:

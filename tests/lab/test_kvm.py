@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import libvirt
 import pytest
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, Transient
@@ -27,6 +29,7 @@ from adapters.types import (
     Export,
     Format,
     Power,
+    Settings,
     Vm,
     Volume,
 )
@@ -340,3 +343,32 @@ def test_a_record_of_another_process_is_never_signalled(tmp_path):
     finally:
         mine.stop()
     assert not mine.alive()
+
+
+# --- screens -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("password", "opens"), [("s3sam0pn", True), ("another", False)])
+def test_a_screen_opens_for_its_password_alone(kvm_host, tmp_path, password, opens):
+    kvm = kvm_on(kvm_host, tmp_path)
+    vm = bare_vm().model_copy(update={"settings": Settings(screen=uuid4())})
+    kvm.ensure_vm(vm, SecretStr("s3sam0pn"))
+    try:
+        kvm.set_power(vm.id, Power.ON, timeout_s=0)
+        with kvm.display(vm.id).line as line:
+            line.settimeout(10)
+            line.sendall(line.recv(12))
+            assert line.recv(2) == b"\x01\x02"  # one kind of security: a password
+            line.sendall(b"\x02")
+            line.sendall(answer(line.recv(16), password))
+            assert (line.recv(4) == bytes(4)) is opens
+    finally:
+        kvm.set_power(vm.id, Power.OFF, timeout_s=0)
+        kvm.delete_vm(vm.id)
+
+
+def answer(challenge: bytes, password: str) -> bytes:
+    """A viewer's answer: the challenge by DES, of which VNC reads keys backwards, bit by bit."""
+    key = bytes(int(f"{each:08b}"[::-1], 2) for each in password.encode().ljust(8, b"\0"))
+    cipher = Cipher(TripleDES(key * 3), modes.ECB()).encryptor()
+    return cipher.update(challenge) + cipher.finalize()

@@ -15,6 +15,7 @@ from api.dependencies import sender
 from flows.cloud import cloud
 from tests.api.conftest import Api, TestClient, refused
 from tests.lab import real_world
+from tests.lab.vsphere_world import things_on
 
 pytestmark = pytest.mark.lab
 
@@ -105,7 +106,7 @@ def test_one_blueprint_runs_on_qemu_and_on_esxi(api, vcenter):
     esx = UUID(api.post("/v1/hosts", json=host_of(vcenter)).json()["id"])
     vdc = {"name": "virtual", "datacenter": "main", "family": "vsphere"}
     assert api.post("/v1/virtual-datacenters", json=vdc).status_code == 201
-    before = things_on(vcenter, esx)
+    before = things_on(esx, vcenter.files())
     shops = {vdc: api.appliance(BLUEPRINT.format(vdc=vdc)) for vdc in ("demo", "virtual")}
     for shop in shops.values():
         api.done(api.post(f"/v1/appliances/{shop['id']}/deploy"))
@@ -121,7 +122,7 @@ def test_one_blueprint_runs_on_qemu_and_on_esxi(api, vcenter):
 
     for shop in shops.values():
         api.done(api.post(f"/v1/appliances/{shop['id']}/undeploy"))
-    assert things_on(vcenter, esx) == before
+    assert things_on(esx, vcenter.files()) == before
 
 
 def persisted(api, vm):
@@ -129,20 +130,6 @@ def persisted(api, vm):
     answer = api.post(f"/v1/vms/{vm['id']}/persist", json={"tier": "default"})
     api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "on"}))
     return answer
-
-
-def things_on(vcsim, host: UUID) -> tuple[list[str], list[str], list[str]]:
-    """Files, VMs and iSCSI targets."""
-    session = cloud.hypervisor(host)._session
-    with session.speaking():
-        adapters = session.host.configManager.storageSystem.storageDeviceInfo.hostBusAdapter
-        targets = [
-            target.iScsiName
-            for x in adapters
-            for target in getattr(x, "configuredStaticTarget", [])
-        ]
-        vms = [vm.name for vm in session.host.vm]
-    return sorted(str(path) for path in vcsim.files().rglob("*")), vms, targets
 
 
 def equals_template(api, disk: Path) -> bool:

@@ -5,8 +5,8 @@ from alembic import op
 
 from adapters.database.session import UtcDateTime
 
-revision = "0013"
-down_revision = "0012"
+revision = "0017"
+down_revision = "0016"
 
 
 def upgrade() -> None:

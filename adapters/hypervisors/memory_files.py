@@ -1,0 +1,118 @@
+"""Files of a pretended host: its disks' bytes, and seeds, which are `seed` in its world."""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.errors import InUse, NotFound
+from adapters.types import Disk, Power, Seed, Vm
+from adapters.world import World
+
+_DATASTORE_MIB = 2**20
+
+
+class MemoryFiles:
+    """What the hypervisor twin knows of files."""
+
+    world: World
+    host: UUID
+    installation: UUID
+
+    def disk_path(self, disk: Disk) -> str:
+        return f"{disk.datastore}/disk-{disk.id}.{disk.installation}.qcow2"
+
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:
+        def effect() -> None:
+            self._total_mib(seed.datastore)
+            if Path(seed.datastore).is_dir():
+                path = Path(_path(seed.datastore, seed.id, seed.installation))
+                path.touch(mode=0o600)
+                path.write_bytes(image)
+            self.world.put("seed", seed.id, self._of_seed(seed))
+
+        self.world.call("hypervisors.ensure_seed", seed.id, effect, None)
+
+    def has_seed(self, seed: Seed) -> bool:
+        def effect() -> bool:
+            return self._seed(seed)
+
+        return self.world.call("hypervisors.has_seed", seed.id, effect, lie=False)
+
+    def delete_seed(self, seed: Seed) -> None:
+        def effect() -> None:
+            vm = self.world.find("vm", seed.id)
+            if vm and vm["power"] != Power.OFF and vm.get("seed"):
+                raise InUse(f"the seed of VM {seed.id} is in use", users=(str(seed.id),))
+            if self._seed(seed):
+                self._discard(seed.datastore, seed.id)
+
+        self.world.call("hypervisors.delete_seed", seed.id, effect, None)
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:
+        return self.world.call(
+            "hypervisors.seeds", datastore, lambda: self._seeds_in(datastore), {}
+        )
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        def effect() -> None:
+            found = self._seeds_in(datastore)
+            if found.get(vm):
+                raise InUse(f"VM {vm} is defined with its seed")
+            if vm in found:
+                self._discard(datastore, vm)
+
+        self.world.call("hypervisors.discard_seed", vm, effect, None)
+
+    def _require_seed(self, vm: Vm) -> None:
+        if vm.seed and not self._seed(vm.seed):
+            raise NotFound(f"VM {vm.id} needs its seed")
+
+    def _seed(self, seed: Seed) -> bool:
+        return self.world.find("seed", seed.id) == self._of_seed(seed)
+
+    def _discard(self, datastore: str, vm: UUID) -> None:
+        Path(_path(datastore, vm, self.installation)).unlink(missing_ok=True)
+        self.world.remove("seed", vm)
+
+    def _seeds_in(self, datastore: str) -> dict[UUID, bool]:
+        self._total_mib(datastore)
+        mine = {
+            "host": str(self.host),
+            "installation": str(self.installation),
+            "datastore": datastore,
+        }
+        used = {key for key, vm in self.world.all("vm").items() if vm.get("seed")}
+        every = self.world.all("seed").items()
+        return {UUID(key): key in used for key, found in every if found == mine}
+
+    def _of_seed(self, seed: Seed) -> dict[str, Any]:
+        return {
+            "host": str(self.host),
+            "installation": str(seed.installation),
+            "datastore": seed.datastore,
+        }
+
+    def _total_mib(self, directory: str) -> int:
+        told = self.world.find("datastore", directory) or {}
+        total_mib: int = told.get("total_mib", _DATASTORE_MIB)
+        if not total_mib:
+            raise NotFound(f"no datastore {directory}")
+        return total_mib
+
+    def _write(self, disk: Disk) -> None:
+        """Where datastore and base are real, give the disk bytes that the image twin reads."""
+        base = Path(disk.base.path) if disk.base else None
+        if Path(disk.datastore).is_dir():
+            content = json.loads(base.read_text())["content"] if base and base.is_file() else ""
+            size_bytes = disk.size_mib * 2**20
+            image = {"format": "qcow2", "virtual_size_bytes": size_bytes, "content": content}
+            Path(self.disk_path(disk)).write_text(json.dumps(image))
+
+    def _has_file(self, path: str) -> bool:
+        """Whether the host has the file: a real one, or a copy that the node twin pretends."""
+        return Path(path).exists() or self.world.find("copy", f"{self.host}:{path}") is not None
+
+
+def _path(datastore: str, vm: UUID, installation: UUID) -> str:
+    return f"{datastore}/seed-{vm}.{installation}.iso"

@@ -1,0 +1,65 @@
+"""Converting: what is asked for a family, how far it is, and the way that was measured."""
+
+import pytest
+
+from adapters.forms import Form
+from adapters.types import Format, OperationState
+from flows import conversions
+from flows.cloud import cloud
+
+
+def converted(world, template, **asked):
+    operation = world.run("convert_image", template, **asked)
+    assert operation.state is OperationState.SUCCEEDED, operation.error
+    return operation, {image.form for image in cloud.library.conversions(world.datacenter)}
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("kvm", Form.QCOW2), ("vsphere", Form.VMDK_STREAM), ("hyperv", Form.VHDX)],
+)
+def test_a_template_is_made_ready_for_a_family(world, family, form):
+    _, found = converted(world, world.image("foreign", Format.VMDK), family=family)
+    assert found == {form}
+
+
+def test_what_a_family_boots_is_left_alone(world):
+    operation, found = converted(world, world.image("own", Format.RAW), family="kvm")
+    assert found == set()
+    assert cloud.journal.lines(operation.id) == []
+
+
+def test_one_image_in_two_forms_of_one_format_is_two_conversions(world):
+    template = world.image("foreign", Format.QCOW2)
+    converted(world, template, format="vmdk")
+    _, found = converted(world, template, format="vmdk", subformat="streamOptimized")
+    assert found == {Form.VMDK_SPARSE, Form.VMDK_STREAM}
+
+
+def test_the_way_is_measured_once_for_large_images(world, monkeypatch):
+    """Then all images are converted so, by whoever; of each form by itself."""
+    converted(world, world.image("small", Format.VMDK), family="kvm")
+    assert cloud.world.calls("images.fastest") == []
+    monkeypatch.setattr(conversions, "_LARGE_BYTES", 1)
+    for name in ("one", "two"):
+        converted(world, world.image(name, Format.VMDK), family="kvm")
+    assert cloud.world.calls("images.fastest") == ["qcow2"]
+    assert cloud.ways.known(world.datacenter, Form.QCOW2) == "quick"
+    converted(world, world.image("three", Format.VMDK), family="hyperv")
+    assert cloud.world.calls("images.fastest") == ["qcow2", "vhdx"]
+
+
+def test_a_measurement_that_fails_is_tried_again_and_leaves_nothing(world, monkeypatch):
+    monkeypatch.setattr(conversions, "_LARGE_BYTES", 1)
+    cloud.world.set_fate("images.fastest", "fails")
+    converted(world, world.image("one", Format.VMDK), family="kvm")
+    repository = cloud.repository(world.datacenter)
+    assert [each for each in repository.entries() if each.startswith("incoming/")] == []
+
+
+def test_a_step_says_how_far_it_is(world):
+    operation, _ = converted(world, world.image("foreign", Format.VMDK), family="kvm")
+    (percent,) = [
+        line.percent for line in cloud.journal.lines(operation.id) if line.name == "convert-disk"
+    ]
+    assert percent == 100

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from adapters.database import models
-from adapters.database.library import Image
+from adapters.database.records import Image
 from adapters.database.session import Database
 from adapters.errors import NotFound
 from adapters.packages import Wishes

@@ -14,9 +14,10 @@ from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display, Seedless
+from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.vsphere_seeds import VsphereSeeds
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session
 
@@ -43,6 +44,11 @@ class Found:
         """The volumes that it has."""
         return spec.connections(self.marks)
 
+    @property
+    def files(self) -> set[str]:
+        """The files that it is defined with."""
+        return spec.files_of(self.devices)
+
     def noted(self, connection: Connection) -> Connection | None:
         """How it has that volume, if it has it."""
         return next((x for x in self.connections if x.volume == connection.volume), None)
@@ -55,7 +61,7 @@ class Found:
         return noted is not None
 
 
-class VsphereHypervisor(Seedless):
+class VsphereHypervisor:
     """One ESXi host; ours are the VMs whose extra configuration names our installation.
 
     A VM has its UUID as `instanceUuid` and is found by it wherever the server has moved it. A
@@ -63,11 +69,14 @@ class VsphereHypervisor(Seedless):
     the host, not the VM.
     """
 
-    capabilities = frozenset({Capability.OVERLAY, Capability.PAUSE, Capability.RESET})
+    capabilities = frozenset(
+        {Capability.OVERLAY, Capability.PAUSE, Capability.RESET, Capability.SEED}
+    )
 
     def __init__(self, session: Session, installation: UUID) -> None:
         self._session = session
         self._datastores = Datastores(self._session)
+        self._seeds = VsphereSeeds(self._datastores)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation
 
@@ -122,8 +131,7 @@ class VsphereHypervisor(Seedless):
     def delete_disk(self, disk: Disk) -> None:
         with self._session.speaking():
             vm = self._find(disk.vm)
-            files = spec.files_of(vm.devices) if vm else set()
-            if vm and vm.power is not Power.OFF and self.disk_path(disk) in files:
+            if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
         if self.has_disk(disk):
             with self._session.speaking():
@@ -149,12 +157,43 @@ class VsphereHypervisor(Seedless):
     def disk_path(self, disk: Disk) -> str:
         return str(Place.parse(disk.datastore) / spec.disk_name(disk))
 
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:
+        with self._session.speaking():
+            self._seeds.ensure(seed, image)
+
+    def has_seed(self, seed: Seed) -> bool:
+        with self._session.speaking():
+            return self._seeds.has(seed)
+
+    def delete_seed(self, seed: Seed) -> None:
+        with self._session.speaking():
+            found = self._find(seed.id)
+            if found and found.power is not Power.OFF and self._seeds.path(seed) in found.files:
+                raise InUse(f"the seed of VM {seed.id} is in use", users=(str(seed.id),))
+            self._seeds.delete(seed)
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:
+        with self._session.speaking():
+            used = self._used_files()
+            found = self._seeds.of(self._installation, datastore)
+            return {vm: path in used for vm, path in found.items()}
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        with self._session.speaking():
+            path = self._seeds.of(self._installation, datastore).get(vm)
+            if path in self._used_files():
+                raise InUse(f"VM {vm} is defined with its seed")
+            if path:
+                self._datastores.delete_file(path)
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         if self.has_vm(vm):
             return
         for disk in vm.disks:
             if not self.has_disk(disk):
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+        if vm.seed and not self.has_seed(vm.seed):
+            raise NotFound(f"VM {vm.id} needs its seed")
         with self._session.speaking():
             directory = vm.disks[0].datastore if vm.disks else self._datastores.largest()
             place = Place.parse(directory)
@@ -163,7 +202,8 @@ class VsphereHypervisor(Seedless):
             network = next(iter(self._session.host.network), None)
             if vm.nics and network is None:
                 raise Refused("the host has no network, not even for cards that lead nowhere")
-            wanted = spec.vm_spec(vm, paths, place.datastore, console, network)
+            seed = self._seeds.path(vm.seed) if vm.seed else ""
+            wanted = spec.vm_spec(vm, paths, place.datastore, console, network, seed)
             try:
                 self._session.create(wanted)
             except vim.fault.DuplicateName as error:

@@ -15,6 +15,7 @@ INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
 _CONNECTION = "cloudloom.connection."
 _CONTROLLER = 1000
+_IDE = 200
 _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
@@ -41,7 +42,9 @@ def disk_name(disk: Disk) -> str:
     return f"{disk_prefix(disk.id, disk.installation)}{made_from}.vmdk"
 
 
-def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any) -> Any:
+def vm_spec(
+    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any, seed: str
+) -> Any:
     """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
     return vim.vm.ConfigSpec(
         name=vm_name(vm.id),
@@ -66,6 +69,7 @@ def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, net
                 ),
             ),
             *(_disk(disk, disks[disk.id]) for disk in vm.disks),
+            *([_disc(seed)] if seed else []),
             *(_card(place, nic.mac, network) for place, nic in enumerate(vm.nics)),
             _Change(
                 operation="add",
@@ -89,6 +93,22 @@ def _disk(disk: Disk, path: str) -> Any:
             capacityInKB=disk.size_mib * 1024,
             backing=_DEVICE.VirtualDisk.FlatVer2BackingInfo(
                 fileName=path, diskMode="persistent", thinProvisioned=True
+            ),
+        ),
+    )
+
+
+def _disc(path: str) -> Any:
+    """Make a CD-ROM, on the controller that every VM has."""
+    return _Change(
+        operation="add",
+        device=_DEVICE.VirtualCdrom(
+            key=-400,
+            controllerKey=_IDE,
+            unitNumber=0,
+            backing=_DEVICE.VirtualCdrom.IsoBackingInfo(fileName=path),
+            connectable=_DEVICE.VirtualDevice.ConnectInfo(
+                startConnected=True, connected=True, allowGuestControl=False
             ),
         ),
     )
@@ -177,9 +197,11 @@ def disks_at(devices: list[Any], position: int) -> list[Any]:
 
 
 def files_of(devices: list[Any]) -> set[str]:
-    """The files that a VM's disks are in, and what they are overlays of."""
+    """The files that a VM's disks and CD-ROMs are in, and what disks are overlays of."""
     files = set()
     disks: list[Any] = [x for x in devices if isinstance(x, _DEVICE.VirtualDisk)]
+    for device in (each for each in devices if isinstance(each, _DEVICE.VirtualCdrom)):
+        files.add(getattr(device.backing, "fileName", ""))
     for disk in disks:
         backing = disk.backing
         while backing is not None:

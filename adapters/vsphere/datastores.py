@@ -91,18 +91,27 @@ class Datastores:
 
     def disks(self, directory: str, pattern: str) -> dict[str, int]:
         """The disks there by name, with their sizes in MiB. Raises `NotFound`."""
+        disk = vim.host.DatastoreBrowser.VmDiskQuery
+        found = self._search(directory, pattern, disk(details=disk.Details(capacityKb=True)))
+        return {each.path: (each.capacityKb or 0) // 1024 for each in found}
+
+    def images(self, directory: str, pattern: str) -> list[str]:
+        """The images of CD-ROMs there, by name. Raises `NotFound`."""
+        query = vim.host.DatastoreBrowser.IsoImageQuery()
+        return [each.path for each in self._search(directory, pattern, query)]
+
+    def _search(self, directory: str, pattern: str, query: Any) -> list[Any]:
         place = Place.parse(directory)
         kinds = vim.host.DatastoreBrowser
         spec = kinds.SearchSpec(
-            query=[kinds.VmDiskQuery(details=kinds.VmDiskQuery.Details(capacityKb=True))],
+            query=[query],
             details=kinds.FileInfo.Details(
                 fileType=True, fileSize=False, modification=False, fileOwner=False
             ),
             matchPattern=[pattern],
         )
         browser = self._session.browser(place.datastore)
-        found = self._session.wait(browser.SearchDatastore_Task(str(place), spec))
-        return {each.path: (each.capacityKb or 0) // 1024 for each in found.file}
+        return list(self._session.wait(browser.SearchDatastore_Task(str(place), spec)).file)
 
     def has(self, path: str) -> bool:
         """Whether there is a disk of that name."""
@@ -167,24 +176,31 @@ class Datastores:
 
     def read(self, path: str) -> bytes:
         """A file's content; nothing where there is none."""
+        status, content = self._file("GET", path)
+        return b"" if status == http.client.NOT_FOUND else content
+
+    def write(self, path: str, content: bytes) -> None:
+        """Make a file of that content, or an old one anew."""
+        self._file("PUT", path, content)
+
+    def _file(self, method: str, path: str, content: bytes | None = None) -> tuple[int, bytes]:
         place = Place.parse(path)
         asked = urlencode({"dcPath": self._datacenter.name, "dsName": place.datastore})
         connection = self._session.connection()
         try:
             connection.request(
-                "GET",
+                method,
                 f"/folder/{quote(place.path)}?{asked}",
+                body=content,
                 headers={"Cookie": self._session.cookie()},
             )
             answer = connection.getresponse()
-            content = answer.read()
+            told = answer.read()
         finally:
             connection.close()
-        if answer.status == http.client.NOT_FOUND:
-            return b""
-        if answer.status != http.client.OK:
+        if answer.status >= http.client.BAD_REQUEST and answer.status != http.client.NOT_FOUND:
             raise Transient(f"{place}: {answer.status} {answer.reason}")
-        return content
+        return answer.status, told
 
     def upload(self, source: str, path: str, digest: str) -> None:
         """Make a disk of a streamOptimized VMDK; who wants the same meanwhile waits for it.

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
-from adapters.database.library import NewTemplate
+from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Hardware, Wishes

@@ -37,7 +37,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | describe | getInfo, getLibVersion | host.hardware | host.get_record | Get-VMHost |
 | initiator | a name per VM (libiscsi) | the host's software HBA, enabled at need | host.other_config | the host's |
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
-| ensure_seed | raw volume of a dir pool, uploaded | `Unsupported` yet | ISO SR | file |
+| ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
@@ -56,7 +56,6 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from adapters.errors import Unsupported
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 
@@ -193,22 +192,3 @@ class Hypervisor(Protocol):
 
     def vms(self) -> dict[UUID, Power]:
         """Every VM of this installation on the host."""
-
-
-class Seedless:
-    """What a host says that hands no seeds over."""
-
-    def ensure_seed(self, seed: Seed, image: bytes) -> None:  # noqa: ARG002 - as the port
-        raise Unsupported(f"VM {seed.id} can be given no user data here")
-
-    def has_seed(self, seed: Seed) -> bool:  # noqa: ARG002 - as the port
-        return False
-
-    def delete_seed(self, seed: Seed) -> None:
-        """It is not there."""
-
-    def seeds(self, datastore: str) -> dict[UUID, bool]:  # noqa: ARG002 - as the port
-        return {}
-
-    def discard_seed(self, datastore: str, vm: UUID) -> None:
-        """It is not there."""

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +14,10 @@ from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display, Seedless
+from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.vsphere_seeds import VsphereSeeds
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session
 
@@ -25,7 +27,41 @@ _OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
 
 
-class VsphereHypervisor(Seedless):
+_LOOKED_AT = {"config.extraConfig", "config.hardware.device", "runtime.powerState"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A VM of ours, as it was when it was looked at."""
+
+    vm: Any
+    marks: dict[str, str]
+    devices: list[Any]
+    power: Power
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The volumes that it has."""
+        return spec.connections(self.marks)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that it is defined with."""
+        return spec.files_of(self.devices)
+
+    def noted(self, connection: Connection) -> Connection | None:
+        """How it has that volume, if it has it."""
+        return next((x for x in self.connections if x.volume == connection.volume), None)
+
+    def has(self, connection: Connection) -> bool:
+        """Whether it has the volume so. Raises `Conflict` when it has it otherwise."""
+        noted = self.noted(connection)
+        if noted is not None and noted != connection:
+            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
+        return noted is not None
+
+
+class VsphereHypervisor:
     """One ESXi host; ours are the VMs whose extra configuration names our installation.
 
     A VM has its UUID as `instanceUuid` and is found by it wherever the server has moved it. A
@@ -33,11 +69,14 @@ class VsphereHypervisor(Seedless):
     the host, not the VM.
     """
 
-    capabilities = frozenset({Capability.OVERLAY, Capability.PAUSE, Capability.RESET})
+    capabilities = frozenset(
+        {Capability.OVERLAY, Capability.PAUSE, Capability.RESET, Capability.SEED}
+    )
 
     def __init__(self, session: Session, installation: UUID) -> None:
         self._session = session
         self._datastores = Datastores(self._session)
+        self._seeds = VsphereSeeds(self._datastores)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation
 
@@ -92,8 +131,7 @@ class VsphereHypervisor(Seedless):
     def delete_disk(self, disk: Disk) -> None:
         with self._session.speaking():
             vm = self._find(disk.vm)
-            files = spec.files_of(vm.config.hardware.device) if vm is not None else set()
-            if self.disk_path(disk) in files and _power(vm) is not Power.OFF:
+            if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
         if self.has_disk(disk):
             with self._session.speaking():
@@ -119,12 +157,43 @@ class VsphereHypervisor(Seedless):
     def disk_path(self, disk: Disk) -> str:
         return str(Place.parse(disk.datastore) / spec.disk_name(disk))
 
+    def ensure_seed(self, seed: Seed, image: bytes) -> None:
+        with self._session.speaking():
+            self._seeds.ensure(seed, image)
+
+    def has_seed(self, seed: Seed) -> bool:
+        with self._session.speaking():
+            return self._seeds.has(seed)
+
+    def delete_seed(self, seed: Seed) -> None:
+        with self._session.speaking():
+            found = self._find(seed.id)
+            if found and found.power is not Power.OFF and self._seeds.path(seed) in found.files:
+                raise InUse(f"the seed of VM {seed.id} is in use", users=(str(seed.id),))
+            self._seeds.delete(seed)
+
+    def seeds(self, datastore: str) -> dict[UUID, bool]:
+        with self._session.speaking():
+            used = self._used_files()
+            found = self._seeds.of(self._installation, datastore)
+            return {vm: path in used for vm, path in found.items()}
+
+    def discard_seed(self, datastore: str, vm: UUID) -> None:
+        with self._session.speaking():
+            path = self._seeds.of(self._installation, datastore).get(vm)
+            if path in self._used_files():
+                raise InUse(f"VM {vm} is defined with its seed")
+            if path:
+                self._datastores.delete_file(path)
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         if self.has_vm(vm):
             return
         for disk in vm.disks:
             if not self.has_disk(disk):
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+        if vm.seed and not self.has_seed(vm.seed):
+            raise NotFound(f"VM {vm.id} needs its seed")
         with self._session.speaking():
             directory = vm.disks[0].datastore if vm.disks else self._datastores.largest()
             place = Place.parse(directory)
@@ -133,11 +202,10 @@ class VsphereHypervisor(Seedless):
             network = next(iter(self._session.host.network), None)
             if vm.nics and network is None:
                 raise Refused("the host has no network, not even for cards that lead nowhere")
-            wanted = spec.vm_spec(vm, paths, place.datastore, console, network)
-            pool = self._session.host.parent.resourcePool
-            folder = self._session.datacenter.vmFolder
+            seed = self._seeds.path(vm.seed) if vm.seed else ""
+            wanted = spec.vm_spec(vm, paths, place.datastore, console, network, seed)
             try:
-                self._session.wait(folder.CreateVM_Task(wanted, pool, self._session.host))
+                self._session.create(wanted)
             except vim.fault.DuplicateName as error:
                 text = f"a VM {spec.vm_name(vm.id)} is there, and is another's"
                 raise Conflict(text) from error
@@ -147,7 +215,7 @@ class VsphereHypervisor(Seedless):
             found = self._find(vm.id)
             if found is None:
                 return False
-            if spec.marks(found.config.extraConfig).get(spec.DIGEST) != vm.digest:
+            if found.marks.get(spec.DIGEST) != vm.digest:
                 raise Conflict(f"VM {vm.id} is defined, and otherwise")
             return True
 
@@ -157,47 +225,46 @@ class VsphereHypervisor(Seedless):
             found = self._find(vm)
             if found is None:
                 return
-            if _power(found) is not Power.OFF:
+            if found.power is not Power.OFF:
                 raise InUse(f"VM {vm} is on", users=(str(vm),))
-            volumes = spec.connections(spec.marks(found.config.extraConfig))
-            console = spec.console_of(found)
-            self._session.wait(found.ReconfigVM_Task(spec.stripped(found)))
-            self._volumes.log_out(volumes)
-            if console:
+            self._session.wait(found.vm.ReconfigVM_Task(spec.stripped(found.devices)))
+            self._volumes.log_out(found.connections)
+            if console := spec.console_of(found.devices):
                 self._datastores.delete_file(console)
-            self._session.wait(found.Destroy_Task())
+            self._session.wait(found.vm.Destroy_Task())
 
     def connect(self, connection: Connection, chap: Chap) -> None:
         with self._session.speaking():
-            vm = self._require(connection.vm)
-            if _has(vm, connection):
+            found = self._require(connection.vm)
+            if found.has(connection):
                 return
-            if spec.disks_at(vm, connection.position):
+            if spec.disks_at(found.devices, connection.position):
                 raise Conflict(f"VM {connection.vm} has another disk there")
-            if _power(vm) is not Power.OFF:
+            if found.power is not Power.OFF:
                 raise Unsupported(f"VM {connection.vm} is on: it cannot be given a volume")
             device = self._volumes.log_in(connection, chap)
-            self._session.wait(vm.ReconfigVM_Task(spec.connected(connection, device)))
+            self._session.wait(found.vm.ReconfigVM_Task(spec.connected(connection, device)))
 
     def has_connection(self, connection: Connection) -> bool:
         with self._session.speaking():
-            vm = self._find(connection.vm)
-            return vm is not None and _has(vm, connection)
+            found = self._find(connection.vm)
+            return found is not None and found.has(connection)
 
     def disconnect(self, connection: Connection) -> None:
         with self._session.speaking():
-            vm = self._find(connection.vm)
-            if vm is not None and _noted(vm, connection) is not None:
-                if _power(vm) is not Power.OFF:
+            found = self._find(connection.vm)
+            if found and found.noted(connection):
+                if found.power is not Power.OFF:
                     text = f"VM {connection.vm} is on: it cannot be asked for its volume"
                     raise InUse(text, users=(str(connection.vm),))
-                self._session.wait(vm.ReconfigVM_Task(spec.disconnected(vm, connection)))
+                change = spec.disconnected(found.devices, connection)
+                self._session.wait(found.vm.ReconfigVM_Task(change))
             self._volumes.log_out([connection])
 
     def power(self, vm: UUID) -> Power | None:
         with self._session.speaking():
             found = self._find(vm)
-            return None if found is None else _power(found)
+            return found.power if found else None
 
     def set_power(self, vm: UUID, power: Power, *, timeout_s: float) -> None:
         with self._session.speaking(), _unless_so_already(lambda: self.power(vm) is power):
@@ -206,7 +273,7 @@ class VsphereHypervisor(Seedless):
                 if power is Power.OFF:
                     return
                 raise NotFound(f"no VM {vm}")
-            now = _power(found)
+            now = found.power
             if power is now:
                 return
             if power is Power.ON:
@@ -214,24 +281,23 @@ class VsphereHypervisor(Seedless):
             elif power is Power.PAUSED:
                 if now is Power.OFF:
                     raise Refused(f"VM {vm} is off")
-                self._session.wait(found.SuspendVM_Task())
+                self._session.wait(found.vm.SuspendVM_Task())
             else:
                 if now is Power.PAUSED:
                     self._switch_on(found)  # a paused guest hears nothing
-                self._switch_off(found, timeout_s)
+                self._switch_off(found.vm, timeout_s)
 
     def reset(self, vm: UUID) -> None:
         with self._session.speaking():
             found = self._require(vm)
-            now = _power(found)
-            if now is not Power.ON:
-                raise Refused(f"VM {vm} is {now}")
-            self._session.wait(found.ResetVM_Task())
+            if found.power is not Power.ON:
+                raise Refused(f"VM {vm} is {found.power}")
+            self._session.wait(found.vm.ResetVM_Task())
 
     def console(self, vm: UUID) -> bytes:
         with self._session.speaking():
             found = self._find(vm)
-            path = "" if found is None else spec.console_of(found)
+            path = spec.console_of(found.devices) if found else ""
             return self._datastores.read(path) if path else b""
 
     def terminal(self, vm: UUID) -> socket.socket:
@@ -250,11 +316,10 @@ class VsphereHypervisor(Seedless):
             if self._is_ours(has.get("config.extraConfig", []))
         }
 
-    def _switch_on(self, vm: Any) -> None:
+    def _switch_on(self, found: "Found") -> None:
         """Start it, once it can have all that it needs: a host may start it without."""
-        volumes = spec.connections(spec.marks(vm.config.extraConfig))
-        self._volumes.require(volumes)
-        self._session.wait(vm.PowerOnVM_Task())
+        self._volumes.require(found.connections)
+        self._session.wait(found.vm.PowerOnVM_Task())
 
     def _switch_off(self, vm: Any, timeout_s: float) -> None:
         """Ask a guest that has VMware's tools; pull the plug in the end."""
@@ -279,18 +344,20 @@ class VsphereHypervisor(Seedless):
         devices = [has.get("config.hardware.device", []) for has in every.values()]
         return set().union(*map(spec.files_of, devices))
 
-    def _find(self, vm: UUID) -> Any:
-        """Answer the VM, or None. Raises `Conflict` when it is not ours."""
-        found = self._session.find(vm)
-        if found is None:
+    def _find(self, vm: UUID) -> "Found | None":
+        """Answer the VM as it is, or None. Raises `Conflict` when it is not ours."""
+        there = self._session.find(vm)
+        if there is None:
             return None
-        if found.config is None:
+        has = self._session.properties([there], *_LOOKED_AT)[there]
+        if _LOOKED_AT - has.keys():
             raise Transient(f"VM {vm} cannot be looked at now")
-        if not self._is_ours(found.config.extraConfig):
+        extra, devices, power = (has[name] for name in sorted(_LOOKED_AT))
+        if not self._is_ours(extra):
             raise Conflict(f"VM {vm} is another's")
-        return found
+        return Found(there, spec.marks(extra), list(devices), _POWER[power])
 
-    def _require(self, vm: UUID) -> Any:
+    def _require(self, vm: UUID) -> "Found":
         found = self._find(vm)
         if found is None:
             raise NotFound(f"no VM {vm}")
@@ -299,7 +366,7 @@ class VsphereHypervisor(Seedless):
     def _running(self, vm: UUID) -> UUID:
         """Answer the VM's id when it is not off. Raises `NotFound`, `Conflict`."""
         with self._session.speaking():
-            if _power(self._require(vm)) is Power.OFF:
+            if self._require(vm).power is Power.OFF:
                 raise Conflict(f"VM {vm} is off", code="vm-off")
         return vm
 
@@ -309,19 +376,6 @@ class VsphereHypervisor(Seedless):
 
 def _power(vm: Any) -> Power:
     return _POWER[vm.runtime.powerState]
-
-
-def _noted(vm: Any, connection: Connection) -> Connection | None:
-    noted = spec.connections(spec.marks(vm.config.extraConfig))
-    return next((each for each in noted if each.volume == connection.volume), None)
-
-
-def _has(vm: Any, connection: Connection) -> bool:
-    """Whether the VM has the volume so. Raises `Conflict` when it has it otherwise."""
-    noted = _noted(vm, connection)
-    if noted is not None and noted != connection:
-        raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
-    return noted is not None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
 _CONNECTION = "cloudloom.connection."
 _CONTROLLER = 1000
+_IDE = 200
 _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
@@ -47,7 +48,9 @@ def disk_name(disk: Disk) -> str:
     return f"{disk_prefix(disk.id, disk.installation)}{made_from}.vmdk"
 
 
-def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any) -> Any:
+def vm_spec(
+    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any, seed: str
+) -> Any:
     """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
     return vim.vm.ConfigSpec(
         name=vm_name(vm.id),
@@ -72,6 +75,7 @@ def vm_spec(vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, net
                 ),
             ),
             *(_disk(disk, disks[disk.id]) for disk in vm.disks),
+            *([_disc(seed)] if seed else []),
             *(_card(place, nic, network) for place, nic in enumerate(vm.nics)),
             _Change(
                 operation="add",
@@ -95,6 +99,22 @@ def _disk(disk: Disk, path: str) -> Any:
             capacityInKB=disk.size_mib * 1024,
             backing=_DEVICE.VirtualDisk.FlatVer2BackingInfo(
                 fileName=path, diskMode="persistent", thinProvisioned=True
+            ),
+        ),
+    )
+
+
+def _disc(path: str) -> Any:
+    """Make a CD-ROM, on the controller that every VM has."""
+    return _Change(
+        operation="add",
+        device=_DEVICE.VirtualCdrom(
+            key=-400,
+            controllerKey=_IDE,
+            unitNumber=0,
+            backing=_DEVICE.VirtualCdrom.IsoBackingInfo(fileName=path),
+            connectable=_DEVICE.VirtualDevice.ConnectInfo(
+                startConnected=True, connected=True, allowGuestControl=False
             ),
         ),
     )
@@ -149,19 +169,19 @@ def connected(connection: Connection, device: str) -> Any:
     )
 
 
-def disconnected(vm: Any, connection: Connection) -> Any:
+def disconnected(devices: list[Any], connection: Connection) -> Any:
     """Take it away again, with the file that maps it; what is on the LUN stays."""
     return vim.vm.ConfigSpec(
         deviceChange=[
-            removal(each) for each in disks_at(vm, connection.position) if is_mapped(each)
+            removal(each) for each in disks_at(devices, connection.position) if is_mapped(each)
         ],
         extraConfig=[option(note_of(connection.volume), "")],
     )
 
 
-def stripped(vm: Any) -> Any:
+def stripped(devices: list[Any]) -> Any:
     """Take all disks away: what is left is ours, and no definition of anything."""
-    disks = [x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk)]
+    disks = [each for each in devices if isinstance(each, _DEVICE.VirtualDisk)]
     return vim.vm.ConfigSpec(
         deviceChange=[removal(disk) for disk in disks], extraConfig=[option(DIGEST, "")]
     )
@@ -178,16 +198,18 @@ def is_mapped(disk: Any) -> bool:
     return isinstance(disk.backing, _DEVICE.VirtualDisk.RawDiskMappingVer1BackingInfo)
 
 
-def disks_at(vm: Any, position: int) -> list[Any]:
+def disks_at(devices: list[Any], position: int) -> list[Any]:
     """The disk at a position."""
-    disks = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualDisk))
+    disks = (each for each in devices if isinstance(each, _DEVICE.VirtualDisk))
     return [disk for disk in disks if disk.unitNumber == unit(position)]
 
 
 def files_of(devices: list[Any]) -> set[str]:
-    """The files that a VM's disks are in, and what they are overlays of."""
+    """The files that a VM's disks and CD-ROMs are in, and what disks are overlays of."""
     files = set()
     disks: list[Any] = [x for x in devices if isinstance(x, _DEVICE.VirtualDisk)]
+    for device in (each for each in devices if isinstance(each, _DEVICE.VirtualCdrom)):
+        files.add(getattr(device.backing, "fileName", ""))
     for disk in disks:
         backing = disk.backing
         while backing is not None:
@@ -196,9 +218,9 @@ def files_of(devices: list[Any]) -> set[str]:
     return files
 
 
-def console_of(vm: Any) -> str:
+def console_of(devices: list[Any]) -> str:
     """Where its serial port is written to; nowhere, for another's VM."""
-    ports = (x for x in vm.config.hardware.device if isinstance(x, _DEVICE.VirtualSerialPort))
+    ports = (each for each in devices if isinstance(each, _DEVICE.VirtualSerialPort))
     return next((str(port.backing.fileName) for port in ports), "")
 
 

@@ -78,7 +78,7 @@ class Datastores:
         """Room in the datastore of a directory. Raises `NotFound` without either."""
         place = Place.parse(directory)
         self.disks(directory, "none")
-        summary = self._datastore(place).summary
+        summary = self._session.datastore(place.datastore).summary
         return Capacity(total_mib=summary.capacity // _MIB, free_mib=summary.freeSpace // _MIB)
 
     def largest(self) -> str:
@@ -91,18 +91,27 @@ class Datastores:
 
     def disks(self, directory: str, pattern: str) -> dict[str, int]:
         """The disks there by name, with their sizes in MiB. Raises `NotFound`."""
+        disk = vim.host.DatastoreBrowser.VmDiskQuery
+        found = self._search(directory, pattern, disk(details=disk.Details(capacityKb=True)))
+        return {each.path: (each.capacityKb or 0) // 1024 for each in found}
+
+    def images(self, directory: str, pattern: str) -> list[str]:
+        """The images of CD-ROMs there, by name. Raises `NotFound`."""
+        query = vim.host.DatastoreBrowser.IsoImageQuery()
+        return [each.path for each in self._search(directory, pattern, query)]
+
+    def _search(self, directory: str, pattern: str, query: Any) -> list[Any]:
         place = Place.parse(directory)
         kinds = vim.host.DatastoreBrowser
         spec = kinds.SearchSpec(
-            query=[kinds.VmDiskQuery(details=kinds.VmDiskQuery.Details(capacityKb=True))],
+            query=[query],
             details=kinds.FileInfo.Details(
                 fileType=True, fileSize=False, modification=False, fileOwner=False
             ),
             matchPattern=[pattern],
         )
-        browser = self._datastore(place).browser
-        found = self._session.wait(browser.SearchDatastore_Task(str(place), spec))
-        return {each.path: (each.capacityKb or 0) // 1024 for each in found.file}
+        browser = self._session.browser(place.datastore)
+        return list(self._session.wait(browser.SearchDatastore_Task(str(place), spec)).file)
 
     def has(self, path: str) -> bool:
         """Whether there is a disk of that name."""
@@ -149,9 +158,7 @@ class Datastores:
                 fileName=str(Place.parse(base)), diskMode="persistent"
             ),
         )
-        spec = machine(name, Place.parse(path).datastore, backing, size_mib)
-        pool, folder = self._session.host.parent.resourcePool, self._datacenter.vmFolder
-        self._session.wait(folder.CreateVM_Task(spec, pool, self._session.host))
+        self._session.create(machine(name, Place.parse(path).datastore, backing, size_mib))
         self._discard_machine(name, keep_disks=True)
 
     def delete(self, path: str) -> None:
@@ -169,24 +176,31 @@ class Datastores:
 
     def read(self, path: str) -> bytes:
         """A file's content; nothing where there is none."""
+        status, content = self._file("GET", path)
+        return b"" if status == http.client.NOT_FOUND else content
+
+    def write(self, path: str, content: bytes) -> None:
+        """Make a file of that content, or an old one anew."""
+        self._file("PUT", path, content)
+
+    def _file(self, method: str, path: str, content: bytes | None = None) -> tuple[int, bytes]:
         place = Place.parse(path)
         asked = urlencode({"dcPath": self._datacenter.name, "dsName": place.datastore})
         connection = self._session.connection()
         try:
             connection.request(
-                "GET",
+                method,
                 f"/folder/{quote(place.path)}?{asked}",
+                body=content,
                 headers={"Cookie": self._session.cookie()},
             )
             answer = connection.getresponse()
-            content = answer.read()
+            told = answer.read()
         finally:
             connection.close()
-        if answer.status == http.client.NOT_FOUND:
-            return b""
-        if answer.status != http.client.OK:
+        if answer.status >= http.client.BAD_REQUEST and answer.status != http.client.NOT_FOUND:
             raise Transient(f"{place}: {answer.status} {answer.reason}")
-        return content
+        return answer.status, told
 
     def upload(self, source: str, path: str, digest: str) -> None:
         """Make a disk of a streamOptimized VMDK; who wants the same meanwhile waits for it.
@@ -211,17 +225,15 @@ class Datastores:
                 fileName=f"[{path.datastore}]", diskMode="persistent", thinProvisioned=True
             )
             spec = machine(name, path.datastore, backing, size_mib)
-            pool, folder = self._session.host.parent.resourcePool, self._datacenter.vmFolder
-            lease = pool.ImportVApp(
-                vim.vm.VmImportSpec(configSpec=spec), folder, self._session.host
-            )
+            wanted = vim.vm.VmImportSpec(configSpec=spec)
+            lease = self._session.pool.ImportVApp(wanted, self._session.folder, self._session.host)
             try:
                 self._fill(lease, file, digest)
             except BaseException:
                 with suppress(vmodl.MethodFault):
                     lease.HttpNfcLeaseAbort()
                 raise
-        (uploaded,) = self._drop_disks(self._child(name))
+        (uploaded,) = self._drop_disks(self._session.child(name))
         try:
             self._rename(uploaded, str(path))
         except vim.fault.FileAlreadyExists:
@@ -267,7 +279,7 @@ class Datastores:
         )
 
     def _discard_stale_uploads(self) -> None:
-        names = self._session.properties(self._datacenter.vmFolder.childEntity, "name")
+        names = self._session.properties(self._session.folder.childEntity, "name")
         for name in (has["name"] for has in names.values()):
             word, _, rest = name.partition("-")
             began = rest.partition("-")[0]
@@ -275,7 +287,7 @@ class Datastores:
                 self._discard_machine(name, keep_disks=False)
 
     def _discard_machine(self, name: str, *, keep_disks: bool) -> None:
-        vm = self._child(name)
+        vm = self._session.child(name)
         if vm is not None:
             disks = self._drop_disks(vm)
             self._session.wait(vm.Destroy_Task())
@@ -289,19 +301,6 @@ class Datastores:
             remove = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=x) for x in disks]
             self._session.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=remove)))
         return [disk.backing.fileName for disk in disks]
-
-    def _child(self, name: str) -> Any:
-        search = self._session.content.searchIndex
-        return search.FindChild(self._datacenter.vmFolder, name)
-
-    def _datastore(self, place: Place) -> Any:
-        stores = self._session.properties(self._session.host.datastore, "name", "summary")
-        for store, has in stores.items():
-            if has["name"] == place.datastore:
-                if not has["summary"].accessible:
-                    raise Transient(f"datastore {place.datastore} is away")
-                return store
-        raise NotFound(f"the host has no datastore {place.datastore}")
 
     @property
     def _datacenter(self) -> Any:

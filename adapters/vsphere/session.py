@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -138,6 +139,7 @@ class Session:
         self._content: Any = None
         self._used_at = -math.inf
         self._host: Any = None
+        self._browsers: dict[str, Any] = {}
 
     @contextmanager
     def speaking(self) -> Iterator[Any]:
@@ -150,6 +152,8 @@ class Session:
             self._used_at = -math.inf
             raise Transient("the session had ended") from error
         except vmodl.MethodFault as error:
+            if isinstance(error, vmodl.fault.ManagedObjectNotFound):
+                self._forget()
             raise _sorted(error) from error
         except (OSError, http.client.HTTPException, ExpatError) as error:
             raise Transient(f"{self.address.server}: {error}") from error
@@ -178,13 +182,45 @@ class Session:
             self._host = wanted[0]
         return self._host
 
-    @property
+    @cached_property
     def datacenter(self) -> Any:
         """The datacenter in the server's inventory that the host is in."""
         above = self.host
         while not isinstance(above, vim.Datacenter):
             above = above.parent
         return above
+
+    @cached_property
+    def folder(self) -> Any:
+        """Where VMs are in the inventory."""
+        return self.datacenter.vmFolder
+
+    @cached_property
+    def pool(self) -> Any:
+        """What VMs of the host take CPU and RAM from."""
+        return self.host.parent.resourcePool
+
+    def browser(self, datastore: str) -> Any:
+        """What looks for files on a datastore of the host. Raises `NotFound`."""
+        if datastore not in self._browsers:
+            self._browsers[datastore] = self.datastore(datastore).browser
+        return self._browsers[datastore]
+
+    def datastore(self, name: str) -> Any:
+        """A datastore of the host. Raises `NotFound`."""
+        names = self.properties(self.host.datastore, "name")
+        found = [store for store, has in names.items() if has["name"] == name]
+        if not found:
+            raise NotFound(f"the host has no datastore {name}")
+        return found[0]
+
+    def create(self, spec: Any) -> None:
+        """Make a VM on the host."""
+        self.wait(self.folder.CreateVM_Task(spec, self.pool, self.host))
+
+    def child(self, name: str) -> Any:
+        """The VM of that name, or None."""
+        return self._content.searchIndex.FindChild(self.folder, name)
 
     def properties(self, objects: Iterable[Any], *paths: str) -> dict[Any, dict[str, Any]]:
         """Ask for properties of objects of one kind, at once."""
@@ -264,6 +300,12 @@ class Session:
                 self.address.server, self.address.port, self.address.fingerprint
             )
         return _PinnedConnection(server, port, pin.replace(":", "").lower())
+
+    def _forget(self) -> None:
+        """What was there may be somewhere else: look for all of it again."""
+        self._host, self._browsers = None, {}
+        for name in ("datacenter", "folder", "pool"):
+            self.__dict__.pop(name, None)
 
     def _all(self, kind: Any) -> list[Any]:
         view = self._content.viewManager.CreateContainerView(

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from deployments.lab.scratch import scratch
 from tests.bench import bytes as of_bytes
-from tests.bench import deploys, engine, lists
+from tests.bench import deploys, engine, lists, vsphere
 from tests.bench.measuring import Row
 
 OUT = Path("build/bench.json")
@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "clone": of_bytes.bench_clone,
     "deploy_1": deploys.bench_deploy_1,
     "deploy_20": deploys.bench_deploy_20,
+    "deploy_vsphere": vsphere.bench_deploy_vsphere,
     "first_step": engine.bench_first_step,
     "steps": engine.bench_steps,
     "deploy_1000": engine.bench_deploy_1000,

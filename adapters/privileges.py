@@ -68,7 +68,7 @@ _MEANINGS = {
     Privilege.VAPP_CREATE_STATEFUL: "make VMs persistent",
     Privilege.APPLIB_VIEW: "see templates",
     Privilege.APPLIB_UPLOAD_IMAGE: "import images",
-    Privilege.APPLIB_ALLOW_MODIFY: "convert, change and remove templates",
+    Privilege.APPLIB_ALLOW_MODIFY: "convert, export, change and remove templates",
     Privilege.USERS_VIEW: "see users",
     Privilege.USERS_MANAGE_USERS: "make, change and remove users, and revoke their tokens",
     Privilege.USERS_MANAGE_ENTERPRISE: "change one's enterprise",

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     package_certificates: Path | None = Field(
         None, description="PEM file of those who may have signed packages; unset: anybody, nobody."
     )
+    package_days: float = Field(
+        1.0, gt=0, description="Days that a package which was made waits to be fetched."
+    )
     rate_per_s: float = Field(
         100.0,
         ge=0,

@@ -20,6 +20,7 @@ from api import (
     hardware_verbs,
     infrastructure_verbs,
     label_verbs,
+    library_verbs,
     limit_verbs,
     planned_verbs,
     vm_verbs,
@@ -383,6 +384,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 infrastructure_verbs.add_to(app, _client, _show)
 composition_verbs.add_to(app, _finish)
 hardware_verbs.add_to(app, _finish)
+library_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)

@@ -23,6 +23,7 @@ from adapters.types import Finding, Format, OperationState, StepState
 
 _CHUNK_BYTES = 2**20
 _SILENCE_S = 60.0  # the API says something at least every 15 s
+_ATTEMPTS = 3  # of a download that breaks off
 _SETTLING_S = 30.0
 _RESTING = {
     OperationState.SUCCEEDED,
@@ -264,6 +265,49 @@ class Client:
             answer = httpx.post(where, timeout=_SILENCE_S, verify=self._trust, **body)
         _require_success(answer)
         return Operation.model_validate(answer.json())
+
+    def download(self, package: UUID, target: Path, received: Callable[[int], None]) -> None:
+        """Fetch a package, going on where it broke off; `received` hears of each piece.
+
+        The file is there once it is whole and what the API says.
+        """
+        told = self.get(f"/v1/packages/{package}")
+        part = target.with_name(f"{target.name}.part")
+        part.unlink(missing_ok=True)
+        for attempt in range(_ATTEMPTS):
+            has = part.stat().st_size if part.exists() else 0
+            if has == told["size_bytes"]:
+                break
+            where = self._ask("GET", f"/v1/packages/{package}/content")
+            try:
+                self._fetch(urljoin(str(where.url), where.headers["Location"]), part, received)
+            except Refusal as refusal:
+                if refusal.code != "unreachable" or attempt == _ATTEMPTS - 1:
+                    raise
+        if _digest(part) != told["digest"]:
+            part.unlink()
+            text = "what came is not what was packed"
+            raise Refusal({"code": "image-digest-mismatch", "detail": text})
+        part.rename(target)
+
+    def _fetch(self, where: str, part: Path, received: Callable[[int], None]) -> None:
+        """Fetch what is missing of a file."""
+        has = part.stat().st_size if part.exists() else 0
+        # The address is signed: it is no place for our token.
+        asked = httpx.stream(
+            "GET",
+            where,
+            headers={"Range": f"bytes={has}-"},
+            timeout=_SILENCE_S,
+            verify=self._trust,
+        )
+        with speaking_http(self.url), asked as answer, part.open("ab") as file:
+            _require_success(answer)
+            if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                file.truncate(0)
+            for piece in answer.iter_bytes():
+                file.write(piece)
+                received(len(piece))
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Ask, and again while what is asked about is kept by an operation that has ended.

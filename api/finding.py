@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.packages import PackageRow
 from adapters.database.people import ApiToken, Role, User
 from adapters.errors import NotFound
 from api.tokens import Caller
@@ -46,6 +47,11 @@ def operation(db: Session, caller: Caller, ref: UUID) -> models.Operation:
     """An operation; for who administers all enterprises, any one's."""
     query = select(models.Operation) if caller.sees_all else operations(caller)
     return _one(db, models.Operation, ref, query)
+
+
+def package(db: Session, caller: Caller, ref: UUID) -> PackageRow:
+    """A package."""
+    return _one(db, PackageRow, ref, packages(caller))
 
 
 def template(
@@ -133,6 +139,15 @@ def templates(caller: Caller) -> Select[tuple[models.Template]]:
     """The caller's templates."""
     table = models.Template
     return select(table).where(table.enterprise_id == caller.enterprise_id)
+
+
+def packages(caller: Caller) -> Select[tuple[PackageRow]]:
+    """The caller's packages; of VMs only where he may look into their virtual datacenter."""
+    query = select(PackageRow).where(PackageRow.enterprise_id == caller.enterprise_id)
+    if caller.virtual_datacenters:
+        where = PackageRow.virtual_datacenter_id
+        query = query.where(or_(where.is_(None), where.in_(caller.virtual_datacenters)))
+    return query
 
 
 def virtual_datacenters(caller: Caller) -> Select[tuple[models.VirtualDatacenter]]:

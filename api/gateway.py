@@ -17,8 +17,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
 from adapters.amounts import Force
-from adapters.database.library import NewTemplate
 from adapters.database.operations import Request as Request_
+from adapters.database.records import NewTemplate
 from adapters.errors import BadImage, Transient
 from adapters.images.arriving import ArrivingFile, ArrivingSet
 from adapters.images.base import ImageRepository

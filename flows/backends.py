@@ -13,7 +13,9 @@ from flows.cloud import cloud
 from flows.running import running
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_OURS = re.compile(rf"templates/{_UUID}|conversions/../{_UUID}(?:\.\w+)?|incoming/[^/]+")
+_OURS = re.compile(
+    rf"templates/{_UUID}|conversions/../{_UUID}(?:\.\w+)?|packages/{_UUID}\.ova|incoming/[^/]+"
+)
 
 Seen = dict[Thing, bool]  # each thing, and whether something else still uses it
 

@@ -12,6 +12,8 @@ from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
+from flows.export_template import export_template
+from flows.export_vm import export_vm
 from flows.import_image import import_image
 from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
@@ -33,6 +35,8 @@ CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
     convert_image,
+    export_template,
+    export_vm,
     delete_template,
     create_iscsi_volume,
     delete_iscsi_volume,

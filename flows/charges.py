@@ -5,8 +5,7 @@ from functools import partial
 from uuid import UUID
 
 from adapters.amounts import Charge, Force
-from adapters.database.library import NewTemplate
-from adapters.database.records import VolumeRecord
+from adapters.database.records import NewTemplate, VolumeRecord
 from flows.cloud import cloud
 from flows.planning import planning
 from flows.policies.limits import within

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
+from adapters.database.equipment import Equipment
 from adapters.database.explanations import Explanations
 from adapters.database.figures import Figures
 from adapters.database.hardware import Hardware
@@ -19,6 +20,7 @@ from adapters.database.journal import Journal
 from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
+from adapters.database.packages import Packages
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -142,6 +144,16 @@ class Cloud:
     def plans(self) -> Plans:
         """What was shown, and may be carried out."""
         return Plans(self.database)
+
+    @cached_property
+    def equipment(self) -> Equipment:
+        """What templates wish for."""
+        return Equipment(self.database)
+
+    @cached_property
+    def packages(self) -> Packages:
+        """What was packed, and waits to be fetched."""
+        return Packages(self.database)
 
     @cached_property
     def library(self) -> Library:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import UUID
 
-from adapters.database.library import Conversion, Image
+from adapters.database.records import Conversion, Image
 from adapters.errors import Conflict, Refused
 from adapters.types import Family
 from flows.cloud import cloud

@@ -1,7 +1,7 @@
 """Convert an image to a format that a hypervisor boots; what fits is not even copied."""
 
-from adapters.database.library import Conversion, Image
 from adapters.database.operations import Operation
+from adapters.database.records import Conversion, Image
 from adapters.forms import Form
 from adapters.types import Family, Format, Role
 from flows.cloud import cloud

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from adapters.database.library import Image
 from adapters.database.operations import Operation
+from adapters.database.records import Image
 from adapters.errors import InUse
 from adapters.types import Role, TemplateState
 from flows.charges import refund_template

@@ -3,9 +3,8 @@
 from functools import partial
 from uuid import UUID
 
-from adapters.database.library import Conversion
 from adapters.database.operations import Operation
-from adapters.database.records import VmRecord
+from adapters.database.records import Conversion, VmRecord
 from adapters.types import Power, Vm, VmState
 from flows.attach_volume import plug_in
 from flows.change_power import record_state, switch_vm

@@ -4,7 +4,7 @@ import time
 from datetime import timedelta
 from uuid import UUID
 
-from adapters.database.library import Image
+from adapters.database.records import Image
 from adapters.errors import InUse
 from flows.cloud import cloud
 from flows.running import running

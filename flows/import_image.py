@@ -3,8 +3,8 @@
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from adapters.database.library import Image, NewTemplate
 from adapters.database.operations import Operation
+from adapters.database.records import Image, NewTemplate
 from adapters.errors import BadImage
 from adapters.types import Format, Identity, ImageInfo, Role, TemplateState
 from flows.charges import charge_template

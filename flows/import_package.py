@@ -3,8 +3,8 @@
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from adapters.database.library import Image, NewTemplate
 from adapters.database.operations import Operation
+from adapters.database.records import Image, NewTemplate
 from adapters.packages import Wishes
 from adapters.types import Identity, Role
 from flows.charges import charge_template
@@ -76,14 +76,14 @@ def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> bool:
 
 @step("equip-template")
 def equip_template(template: UUID, wishes: Wishes) -> None:
-    cloud.library.equip(template, wishes)
+    cloud.equipment.equip(template, wishes)
 
 
 @equip_template.undo
 def _(template: UUID, wishes: Wishes) -> None:
-    cloud.library.strip(template)
+    cloud.equipment.strip(template)
 
 
 @equip_template.look
 def _(template: UUID, wishes: Wishes) -> bool:
-    return cloud.library.is_equipped(template)
+    return cloud.equipment.is_equipped(template)

@@ -14,6 +14,7 @@ from adapters.types import Finding
 from flows import prefect_history
 from flows.cloud import cloud
 from flows.drop_conversions import drop_conversion, survey_conversions
+from flows.drop_packages import drop_package, survey_packages
 from flows.engine import is_prefect_watching
 from flows.operation import operation
 from flows.steps import step
@@ -24,13 +25,16 @@ _BATCHES = 50  # at most, an hour: 10,000 operations; what is more waits for the
 
 @operation("datacenter", every=timedelta(hours=1))
 def trim_history(request: Operation) -> None:
-    """Forget operations, keys and Prefect's runs that are over, and conversions not needed."""
+    """Forget operations, keys and Prefect's runs that are over; conversions and packages too."""
     datacenter = request.datacenter_id
     forgetting = (forget_operations, forget_events, forget_keys, forget_runs)
     findings = [forget(datacenter) for forget in forgetting]
     for image in survey_conversions(datacenter):
         drop_conversion(image, datacenter)
         findings.append(Finding(what="conversion", name=image.path, state="forgotten"))
+    for package in survey_packages(datacenter):
+        drop_package(package)
+        findings.append(Finding(what="package", name=package.name, state="forgotten"))
     publish_report(request.kind, datacenter, findings)
 
 

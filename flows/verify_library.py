@@ -3,8 +3,8 @@
 from datetime import timedelta
 from uuid import UUID
 
-from adapters.database.library import Kept
 from adapters.database.operations import Operation
+from adapters.database.records import Kept
 from adapters.errors import InUse, Refused
 from adapters.types import Finding
 from flows.cloud import cloud

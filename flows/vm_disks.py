@@ -2,8 +2,7 @@
 
 from uuid import UUID
 
-from adapters.database.library import Image
-from adapters.database.records import DiskRecord, VmRecord
+from adapters.database.records import DiskRecord, Image, VmRecord
 from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud

@@ -16,8 +16,8 @@ from adapters.amounts import Amounts
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.ledger import ChargeRow
-from adapters.database.library import NewTemplate
 from adapters.database.operations import Operation, Request
+from adapters.database.records import NewTemplate
 from adapters.database.schema import FIRST_ENTERPRISE, migrate
 from adapters.database.session import Database, engine, utc_now
 from adapters.images.memory import write_image

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.locks import Locked, lock
 from adapters.database.operations import ENDED
+from adapters.database.packages import PackageRow
 from adapters.database.session import Database
 from adapters.types import Kind, Thing, VmState
 
@@ -125,9 +126,11 @@ def _in_library(db: Session, datacenter: UUID) -> list[Thing]:
     conversions = select(models.Conversion.path).where(
         models.Conversion.datacenter_id == datacenter
     )
+    packages = select(PackageRow.path).where(PackageRow.datacenter_id == datacenter)
     paths = (
         *(f"templates/{each}" for each in db.scalars(templates)),
         *map(_entry, db.scalars(conversions)),
+        *db.scalars(packages),
     )
     return [Thing(kind=Kind.FILE, place=datacenter, name=path) for path in paths]
 

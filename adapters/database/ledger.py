@@ -29,8 +29,7 @@ from adapters.amounts import Amounts, Charge, Force, Level, Standing
 from adapters.database import models
 from adapters.database.conventions import Base, table
 from adapters.database.events import Severity, acting, tell
-from adapters.database.library import NewTemplate
-from adapters.database.records import VolumeRecord
+from adapters.database.records import NewTemplate, VolumeRecord
 from adapters.database.session import Database
 from adapters.database.vms import parts
 from adapters.errors import NotFound

@@ -2,18 +2,17 @@
 
 from contextlib import suppress
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from adapters.database import models
+from adapters.database.records import Conversion, Image, Kept, NewTemplate
 from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, InUse, NotFound
-from adapters.forms import Form
-from adapters.packages import Wishes
-from adapters.types import ConversionState, Format, Identity, TemplateState, Value
+from adapters.types import ConversionState, Identity, TemplateState
 
 _NOTHING = Identity(size_bytes=0, modified_ns=0, inode=0)
 _TOLD = 20  # users that a refusal names
@@ -22,92 +21,6 @@ _STATE_OF_ITS_TEMPLATE = (
     .join(models.TemplateDisk, models.TemplateDisk.template_id == models.Template.id)
     .where(models.TemplateDisk.id == bindparam("image"))
 )
-
-
-class Image(Value):
-    """A disk image in a datacenter's repository: a template's own, or a conversion of one."""
-
-    id: UUID
-    format: Format
-    subformat: str = ""
-    digest: str
-    path: str  # relative to the repository
-    virtual_size_mib: int
-    identity: Identity
-
-    @property
-    def form(self) -> Form | None:
-        """What a hypervisor makes of it; None is nothing that one boots."""
-        return Form.of(self.format, self.subformat)
-
-
-class Kept(Value):
-    """An image that the library keeps: of a template, or a conversion."""
-
-    image: Image
-    owner: UUID  # the template; the conversion is its own
-    is_conversion: bool
-
-    @property
-    def id(self) -> UUID:
-        """The image's."""
-        return self.image.id
-
-
-class NewTemplate(Value):
-    """A template to be: what an import is asked to make."""
-
-    id: UUID
-    enterprise_id: UUID
-    datacenter_id: UUID
-    name: str
-    cpu: int = 1
-    ram_mib: int = 128
-
-
-class Conversion(Value):
-    """An image to be had in another format; the id follows from what it is made of."""
-
-    datacenter_id: UUID
-    source: Image
-    format: Format
-    options: str = ""  # the subformat, unless it is the format's usual one
-
-    @classmethod
-    def to(cls, form: Form, source: Image, datacenter: UUID) -> "Conversion":
-        """The image in that form."""
-        options = "" if form.is_usual else form.subformat
-        return cls(datacenter_id=datacenter, source=source, format=form.format, options=options)
-
-    @property
-    def form(self) -> Form:
-        """What it is converted to."""
-        return Form.wanted(self.format, self.options)
-
-    @property
-    def id(self) -> UUID:
-        """The same for equal (datacenter, digest, format, options)."""
-        return uuid5(self.datacenter_id, f"{self.source.digest}/{self.format}/{self.options}")
-
-    @property
-    def path(self) -> str:
-        """Where the repository has it: a set in a folder of its own."""
-        folder = f"conversions/{self.source.digest[:2]}/{self.id}"
-        if self.form.is_set:
-            return f"{folder}/{self.format.disk_file}"
-        return f"{folder}.{self.format.extension}"
-
-    def planned(self) -> Image:
-        """What is to be made: as large as its source, as far as anybody knows before."""
-        size_bytes = self.source.identity.size_bytes
-        return Image(
-            id=self.id,
-            format=self.format,
-            digest=self.id.hex,  # its bytes are not known either
-            path=self.path,
-            virtual_size_mib=self.source.virtual_size_mib,
-            identity=Identity(size_bytes=size_bytes, modified_ns=0, inode=0),
-        )
 
 
 def image_of(row: models.TemplateDisk) -> Image:
@@ -146,28 +59,6 @@ class Library:
             except IntegrityError as error:
                 taken = f"there is a template called {template.name}"
                 raise Conflict(taken, code="name-taken") from error
-
-    def equip(self, template: UUID, wishes: Wishes) -> None:
-        """Write down what it wishes for, and says of itself. Raises `NotFound`."""
-        with self._database.write() as db:
-            row = db.get(models.Template, template)
-            if row is None:
-                raise NotFound(f"no template {template}")
-            row.cpu, row.ram_mib = wishes.cpu or row.cpu, wishes.ram_mib or row.ram_mib
-            row.hardware = wishes.hardware.model_dump(mode="json")
-            row.about = wishes.about.model_dump(mode="json")
-
-    def strip(self, template: UUID) -> None:
-        """Forget what it wishes for beside CPUs and memory; absent is success."""
-        with self._database.write() as db:
-            if row := db.get(models.Template, template):
-                row.hardware = row.about = None
-
-    def is_equipped(self, template: UUID) -> bool:
-        """Whether more of its wishes is known than CPUs and memory."""
-        with self._database.read() as db:
-            row = db.get(models.Template, template)
-            return row is not None and row.hardware is not None
 
     def template_state(self, template: UUID) -> TemplateState | None:
         """Its state, or None when there is no such template."""

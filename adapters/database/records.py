@@ -1,15 +1,17 @@
 """What the inventory knows, as values: rows never leave this package otherwise."""
 
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from adapters.amounts import Amounts
-from adapters.database.library import Image
 from adapters.errors import Conflict
+from adapters.forms import Form
 from adapters.types import (
     Base,
     Disk,
     Export,
     Family,
+    Format,
+    Identity,
     Nic,
     Seed,
     Settings,
@@ -18,6 +20,92 @@ from adapters.types import (
     VmState,
     export_id,
 )
+
+
+class Image(Value):
+    """A disk image in a datacenter's repository: a template's own, or a conversion of one."""
+
+    id: UUID
+    format: Format
+    subformat: str = ""
+    digest: str
+    path: str  # relative to the repository
+    virtual_size_mib: int
+    identity: Identity
+
+    @property
+    def form(self) -> Form | None:
+        """What a hypervisor makes of it; None is nothing that one boots."""
+        return Form.of(self.format, self.subformat)
+
+
+class Kept(Value):
+    """An image that the library keeps: of a template, or a conversion."""
+
+    image: Image
+    owner: UUID  # the template; the conversion is its own
+    is_conversion: bool
+
+    @property
+    def id(self) -> UUID:
+        """The image's."""
+        return self.image.id
+
+
+class NewTemplate(Value):
+    """A template to be: what an import is asked to make."""
+
+    id: UUID
+    enterprise_id: UUID
+    datacenter_id: UUID
+    name: str
+    cpu: int = 1
+    ram_mib: int = 128
+
+
+class Conversion(Value):
+    """An image to be had in another format; the id follows from what it is made of."""
+
+    datacenter_id: UUID
+    source: Image
+    format: Format
+    options: str = ""  # the subformat, unless it is the format's usual one
+
+    @classmethod
+    def to(cls, form: Form, source: Image, datacenter: UUID) -> "Conversion":
+        """The image in that form."""
+        options = "" if form.is_usual else form.subformat
+        return cls(datacenter_id=datacenter, source=source, format=form.format, options=options)
+
+    @property
+    def form(self) -> Form:
+        """What it is converted to."""
+        return Form.wanted(self.format, self.options)
+
+    @property
+    def id(self) -> UUID:
+        """The same for equal (datacenter, digest, format, options)."""
+        return uuid5(self.datacenter_id, f"{self.source.digest}/{self.format}/{self.options}")
+
+    @property
+    def path(self) -> str:
+        """Where the repository has it: a set in a folder of its own."""
+        folder = f"conversions/{self.source.digest[:2]}/{self.id}"
+        if self.form.is_set:
+            return f"{folder}/{self.format.disk_file}"
+        return f"{folder}.{self.format.extension}"
+
+    def planned(self) -> Image:
+        """What is to be made: as large as its source, as far as anybody knows before."""
+        size_bytes = self.source.identity.size_bytes
+        return Image(
+            id=self.id,
+            format=self.format,
+            digest=self.id.hex,  # its bytes are not known either
+            path=self.path,
+            virtual_size_mib=self.source.virtual_size_mib,
+            identity=Identity(size_bytes=size_bytes, modified_ns=0, inode=0),
+        )
 
 
 class HostRecord(Value):

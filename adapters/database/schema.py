@@ -18,6 +18,7 @@ from adapters.database import (
     indexes,
     ledger,
     models,
+    packages,
     people,
     plans,
     ways,
@@ -32,6 +33,7 @@ PARTS = (
     indexes,
     ledger,
     models,
+    packages,
     plans,
     ways,
 )  # whoever knows this module knows all of it

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import ENDED
+from adapters.database.packages import PackageRow
 from adapters.errors import InUse, NotFound
 from adapters.types import Value
 
@@ -71,6 +72,7 @@ _RULE = models.AllocationRule
 _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
     models.Datacenter: (
         *(_RULE.datacenter_id, models.Tier.datacenter_id, models.Conversion.datacenter_id),
+        PackageRow.datacenter_id,
     ),
     models.Rack: (_RULE.rack_id,),
     models.Host: (_RULE.host_id, models.Datastore.host_id, models.Secret.id),

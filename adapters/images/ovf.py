@@ -47,6 +47,7 @@ _FORMATS = (  # words of a disk's format, or its file's ending
     ("qcow", Format.QCOW2),
     ("vdi", Format.VDI),
     ("vhdx", Format.VHDX),
+    ("vhdx", Format.VHDX),
     ("vhd", Format.VPC),
     ("bb676673", Format.VPC),  # Microsoft's address of its specification
     ("137171", Format.VPC),

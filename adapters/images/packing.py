@@ -145,9 +145,12 @@ class _Descriptor:
             )
 
     def _networks(self) -> None:
+        names = dict.fromkeys(nic.network for nic in self._package.hardware.nics)
+        if not names:
+            return
         section = self._element("NetworkSection", self._root)
         self._info(section, "The networks")
-        for name in dict.fromkeys(nic.network for nic in self._package.hardware.nics):
+        for name in names:
             network = self._element("Network", section, name=name)
             self._element("Description", network).text = name
 

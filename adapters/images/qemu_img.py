@@ -211,6 +211,8 @@ def _options(form: Form) -> list[str]:
     """How an image of this form is made."""
     if form.format is Format.VPC:  # else the size is rounded up to cylinders
         return ["-o", f"subformat={form.subformat},force_size=on"]
+    if form is Form.VMDK_STREAM:  # as VMware's own tools take it
+        return ["-o", f"subformat={form.subformat},adapter_type=lsilogic,compat6=on"]
     return ["-o", f"subformat={form.subformat}"] if form.subformat else []
 
 

@@ -19,7 +19,7 @@ from adapters.types import Capacity, Identity
 MARKER = ".cloudloom-repository"
 INCOMING = "incoming"
 MARKS = ".cloudloom-marks"
-_ENTRIES = ("templates/*", "conversions/*/*", f"{INCOMING}/*")
+_ENTRIES = ("templates/*", "conversions/*/*", "packages/*", f"{INCOMING}/*")
 _PATIENCE_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")  # of something under `incoming/`
 _MIB = 2**20

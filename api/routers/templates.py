@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
-from adapters.database.library import NewTemplate
+from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Hardware, Wishes
@@ -273,14 +273,38 @@ def convert(
     asked: dict[str, Any] = wanted.arguments()
 
     def plan(db: Session) -> accepted.Request:
-        row = finding.template(db, caller, template_id)
-        starter.require_free(db, "template", row.id)
-        if row.state is not TemplateState.AVAILABLE:
-            text = f"template {row.name} is {row.state}"
-            raise Conflict(text, code="template-not-available")
+        row = _available(db, caller, template_id, starter)
         return starter.request("convert_image", row.id, row.name, row.datacenter_id, **asked)
 
     return starter.start(plan)
+
+
+@router.post(
+    "/{template_id}/export",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_ALLOW_MODIFY)],
+)
+def export(template_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Make an OVA of a template; `GET /v1/packages/{id}` has it, by the operation's id."""
+
+    def plan(db: Session) -> accepted.Request:
+        row = _available(db, caller, template_id, starter)
+        return starter.request("export_template", row.id, row.name, row.datacenter_id)
+
+    return starter.start(plan)
+
+
+def _available(
+    db: Session, caller: Caller, template_id: UUID, starter: Starting
+) -> models.Template:
+    """A template that is there, and free."""
+    row = finding.template(db, caller, template_id)
+    starter.require_free(db, "template", row.id)
+    if row.state is not TemplateState.AVAILABLE:
+        text = f"template {row.name} is {row.state}"
+        raise Conflict(text, code="template-not-available")
+    return row
 
 
 def _require_unused(db: Session, caller: Caller, row: models.Template) -> None:

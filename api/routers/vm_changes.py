@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
 from pydantic import Field, model_validator
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.amounts import Amounts
@@ -24,6 +25,7 @@ from api.reports import Operation
 from api.routers.vms import Disk, datacenter_of, volume_locks
 from api.routers.volumes import next_position
 from api.starting import Starting
+from flows.abilities import Capability, require_ability
 from flows.charges import require_within
 from flows.cloud import cloud
 from flows.growth import grown
@@ -81,6 +83,29 @@ def resize(vm_id: UUID, size: Size, caller: Caller, starter: PlannedStarting) ->
         require_growth(vm_id, uses.model_copy(update=wanted), force)
 
     return starter.start(plan, check, wish=size)
+
+
+@router.post(
+    "/{vm_id}/export",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[needs(Privilege.VAPP_PERFORM_ACTIONS, Privilege.APPLIB_ALLOW_MODIFY)],
+)
+def export(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Make an OVA of a deployed VM that is off, without its volumes.
+
+    `GET /v1/packages/{id}` has it, by the operation's id.
+    """
+
+    def plan(db: Session) -> accepted.Request:
+        vm = finding.vm(db, caller, vm_id)
+        starter.require(db, "export", vm)
+        boot = select(models.VmDisk.volume_id).filter_by(vm_id=vm.id, position=0)
+        if db.scalars(boot).one() is not None:
+            raise Conflict(f"VM {vm.name} boots from a volume", code="volume-in-use")
+        return starter.request("export_vm", vm.id, vm.name, datacenter_of(db, vm.appliance_id))
+
+    return starter.start(plan, lambda: require_ability(vm_id, Capability.DISK_FILES))
 
 
 @router.post(

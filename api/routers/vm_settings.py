@@ -49,7 +49,9 @@ def change_vm(vm_id: UUID, change: VmChange, caller: Caller, match: Match) -> Vm
     """Change a VM that no operation has: its protection, user data, start and screen."""
 
     def changed(db: Session) -> Vm:
-        row = finding.held(db, finding.vm(db, caller, vm_id))
+        row = finding.vm(db, caller, vm_id)
+        finding.held(db, finding.appliance(db, caller, row.appliance_id))  # nothing begins with it
+        row = finding.held(db, row)
         match.require_same(_shown(db, row))
         require_unlocked(db, "vm", row.id)
         said: dict[str, Any] = {}

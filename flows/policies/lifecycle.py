@@ -8,7 +8,7 @@
 | power off | ON, PAUSED |
 | power paused | ON |
 | reset | ON |
-| persist | CONFIGURED, OFF |
+| persist, export | CONFIGURED, OFF |
 | seed, set up | NOT_ALLOCATED |
 | redefine | CONFIGURED, OFF |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
@@ -50,6 +50,7 @@ _ALLOWED = {
     "seed": frozenset({VmState.NOT_ALLOCATED}),
     "set up": frozenset({VmState.NOT_ALLOCATED}),
     "redefine": _STILL,
+    "export": _STILL,
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,8 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from adapters.database.operations import Operation
-from api import cli
+from api import cli, command_line
+from api.client import Client, Refusal
 from api.dependencies import sender
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -96,6 +98,54 @@ def test_a_package_is_known_by_its_name(workers: Workers, tmp_path: Path) -> Non
     unsaid = run("import", tmp_path / "disk.img", "--name", "unsaid")
     assert unsaid.exit_code == 2
     assert "--format has to be said" in unsaid.output
+
+
+def test_a_template_is_packed_and_fetched(workers: Workers, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.ova"
+    told = run("export", "tiny", out)
+    assert told.exit_code == 0, told.output
+    assert "export-template tiny succeeded" in told.output
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny.ova"]
+    listed = run("packages").output.split()
+    assert str(out.stat().st_size) in listed
+    assert run("import", out, "--name", "again").exit_code == 0
+    assert run("export", "tiny", out).exit_code == 2  # it is there already
+    assert run("export", "tiny").exit_code == 0
+    vm = run("export", "nobody", "--vm")
+    assert vm.exit_code == 1
+
+
+def test_a_download_goes_on_where_it_broke_off(
+    workers: Workers, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = workers_export(api)
+    fetched = []
+    real = Client._fetch
+
+    def breaks_off(self: Client, where: str, part: Path, received: Any) -> None:
+        real(self, where, part, received)
+        fetched.append(part.stat().st_size)
+        if len(fetched) == 1:
+            part.write_bytes(part.read_bytes()[:1000])
+            raise Refusal({"code": "unreachable", "detail": "cut off"})
+
+    monkeypatch.setattr(Client, "_fetch", breaks_off)
+    counted: list[int] = []
+    with command_line.client() as client:
+        client.download(started, tmp_path / "tiny.ova", counted.append)
+    size = (tmp_path / "tiny.ova").stat().st_size
+    assert fetched == [size, size]
+    assert sum(counted) == size + size - 1000
+    monkeypatch.setattr(Client, "_fetch", lambda _self, _where, part, _: part.write_bytes(b"x"))
+    with command_line.client() as client, pytest.raises(Refusal):
+        client.download(started, tmp_path / "other.ova", counted.append)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["tiny.ova"]
+
+
+def workers_export(api: Api) -> UUID:
+    """A package that was made."""
+    assert run("export", "tiny").exit_code == 0
+    return UUID(api.get("/v1/packages").json()[0]["id"])
 
 
 def test_an_appliance_is_deployed_watched_and_taken_away(

@@ -1,7 +1,7 @@
 """What is changed and what begins at the same time: one of them comes second, and is told so."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from threading import Barrier
@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from adapters.database.locks import require_unlocked
 from adapters.types import Format
 from api import tokens
 from api.app import create_app
@@ -118,3 +119,23 @@ def test_what_moves_is_deployed_where_it_is_then(crowd: Api) -> None:
             crowd.done(begun)
             require_ledger_exact()
             crowd.done(crowd.post(f"{path}/undeploy"))
+
+
+def test_what_begins_waits_for_who_changes_its_vm(
+    crowd: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = f"/v1/vms/{compose(crowd).json()['vms'][0]['id']}"
+    begun: list[Any] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def overtaken(db: Any, kind: str, thing: UUID) -> None:
+            require_unlocked(db, kind, thing)
+            begun.append(pool.submit(crowd.post, f"{vm}/deploy"))
+            assert not wait(begun, timeout=2).done
+
+        monkeypatch.setattr("api.routers.vm_settings.require_unlocked", overtaken)
+        changed = crowd.call("PATCH", vm, json={"user_data": "said-in-time"})
+        assert changed.status_code == 200, changed.text
+    crowd.done(begun[0].result())
+    (seed,) = cloud.settings.home.glob("datastore-*/seed-*")
+    assert b"said-in-time" in seed.read_bytes()

@@ -332,6 +332,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: send_image(api, "PUT"),
     ),
     "POST /v1/templates/{template_id}/conversions": ("operation.accepted", convert),
+    "POST /v1/templates/{template_id}/export": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/templates/{api.world.template}/export"),
+    ),
+    "POST /v1/vms/{vm_id}/export": (
+        "operation.accepted",
+        lambda api: api.post(f"{switched_off(api)}/export"),
+    ),
     "DELETE /v1/templates/{template_id}": (
         "operation.accepted",
         lambda api: api.delete(f"/v1/templates/{api.world.template}"),

@@ -13,14 +13,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.database import models
+from adapters.database.packages import KeptPackage
 from adapters.database.people import ApiToken, User
+from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.privileges import Privilege, Stock
 from api.app import create_app
 from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.people import user
-from tests.worlds import photograph
+from tests.worlds import World, photograph
 
 APP = """\
 appliance: secret-shop
@@ -81,6 +83,7 @@ def ours(api: Api) -> Ours:
         "pool_id": str(world.pool),
         "virtual_datacenter_id": str(world.vdc),
         "template_id": str(world.template),
+        "package_id": str(kept_package(world)),
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
         "disk_id": vm["disks"][0]["id"],
@@ -88,6 +91,21 @@ def ours(api: Api) -> Ours:
         "operation_id": operation.json()["id"],
     }
     return Ours(api, ids)
+
+
+def kept_package(world: World) -> UUID:
+    package = KeptPackage(
+        id=uuid4(),
+        enterprise_id=FIRST_ENTERPRISE,
+        datacenter_id=world.datacenter,
+        virtual_datacenter_id=world.vdc,
+        name="secret-package",
+        path="packages/x.ova",
+        size_bytes=1,
+        digest="0" * 64,
+    )
+    cloud.packages.enter(package)
+    return package.id
 
 
 @dataclass
@@ -125,6 +143,7 @@ MATRIX: dict[str, Route] = {
     "GET /metrics": OPEN,
     "PUT /gateway/uploads/{signed}": OPEN,  # by a signed address, not by a token
     "POST /gateway/uploads/{signed}": OPEN,
+    "GET /gateway/packages/{signed}": OPEN,
     "POST /v1/sessions": OPEN,
     "DELETE /v1/sessions/current": own(),
     "GET /v1/me": own(),
@@ -235,6 +254,11 @@ MATRIX: dict[str, Route] = {
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
+    "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/vms/{vm_id}/export": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY),
+    "GET /v1/packages": own(P.APPLIB_VIEW),
+    "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
+    "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
         P.VDC_MANAGE_STORAGE,

@@ -152,6 +152,7 @@ def test_many_cost_no_more_questions_than_one(api: Api) -> None:
     api.volume("first")
     for noun, body in ONE_OF_EACH.items():
         assert api.post(f"/v1/{noun}", json=body).status_code == 201
+    api.done(api.post(f"/v1/templates/{api.world.template}/export"))
     limits = api.call("PUT", f"/v1/limits/virtual-datacenter/{api.world.vdc}", json={})
     assert limits.status_code == 200
     event.listen(cloud.database.engine, "before_cursor_execute", hear)

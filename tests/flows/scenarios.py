@@ -11,11 +11,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
+from adapters.database.packages import PackageRow
+from adapters.database.session import utc_now
 from adapters.types import Chap, Format
 from flows.cloud import cloud
 from tests.worlds import (
@@ -385,9 +387,31 @@ def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def packed_template(world: World) -> UUID:
+    """A template of two disks, of which none is streamed."""
+    template, arguments = import_package(world)
+    world.run("import_package", template, **arguments)
+    return template
+
+
+def export_template(world: World) -> Asked:
+    return packed_template(world), {}
+
+
+def export_vm(world: World) -> Asked:
+    vm = _vm_of(world.appliance("db", template=packed_template(world)))
+    world.run("deploy_vm", vm)
+    world.run("change_power", vm, power="off", former="ON")
+    return vm, {}
+
+
 def unneeded_conversion(world: World) -> Asked:
-    """A conversion that nobody needs, an hour old."""
-    world.run("convert_image", world.image("foreign", Format.VMDK), format="qcow2")
+    """A conversion that nobody needs, an hour old; and a package that waited for days."""
+    template = world.image("foreign", Format.VMDK)
+    world.run("convert_image", template, format="qcow2")
+    world.run("export_template", template)
+    with cloud.database.write() as db:
+        db.execute(update(PackageRow).values(created_at=utc_now(-2 * 86_400)))
     image = cloud.library.conversions(world.datacenter)[0]
     path = cloud.repository(world.datacenter).path(image.path)
     os.utime(path, (time.time() - 3600,) * 2)
@@ -428,6 +452,8 @@ SCENARIOS = {
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
+    "export_template": Scenario("export_template", export_template),
+    "export_vm": Scenario("export_vm", export_vm, LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),

@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from adapters.database import models
-from adapters.database.library import Conversion
 from adapters.database.operations import Operation, Operations
-from adapters.database.records import VolumeRecord
+from adapters.database.records import Conversion, VolumeRecord
 from adapters.database.session import Joined
 from adapters.errors import Conflict, Refused, Transient
 from adapters.hypervisors.memory import MemoryHypervisor

@@ -20,8 +20,8 @@ from sqlalchemy import delete, insert, select, update
 
 from adapters.database import models
 from adapters.database.ledger import ChargeRow
-from adapters.database.library import Conversion
 from adapters.database.operations import Operation
+from adapters.database.records import Conversion
 from adapters.types import Format, OperationState, StepState
 from flows.attach_volume import export_for
 from flows.cloud import cloud

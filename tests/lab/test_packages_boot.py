@@ -18,6 +18,7 @@ from deployments.lab.tgtd import Tgtd
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests import worlds
+from tests.adapters.test_packages import READ, cot
 from tests.guest import Guest
 from tests.lab import real_world
 from tests.lab.real_world import RealWorld
@@ -92,5 +93,40 @@ def test_a_guest_boots_from_a_package_and_has_its_other_disk(world, package):
         ["/dev/vdb", str(DATA_MIB * 2048)],
     ]
     assert guest.tell("head -n 1 /dev/vdb; echo", "what") == DATA.decode().strip()
-    ended = world.run("undeploy_vm", vm.id)
+
+    # What the guest writes leaves with the VM, and comes back.
+    guest.tell("echo written by the guest >/dev/vdb; sync; echo DONE $?", "DONE 0")
+    world.run("change_power", vm.id, power="off", former="ON")
+    again = imported(world, exported(world, "export_vm", vm.id), "again")
+    assert not world.run("undeploy_vm", vm.id).left_behind
+    (record,) = cloud.inventory.vms_of(world.appliance("web", template=again))
+    with cloud.database.write() as db:
+        db.execute(update(models.VirtualMachine).values(ram_mib=96))
+    world.run("deploy_vm", record.id)
+    vm = cloud.inventory.vm(record.id)
+    guest = Guest(cloud.hypervisor(vm.host), world.uri, vm.id)
+    guest.boot()
+    said = guest.tell("head -n 1 /dev/vdb; echo", "written by")
+    assert said == "written by the guest"
+    assert not world.run("undeploy_vm", vm.id).left_behind
+
+
+def exported(world: worlds.World, kind: str, what: UUID) -> Path:
+    ended = world.run(kind, what)
     assert not ended.left_behind
+    return cloud.repository(world.datacenter).path(f"packages/{ended.id}.ova")
+
+
+def test_what_is_exported_is_read_by_others(world, tmp_path):
+    """By tar, by qemu-img, and by an OVF library that is not ours."""
+    ova = exported(world, "export_template", world.template)
+    subprocess.run(["tar", "-C", tmp_path, "-xf", ova], check=True)
+    (disk,) = tmp_path.glob("*.vmdk")
+    (image,) = cloud.library.images(world.template)
+    source = cloud.repository(world.datacenter).path(image.path)
+    subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "vmdk", source, disk], check=True)
+    told = subprocess.run(
+        ["qemu-img", "info", "-f", "vmdk", disk], check=True, capture_output=True, text=True
+    ).stdout
+    assert "streamOptimized" in told
+    assert f"{disk.name}" in " ".join(cot(READ, ova).split())

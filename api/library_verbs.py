@@ -1,0 +1,47 @@
+"""`cloudloom export`, `packages`: what leaves the library again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.command_line import NoWait, client, console, find, show
+from api.hardware_verbs import Finish
+
+
+def add_to(app: typer.Typer, finish: Finish) -> None:
+    """Give the command line these verbs; `finish` waits for an operation's end."""
+
+    @app.command()
+    def export(
+        what: Annotated[str, typer.Argument(help="A template, or a VM that is off.")],
+        file: Annotated[
+            Path | None, typer.Argument(help="Where the OVA is to be; else it waits.")
+        ] = None,
+        *,
+        vm: Annotated[bool, typer.Option("--vm", help="It is a VM.")] = False,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Make an OVA of a template, or of a VM; with a file, fetch it."""
+        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+        if file is not None and (no_wait or file.exists()):
+            why = "cannot be fetched without waiting" if no_wait else "is there already"
+            raise typer.BadParameter(f"{file} {why}")
+        kind = "vms" if vm else "templates"
+        with client() as api:
+            started = api.start(f"/v1/{kind}/{find(api, kind, what)}/export")
+            finish(api, started, wait=not no_wait)
+            if file is None:
+                return
+            size = api.get(f"/v1/packages/{started.id}")["size_bytes"]
+            columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
+            with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
+                bar = progress.add_task(f"download {file.name}", total=size)
+                api.download(started.id, file, lambda count: progress.advance(bar, count))
+
+    @app.command()
+    def packages() -> None:
+        """List the packages that wait to be fetched."""
+        with client() as api:
+            show(api.all("/v1/packages"), "id", "name", "size_bytes", "created_at")

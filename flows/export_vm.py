@@ -1,0 +1,49 @@
+"""Export a VM that is off: a package of the disks on its host, to be fetched for a while."""
+
+from adapters.database.operations import Operation
+from adapters.database.records import VmRecord
+from adapters.packages import Hardware, WishedNic, Wishes
+from adapters.types import Format, Role
+from flows.abilities import Capability, require_ability
+from flows.cloud import cloud
+from flows.operation import operation
+from flows.packing import SourceDisk, enter_package, pack_disks, stream_disk
+from flows.places import at_host
+from flows.survey import survey_vm
+
+
+@operation("vm", role=Role.IMAGES)
+def export_vm(request: Operation) -> None:
+    """Make its disks streamed ones, pack them with a descriptor, and offer the package.
+
+    Volumes are not packed: they are there without the VM, too.
+    """
+    require_ability(request.target_id, Capability.DISK_FILES)
+    vm = survey_vm(request.target_id)
+    with at_host(vm.host):
+        streamed = [stream_disk(disk, request.id, vm.datacenter_id) for disk in sources(vm)]
+        package = pack_disks(
+            request.id,
+            vm.name,
+            request.enterprise_id,
+            vm.datacenter_id,
+            wishes_of(vm),
+            streamed,
+            vm.virtual_datacenter_id,
+        )
+    enter_package(package)
+
+
+def sources(vm: VmRecord) -> list[SourceDisk]:
+    """The disks on its host, in the guest's order."""
+    hypervisor = cloud.hypervisor(vm.host)
+    return [
+        SourceDisk(id=each.id, path=hypervisor.disk_path(vm.disk(each)), format=Format.QCOW2)
+        for each in sorted(vm.local_disks, key=lambda disk: disk.position)
+    ]
+
+
+def wishes_of(vm: VmRecord) -> Wishes:
+    """What the VM has, as far as other products know of it."""
+    nics = tuple(WishedNic(network=f"network {n}") for n, _ in enumerate(vm.nics, start=1))
+    return Wishes(cpu=vm.cpu, ram_mib=vm.ram_mib, hardware=Hardware(nics=nics))

@@ -6,6 +6,7 @@ bytes as their names say; ids are UUIDs chosen by the caller. None of them holds
 
 import hashlib
 from enum import StrEnum
+from typing import Any
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -312,6 +313,7 @@ class Nic(Value):
     id: UUID
     mac: str = Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")
     kind: str = "user"
+    model: str = ""  # e1000, vmxnet3, ...; empty is the hypervisor's fastest
 
 
 class Connection(Value):
@@ -369,7 +371,9 @@ class Vm(Value):
         What older versions had no word for counts only where it is said.
         """
         fields = type(self).model_fields
-        unsaid = {x for x in ("seed", "settings") if getattr(self, x) == fields[x].default}
+        new = ("seed", "settings")
+        unsaid: dict[str, Any] = {x: True for x in new if getattr(self, x) == fields[x].default}
+        unsaid["nics"] = {n: {"model"} for n, nic in enumerate(self.nics) if not nic.model}
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from adapters.database.labels import label
 from adapters.database.locks import Locked
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
+from adapters.packages import Hardware
 from adapters.privileges import Privilege
 from adapters.types import TemplateState, VmState, VolumeState
 from api import finding
@@ -24,6 +25,7 @@ from api.user_data import kept
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.policies.layers import layers_of
+from flows.policies.nics import nic_model
 
 
 class Composer:
@@ -41,7 +43,7 @@ class Composer:
         layers_of(self._vms)
         with cloud.database.read() as db:
             vdc = finding.virtual_datacenter(db, caller, blueprint.virtual_datacenter)
-            self._vdc, self._datacenter = vdc.id, vdc.datacenter_id
+            self._vdc, self._datacenter, self._family = vdc.id, vdc.datacenter_id, vdc.family
             for vm in self._vms:
                 self._template(db, vm)
                 self._tier(db, vm)
@@ -133,6 +135,7 @@ class Composer:
                     size_mib=image.virtual_size_mib,
                 )
             )
+        wished = Hardware.model_validate(template.hardware or {}).nics
         for index, network in enumerate(vm.wanted.networks):
             if network not in networks:
                 raise NotFound(f"there is no network {network}", code="unknown-network")
@@ -143,6 +146,7 @@ class Composer:
                     network_id=networks[network],
                     position=index,
                     mac=new_mac(db),
+                    model=nic_model(self._family, wished, index) or None,
                 )
             )
             db.flush()

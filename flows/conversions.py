@@ -98,13 +98,15 @@ def _(conversion: Conversion, operation_id: UUID) -> bool:
 
 def _way(conversion: Conversion, folder: Path) -> str:
     """The fastest way in this repository, measured before the first large conversion."""
-    where, form = conversion.datacenter_id, conversion.form
-    if (known := cloud.ways.known(where, form)) is not None:
+    where, has, form = conversion.datacenter_id, conversion.source.form, conversion.form
+    if has is None:  # a kind that is not made here, so there is no sample of it
+        return ""
+    if (known := cloud.ways.known(where, has, form)) is not None:
         return known
     if conversion.source.identity.size_bytes < _LARGE_BYTES:
         return ""
-    way = cloud.images.fastest(folder, form)
-    cloud.ways.remember(where, form, way)
+    way = cloud.images.fastest(folder, has, form)
+    cloud.ways.remember(where, has, form, way)
     return way
 
 

@@ -224,6 +224,7 @@ class NicRow(Base):
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
     position: Mapped[int]
     mac: Mapped[str] = mapped_column(String(17), unique=True)
+    model: Mapped[str | None] = mapped_column(String(32))
 
 
 class VolumeRow(Labelled, Base):

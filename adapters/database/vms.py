@@ -56,7 +56,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             host_id=row.host_id,
             datastore=row.directory or "",
             disks=tuple(_disk(x, images.get(x.template_disk_id)) for x in disks.get(row.id, ())),
-            nics=tuple(Nic(id=each.id, mac=each.mac) for each in nics.get(row.id, ())),
+            nics=tuple(_nic(each) for each in nics.get(row.id, ())),
             volumes=tuple(volume_of(each) for each in volumes.get(row.id, ())),
             installation=installation,
             user_data=row.user_data_id,
@@ -97,6 +97,10 @@ def _by_vm(db: Session, table: Any, vms: Sequence[UUID]) -> dict[UUID, list[Any]
     for row in sorted(rows_having(db, table.vm_id, vms), key=lambda row: row.position):
         found.setdefault(row.vm_id, []).append(row)
     return found
+
+
+def _nic(row: Any) -> Nic:
+    return Nic(id=row.id, mac=row.mac, model=row.model or "")
 
 
 def _disk(row: Any, image: Any) -> DiskRecord:

@@ -11,7 +11,7 @@ from adapters.forms import Form
 
 
 class Way(Base):
-    """How images of a form are made the fastest in a datacenter's repository."""
+    """How images are converted the fastest in a datacenter's repository: `form>form`."""
 
     __tablename__ = "ways"
     datacenter_id: Mapped[UUID] = mapped_column(
@@ -27,13 +27,17 @@ class Ways:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known(self, datacenter: UUID, form: Form) -> str | None:
-        """The fastest way to make images of that form; None before it was measured."""
+    def known(self, datacenter: UUID, has: Form, form: Form) -> str | None:
+        """The fastest way from form to form; None before it was measured."""
         with self._database.read() as db:
-            row = db.get(Way, (datacenter, form.value))
+            row = db.get(Way, (datacenter, _pair(has, form)))
             return row.way if row else None
 
-    def remember(self, datacenter: UUID, form: Form, way: str) -> None:
+    def remember(self, datacenter: UUID, has: Form, form: Form, way: str) -> None:
         """It was measured."""
         with self._database.write() as db:
-            db.merge(Way(datacenter_id=datacenter, form=form.value, way=way))
+            db.merge(Way(datacenter_id=datacenter, form=_pair(has, form), way=way))
+
+
+def _pair(has: Form, form: Form) -> str:
+    return f"{has.value}>{form.value}"

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 
 from pydantic import SecretStr
 
+from adapters.errors import Unsupported
 from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
@@ -27,6 +28,12 @@ _MOST_CPUS = 64  # up to so many
 _BOOT = {
     Boot.DISK: "hd",  # vda, be it a disk or a volume that is connected later
     Boot.NETWORK: "network",
+}
+
+_CARDS = {
+    "": "virtio-net-pci",
+    "pcnet32": "pcnet",
+    **{name: name for name in ("e1000", "e1000e", "vmxnet3", "rtl8139")},
 }
 
 ET.register_namespace("cloudloom", NAMESPACE)
@@ -232,7 +239,7 @@ def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:
             "-netdev",
             f"user,id=user{index},restrict=on",
             "-device",
-            f"virtio-net-pci,netdev=user{index},mac={nic.mac},bus=pci.0,addr={slot},romfile=",
+            f"{_card(nic)},netdev=user{index},mac={nic.mac},bus=pci.0,addr={slot},romfile=",
         ):
             ET.SubElement(command, f"{{{_QEMU}}}arg", value=word)
 
@@ -245,6 +252,13 @@ def owner_xml(vm: Vm) -> str:
 def _mark(vm: Vm, tag: str) -> ET.Element:
     whose = {"installation": str(vm.installation), "id": str(vm.id), "digest": vm.digest}
     return ET.Element(tag, whose)
+
+
+def _card(nic: Nic) -> str:
+    """QEMU's name of a card. Raises `Unsupported`."""
+    if nic.model not in _CARDS:
+        raise Unsupported(f"QEMU has no card {nic.model}")
+    return _CARDS[nic.model]
 
 
 def _printable(name: str) -> str:

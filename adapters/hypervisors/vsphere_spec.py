@@ -9,7 +9,7 @@ from uuid import UUID
 from pyVmomi import vim
 
 from adapters.errors import Unsupported
-from adapters.types import Boot, Connection, Disk, Vm
+from adapters.types import Boot, Connection, Disk, Nic, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
@@ -20,6 +20,12 @@ _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
 _BOOT = {Boot.DISK: "hdd", Boot.NETWORK: "ethernet0"}
+_CARDS = {
+    "": _DEVICE.VirtualVmxnet3,
+    "e1000": _DEVICE.VirtualE1000,
+    "e1000e": _DEVICE.VirtualE1000e,
+    "pcnet32": _DEVICE.VirtualPCNet32,
+}
 _Change = _DEVICE.VirtualDeviceSpec
 
 
@@ -72,7 +78,7 @@ def vm_spec(
             ),
             *(_disk(disk, disks[disk.id]) for disk in vm.disks),
             *([_disc(seed)] if seed else []),
-            *(_card(place, nic.mac, network) for place, nic in enumerate(vm.nics)),
+            *(_card(place, nic, network) for place, nic in enumerate(vm.nics)),
             _Change(
                 operation="add",
                 device=_DEVICE.VirtualSerialPort(
@@ -123,17 +129,19 @@ def _disc(path: str) -> Any:
     )
 
 
-def _card(place: int, mac: str, network: Any) -> Any:
+def _card(place: int, nic: Nic, network: Any) -> Any:
     """Make a card that leads nowhere: as isolated as a `user` network is."""
+    if nic.model not in _CARDS:
+        raise Unsupported(f"vSphere has no card {nic.model}")
     backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(
         deviceName=network.name, network=network
     )
     return _Change(
         operation="add",
-        device=_DEVICE.VirtualVmxnet3(
+        device=_CARDS[nic.model](
             key=-200 - place,
             addressType="manual",
-            macAddress=mac,
+            macAddress=nic.mac,
             backing=backing,
             connectable=_DEVICE.VirtualDevice.ConnectInfo(
                 startConnected=False, connected=False, allowGuestControl=False

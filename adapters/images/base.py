@@ -42,8 +42,8 @@ class ImageTool(Protocol):
         of `fastest`; nothing is the plain one.
         """
 
-    def fastest(self, folder: Path, form: Form) -> str:
-        """Measure in a folder which way of making that form is the fastest correct one there."""
+    def fastest(self, folder: Path, has: Form, form: Form) -> str:
+        """Measure in a folder which correct way from form to form is the fastest one there."""
 
     def fill_target(
         self,

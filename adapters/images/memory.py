@@ -65,13 +65,13 @@ class MemoryImageTool:
 
         self.world.call("images.convert", target.name, effect, None)
 
-    def fastest(self, folder: Path, form: Form) -> str:
+    def fastest(self, folder: Path, has: Form, form: Form) -> str:
         def effect() -> str:
             if not folder.is_dir():
                 raise NotFound(f"there is no folder {folder}")
             return _WAYS[-1]
 
-        return self.world.call("images.fastest", form.value, effect, "")
+        return self.world.call("images.fastest", f"{has.value}>{form.value}", effect, "")
 
     def fill_target(
         self,

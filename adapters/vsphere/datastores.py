@@ -7,9 +7,7 @@ import hashlib
 import http.client
 import re
 import struct
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ _PLACE = re.compile(r"\[([^\[\]/]+)\] */?(.*?)/?")
 _HEADER = struct.Struct("<4sIIQ")  # of a sparse VMDK: magic, version, flags, capacity in sectors
 _COMPRESSED = 1 << 16
 _TELL_S = 20.0  # a lease of which nothing is heard for minutes ends
+_FLUSH_S = 600.0  # what has come in may take its time to be on a disk
 _STALE_S = 6 * 3600.0  # an upload that is older than this is nobody's any more
 _CONTROLLER = 1000
 
@@ -72,7 +71,6 @@ class Datastores:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def capacity(self, directory: str) -> Capacity:
         """Room in the datastore of a directory. Raises `NotFound` without either."""
@@ -208,7 +206,7 @@ class Datastores:
         It comes as the disk of a machine, which is how a host takes such files, and is renamed.
         Where another process was faster, its disk is as good.
         """
-        with self._turns[path]:
+        with self._session.turns[path]:
             if self.has(path):
                 return
             self._discard_stale_uploads()
@@ -246,18 +244,16 @@ class Datastores:
         if has["state"] != "ready":
             raise has.get("error") or Refused("the host takes no upload")
         (url, pin), *_ = [(x.url, x.sslThumbprint) for x in has["info"].deviceUrl if x.disk]
-        where = urlsplit(url)
-        elsewhere = where.hostname not in {"*", self._session.address.server}
-        to = (where.hostname, where.port or 443, pin or "") if elsewhere else ()
-        connection = self._session.connection(*to)
+        connection, session = self._session.connection_to(url, pin or "")
+        connection.timeout = _FLUSH_S
         content = _Told(file, lease)
         try:
             connection.request(
                 "POST",
-                where.path,
+                urlsplit(url).path,
                 body=content,
                 headers={
-                    "Cookie": self._session.cookie(),
+                    **session,
                     "Content-Type": "application/x-vnd.vmware-streamVmdk",
                     "Content-Length": str(content.size),
                 },

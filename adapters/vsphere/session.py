@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ class Session:
         self._used_at = -math.inf
         self._host: Any = None
         self._browsers: dict[str, Any] = {}
+        self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     @contextmanager
     def speaking(self) -> Iterator[Any]:
@@ -293,13 +295,23 @@ class Session:
         name_and_value: str = self._stub.cookie.split(";")[0]
         return name_and_value
 
-    def connection(self, server: str = "", port: int = 0, pin: str = "") -> _PinnedConnection:
-        """Open HTTPS to the server, or to a host that it has told the certificate of."""
-        if not server:
-            return _PinnedConnection(
-                self.address.server, self.address.port, self.address.fingerprint
-            )
-        return _PinnedConnection(server, port, pin.replace(":", "").lower())
+    def connection(self) -> _PinnedConnection:
+        """Open HTTPS to the server."""
+        address = self.address
+        return _PinnedConnection(address.server, address.port, address.fingerprint)
+
+    def connection_to(self, url: str, pin: str) -> tuple[_PinnedConnection, dict[str, str]]:
+        """Open HTTPS to where the server says, and what to tell there.
+
+        That may be one of its hosts, whose certificate it tells; our session is not for those.
+        """
+        where = urlsplit(url)
+        if where.hostname in {"*", self.address.server}:
+            return self.connection(), {"Cookie": self.cookie()}
+        if where.hostname is None:
+            raise Refused(f"{self.address.server} names no host: {url}")
+        pin = pin.replace(":", "").lower()
+        return _PinnedConnection(where.hostname, where.port or 443, pin), {}
 
     def _forget(self) -> None:
         """What was there may be somewhere else: look for all of it again."""

@@ -64,6 +64,7 @@ class Nic(BaseModel):
     network_id: UUID
     position: int
     mac: str
+    model: str | None = Field(description="What its template wishes for; null: the fastest.")
 
 
 class HostOfVm(BaseModel):

@@ -107,7 +107,7 @@ def test_a_stream_is_read_only_and_so_no_host_writes_to_one(made, tmp_path):
 def test_the_fastest_way_is_a_right_one(made, tmp_path, monkeypatch, form):
     """A set comes out the same however often: streams and sets are written in order."""
     monkeypatch.setattr(qemu_img, "_SAMPLE_MIB", 4)
-    way = tool.fastest(tmp_path, form)
+    way = tool.fastest(tmp_path, Form.VHD_DYNAMIC, form)
     assert [*tmp_path.iterdir()] == []
     assert "-W" not in qemu_img._WAYS[way] or form is Form.QCOW2
     target = tmp_path / form.format.disk_file
@@ -119,7 +119,7 @@ def test_where_nothing_may_pass_by_the_cache_the_other_ways_are_left(monkeypatch
     """A tmpfs knows no direct I/O: that way fails, and is not chosen."""
     monkeypatch.setattr(qemu_img, "_SAMPLE_MIB", 2)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        assert "-T" not in qemu_img._WAYS[tool.fastest(Path(folder), Form.QCOW2)]
+        assert "-T" not in qemu_img._WAYS[tool.fastest(Path(folder), Form.RAW, Form.QCOW2)]
 
 
 @pytest.mark.parametrize("form", sorted(DIETS[Family.KVM].boots, key=str), ids=lambda x: x.value)

@@ -333,7 +333,7 @@ def test_a_datacenter_goes_with_its_history_once_it_is_empty(api: Api, tmp_path:
     folder.mkdir()
     second = made(api, "datacenters", name="second", repository=str(folder))
     path = f"/v1/datacenters/{second['id']}"
-    cloud.ways.remember(UUID(second["id"]), Form.QCOW2, "")
+    cloud.ways.remember(UUID(second["id"]), Form.RAW, Form.QCOW2, "")
     made(api, "racks", datacenter="second", name="r")
     assert users(api.delete(path)) == {("rack", "r")}
     assert api.delete(f"/v1/racks/{only(api, 'racks')['id']}").status_code == 204

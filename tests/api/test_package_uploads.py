@@ -132,3 +132,19 @@ def test_a_package_is_one_file(api: Api, package: bytes) -> None:
     where = api.post("/v1/templates", params=wish).headers["location"]
     one = [("file", ("shop.ova", package))]
     api.done(api.client.post(where, files=one))
+
+
+def test_a_vm_has_the_network_cards_that_its_guest_expects(api: Api, package: bytes) -> None:
+    imported(api, package)
+    text = "appliance: a\nvirtual_datacenter: demo\nvms:\n- name: db\n  template: {}\n"
+    models = {}
+    for template in ("shop", "tiny"):
+        made = api.appliance(
+            text.format(template).replace("appliance: a", f"appliance: {template}")
+            + "  networks: [default, default]\n"
+        )
+        (vm,) = api.get("/v1/vms", params={"appliance_id": made["id"]}).json()
+        models[template] = [nic["model"] for nic in vm["nics"]]
+    assert models == {"shop": ["vmxnet3", "vmxnet3"], "tiny": [None, None]}
+    (record,) = cloud.inventory.vms_of(UUID(made["id"]))
+    assert [nic.model for nic in record.nics] == ["", ""]

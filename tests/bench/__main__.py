@@ -24,6 +24,7 @@ OUT = Path("build/bench.json")
 ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "export": of_bytes.bench_export,
     "convert": of_bytes.bench_convert,
+    "clone": of_bytes.bench_clone,
     "deploy_1": deploys.bench_deploy_1,
     "deploy_20": deploys.bench_deploy_20,
     "deploy_vsphere": vsphere.bench_deploy_vsphere,

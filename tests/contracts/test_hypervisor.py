@@ -771,6 +771,18 @@ def test_a_vm_starts_with_as_many_disks_as_it_may_have_and_as_many_nics(ours, di
     assert ours.power(vm.id) is Power.ON
 
 
+@pytest.mark.parametrize("model", ["e1000", "e1000e", "pcnet32"])
+def test_a_vm_starts_with_the_cards_that_its_guest_expects(ours, model):
+    nic = Nic(id=uuid4(), mac="52:54:00:00:00:01", model=model)
+    vm = changed(bare_vm(), nics=(nic,))
+    ours.ensure_vm(vm)
+    assert ours.has_vm(vm)
+    with pytest.raises(Conflict):
+        ours.has_vm(changed(vm, nics=(changed(nic, model=""),)))
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.power(vm.id) is Power.ON
+
+
 def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):
     nobody = uuid4()
     ours.set_power(nobody, Power.OFF, timeout_s=0)

@@ -262,6 +262,25 @@ def test_a_host_is_sent_nothing_but_streams(vcenter, tmp_path, options):
 
 
 @pytest.mark.lab
+def test_what_several_lanes_want_is_sent_once(vcenter, tmp_path):
+    vsphere = Vsphere(vcenter)
+    image = vsphere.image(tmp_path)
+    copy = copy_of(image.read_bytes(), vsphere)
+    sent = uploads(vcenter)
+    nodes = [VsphereNode(vsphere.node._session) for _ in range(4)]  # as flows have them
+    lanes = [threading.Thread(target=x.ensure_copy, args=(str(image), copy)) for x in nodes]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    assert (uploads(vcenter), vsphere.node.has_copy(copy)) == (sent + 1, True)
+
+
+def uploads(vcsim: Vcsim) -> int:
+    return (vcsim.folder / "vcsim.log").read_text().count("nfc POST")
+
+
+@pytest.mark.lab
 def test_a_copy_on_a_datastore_is_the_image(vcenter, tmp_path):
     vsphere = Vsphere(vcenter)
     image = vsphere.image(tmp_path)

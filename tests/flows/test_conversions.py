@@ -7,6 +7,8 @@ from adapters.types import Format, OperationState
 from flows import conversions
 from flows.cloud import cloud
 
+QCOW2 = "vmdk/monolithicSparse>qcow2"
+
 
 def converted(world, template, **asked):
     operation = world.run("convert_image", template, **asked)
@@ -43,10 +45,10 @@ def test_the_way_is_measured_once_for_large_images(world, monkeypatch):
     monkeypatch.setattr(conversions, "_LARGE_BYTES", 1)
     for name in ("one", "two"):
         converted(world, world.image(name, Format.VMDK), family="kvm")
-    assert cloud.world.calls("images.fastest") == ["qcow2"]
-    assert cloud.ways.known(world.datacenter, Form.QCOW2) == "quick"
+    assert cloud.world.calls("images.fastest") == [QCOW2]
+    assert cloud.ways.known(world.datacenter, Form.VMDK_SPARSE, Form.QCOW2) == "quick"
     converted(world, world.image("three", Format.VMDK), family="hyperv")
-    assert cloud.world.calls("images.fastest") == ["qcow2", "vhdx"]
+    assert cloud.world.calls("images.fastest") == [QCOW2, "vmdk/monolithicSparse>vhdx"]
 
 
 def test_a_measurement_that_fails_is_tried_again_and_leaves_nothing(world, monkeypatch):

@@ -32,9 +32,16 @@ AT_HOSTS = {
     ("deploy_vm-seeded", "make-seed"),
     ("undeploy_vm-seeded", "remove-seed"),
 }
-ON_VSPHERE = ("deploy_vm",)
+ON_VSPHERE = ("deploy_vm", "undeploy_vm")
 NOT_THERE = ("open-scratch", "convert-disk")  # its images fit
-DONE_OTHERWISE = ("hold-base", "make-disk", "define-vm", "connect-volume", "switch-vm")
+DONE_OTHERWISE = (
+    "hold-base",
+    "make-disk",
+    "define-vm",
+    "connect-volume",
+    "switch-vm",
+    "undefine-vm",
+)
 
 
 def are_of_interest(where: str, name: str, step: str) -> bool:

@@ -68,6 +68,15 @@ def test_a_session_that_the_server_has_ended_is_renewed(session):
         assert session.host.name == "DC0_C0_H0"
 
 
+def test_a_session_is_told_to_its_own_server_only(session):
+    with session.speaking():
+        connection, told = session.connection_to("https://*/nfc/1/disk.vmdk", "")
+        assert (connection.host, set(told)) == ("127.0.0.1", {"Cookie"})
+        connection, told = session.connection_to("https://esx-1:8443/nfc/1/d.vmdk", "AB:" * 20)
+        assert (connection.host, connection.port, told) == ("esx-1", 8443, {})
+        assert connection._pin == "ab" * 20
+
+
 def test_threads_share_one_login(vcenter, login):
     logins = []
     session = Session(vcenter.address, lambda: logins.append(1) or login)

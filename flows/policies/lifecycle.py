@@ -17,8 +17,8 @@
 
 To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
 what opens its screen: one that is deployed has to be redefined for that. To grow is to be resized
-to more while it is on, where its host can do that, as with volumes that come and go; a paused guest
-could not release one.
+to more while it is on, where its host can do that, as with volumes that come and go; a paused
+guest could not release one.
 
 A VM under an operation is LOCKED, and allows nothing. A protected one allows nothing that destroys
 (`DESTROYS`): what its disks hold, or what its guest has not saved.

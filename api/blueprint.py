@@ -11,6 +11,7 @@ from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
 from api.labelling import Labels
+from api.settings import BOOT, BootOrder, Password
 from api.user_data import USER_DATA, UserData
 
 _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
@@ -30,6 +31,14 @@ class WantedVolume(BaseModel):
     labels: Labels = Field(default_factory=dict, description="Of a new one.")
 
 
+class WantedDisk(BaseModel):
+    """An empty disk, beside those of the template."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size_mib: int = Field(gt=0, le=2**31 - 1, examples=[1024])
+
+
 class WantedVm(BaseModel):
     """A VM, or `replicas` of it, called `name-1`, `name-2`, ..., volumes likewise."""
 
@@ -42,6 +51,7 @@ class WantedVm(BaseModel):
     replicas: int = Field(1, ge=1, le=_MAX_VMS)
     depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
     volumes: list[WantedVolume] = Field(default_factory=list, max_length=MOST_DISKS - 1)
+    disks: list[WantedDisk] = Field(default_factory=list, max_length=MOST_DISKS - 1)
     networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
     tier: Name | None = Field(None, description="Of the datastore that its disks are to be on.")
     affinity: Name | None = Field(
@@ -55,6 +65,8 @@ class WantedVm(BaseModel):
     )
     labels: Labels = Field(default_factory=dict)
     user_data: UserData | None = Field(None, description=USER_DATA)
+    boot: BootOrder | None = Field(None, description=BOOT)
+    vnc_password: Password | None = None
 
 
 class Blueprint(BaseModel):

@@ -24,6 +24,7 @@ from api import (
     limit_verbs,
     planned_verbs,
     vm_verbs,
+    volume_verbs,
 )
 from api.command_line import Force, NoWait, Verbs, complaints, console
 from api.command_line import client as _client
@@ -384,6 +385,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 infrastructure_verbs.add_to(app, _client, _show)
 composition_verbs.add_to(app, _finish)
 hardware_verbs.add_to(app, _finish)
+volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)

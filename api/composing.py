@@ -15,7 +15,7 @@ from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.packages import Hardware
 from adapters.privileges import Privilege
-from adapters.types import TemplateState, VmState, VolumeState
+from adapters.types import MOST_DISKS, TemplateState, VmState, VolumeState
 from api import finding
 from api.blueprint import Blueprint, PlannedVm, WantedVolume, planned
 from api.errors import Problem
@@ -113,6 +113,8 @@ class Composer:
             anti_affinity=vm.wanted.anti_affinity,
             protected=vm.wanted.protected,
             user_data_id=kept(db, vm.wanted.user_data),
+            boot=vm.wanted.boot,
+            screen_id=kept(db, vm.wanted.vnc_password),
         )
         db.add(row)
         db.flush()
@@ -135,6 +137,13 @@ class Composer:
                     size_mib=image.virtual_size_mib,
                 )
             )
+        beyond = max(1, len(images))
+        if beyond + len(vm.wanted.disks) + len(vm.volumes) > MOST_DISKS:
+            text = f"VM {vm.name} would have more than {MOST_DISKS} disks"
+            raise Conflict(text, code="too-many-disks")
+        for place, disk in enumerate(vm.wanted.disks, start=beyond):
+            size_mib = disk.size_mib
+            db.add(models.VmDisk(id=uuid4(), vm_id=vm_id, position=place, size_mib=size_mib))
         wished = Hardware.model_validate(template.hardware or {}).nics
         for index, network in enumerate(vm.wanted.networks):
             if network not in networks:
@@ -150,7 +159,7 @@ class Composer:
                 )
             )
             db.flush()
-        for index, volume in enumerate(vm.volumes, start=max(1, len(images))):
+        for index, volume in enumerate(vm.volumes, start=beyond + len(vm.wanted.disks)):
             self._assign(db, volume, vm_id, index)
 
     def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:

@@ -44,28 +44,12 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         plan: Plan = None,
         no_wait: NoWait = False,
     ) -> None:
-        """Give a VM that is off more or less CPUs and memory."""
+        """Give a VM more or less CPUs and memory; while it is on, more, where its host can."""
         wanted = {"cpu": cpu, "ram_mib": ram_mib}
         size = {name: each for name, each in wanted.items() if each is not None}
         with client() as api:
             body = {**size, "force": bool(force), "force_reason": force or None}
             path = f"/v1/vms/{find(api, 'vms', vm)}/resize"
-            ask(api, path, body, dry_run=dry_run, plan=plan, wait=not no_wait)
-
-    @app.command()
-    def grow(
-        volume: str,
-        size_mib: Annotated[int, typer.Argument(min=1, help="MiB that it is to have.")],
-        *,
-        force: Force = None,
-        dry_run: DryRun = False,
-        plan: Plan = None,
-        no_wait: NoWait = False,
-    ) -> None:
-        """Let a volume grow, which is detached or whose VM is off."""
-        with client() as api:
-            path = f"/v1/volumes/{find(api, 'volumes', volume)}/resize"
-            body = {"size_mib": size_mib, "force": bool(force), "force_reason": force or None}
             ask(api, path, body, dry_run=dry_run, plan=plan, wait=not no_wait)
 
     @app.command("add-disk")

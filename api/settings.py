@@ -19,6 +19,7 @@ def _each_once(boot: list[Boot]) -> list[Boot]:
 BootOrder = Annotated[
     list[Boot], Field(min_length=1, max_length=len(Boot)), AfterValidator(_each_once)
 ]
+BOOT = "What the VM starts from: the first that works. The disk, if not said."
 Password = Annotated[
     SecretStr,
     Field(
@@ -34,9 +35,7 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    boot: BootOrder | None = Field(
-        None, description="What the VM starts from: the first that works. The disk, if not said."
-    )
+    boot: BootOrder | None = Field(None, description=BOOT)
     vnc_password: Password | None = Field(
         None, description="What its screen asks for; `null`: nothing, the line is enough."
     )

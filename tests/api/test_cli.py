@@ -165,6 +165,12 @@ def test_an_appliance_is_deployed_watched_and_taken_away(
     assert "reset-vm web succeeded" in run("reset", "web").output
     assert run("undeploy", "shop").exit_code == 0
     assert "resize-volume data succeeded" in run("grow", "data", "16").output
+    made = run("create-volume", "more", "8", "--in", "demo")
+    assert "create-iscsi-volume more succeeded" in made.output, made.output
+    for deed in ("attach", "detach"):
+        assert f"{deed}-volume more succeeded" in run(deed, "more", "web").output
+    assert "succeeded" in run("delete-volume", "more").output
+    assert "more" not in run("volumes").output
     assert "add-disk web succeeded" in run("add-disk", "web", "8").output
     (added,) = [x for x in run("disks", "web").output.splitlines() if " 8 " in x]
     assert "delete-disk web succeeded" in run("delete-disk", "web", added.split()[0]).output

@@ -10,7 +10,7 @@ from adapters.hypervisors.base import Capability
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import MOST_DISKS
 from flows.cloud import cloud
-from tests.api.conftest import Api, refused
+from tests.api.conftest import Api, dumped, refused
 from tests.worlds import require_ledger_exact
 
 SHOP = """\
@@ -479,3 +479,41 @@ def test_a_copy_starts_the_same_and_shares_no_password(api: Api, web: str) -> No
     assert not {x["id"] for x in added(api, copied)} & {x["id"] for x in added(api, web)}
     api.done(api.post(f"{copied}/deploy"))
     require_defined_as_recorded(copied)
+
+
+FITTED = """\
+appliance: fitted
+virtual_datacenter: demo
+vms:
+  - name: web
+    template: tiny
+    disks: [{{size_mib: 8}}, {{size_mib: {last}}}]
+    volumes: [{{name: more, size_mib: 8}}]
+    boot: [network, disk]
+    vnc_password: {password}
+"""
+
+
+def test_a_blueprint_says_all_of_it(api: Api) -> None:
+    text = FITTED.format(last=16, password=PASSWORD)
+    key = {"Content-Type": "application/yaml", "Idempotency-Key": "fitted"}
+    made = api.post("/v1/appliances", content=text, headers=key)
+    assert made.status_code == 201, made.text
+    vm = f"/v1/vms/{made.json()['vms'][0]['id']}"
+    api.done(api.post(f"{vm}/deploy"))
+    require_defined_as_recorded(vm)
+    told = api.get(vm).json()
+    assert (told["boot"], told["has_vnc_password"]) == (["network", "disk"], True)
+    sizes = [(x["position"], x["size_mib"]) for x in told["disks"]]
+    assert sizes == [(0, sizes[0][1]), (1, 8), (2, 16)]
+    assert [x["position"] for x in told["volumes"]] == [3]
+    assert PASSWORD not in made.text + str(told) + dumped().decode(errors="replace")
+    require_ledger_exact()
+
+
+def test_a_blueprint_has_a_bounded_number_of_disks(api: Api) -> None:
+    vm = {"name": "web", "template": "tiny", "disks": [{"size_mib": 8}] * 10}
+    vm["volumes"] = [{"name": f"v{x}", "size_mib": 8} for x in range(5)]
+    body = {"appliance": "large", "virtual_datacenter": "demo", "vms": [vm]}
+    refused(api.post("/v1/appliances", json=body), 409, "too-many-disks")
+    assert api.get("/v1/appliances", params={"name": "large"}).json() == []

@@ -1,6 +1,7 @@
 """An appliance's life through the API: blueprint, deploy, power, persist, undeploy, delete."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -112,10 +113,10 @@ def test_what_came_up_is_kept_and_only_the_others_are_deployed_again(
     _, first, _ = appliance["vms"]
     define = MemoryHypervisor.ensure_vm
 
-    def refuse(self: MemoryHypervisor, vm: WantedVm) -> None:
+    def refuse(self: MemoryHypervisor, vm: WantedVm, *more: Any) -> None:
         if str(vm.id) == first["id"]:
             raise OutOfSpace("no memory left")
-        define(self, vm)
+        define(self, vm, *more)
 
     monkeypatch.setattr(MemoryHypervisor, "ensure_vm", refuse)
     odd = api.post(f"{path}/deploy", json={"on_failure": "perhaps"})

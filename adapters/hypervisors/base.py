@@ -39,7 +39,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
 | ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
-| set_size | setVcpus, up to the most that it was started with | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
+| set_size | `Unsupported`: a CPU cannot be taken back before the guest has set up its ACPI | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
@@ -149,8 +149,8 @@ class Hypervisor(Protocol):
     def set_size(self, former: Vm, vm: Vm) -> None:
         """Give a VM the size of `vm`, at once where it is on; it differs from `former` in that alone.
 
-        More is given as far as `HOT_CPU` and `HOT_RAM` say; less is what was given while it is on
-        and the guest lets go of. Raises `Conflict` when it is defined as neither, `Refused`.
+        More is given as far as `HOT_CPU` and `HOT_RAM` say, and can be taken back at once. Raises
+        `Conflict` when it is defined as neither, `Unsupported`.
         """
 
     def delete_vm(self, vm: UUID) -> None:

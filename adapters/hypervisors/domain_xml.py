@@ -22,9 +22,6 @@ _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
 _FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
-_GROWTH = 4  # as many times its CPUs a VM may be given while it is on,
-_MOST_CPUS = 64  # up to so many
-
 _BOOT = {
     Boot.DISK: "hd",  # vda, be it a disk or a volume that is connected later
     Boot.NETWORK: "network",
@@ -96,9 +93,9 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     _text(domain, "name", vm_name(vm.id))
     _text(domain, "uuid", str(vm.id))
     _text(domain, "title", _printable(vm.name))
-    ET.SubElement(domain, "metadata").append(_mark(vm, f"{{{NAMESPACE}}}owner"))
+    ET.SubElement(domain, "metadata").append(_mark(vm))
     _text(domain, "memory", str(vm.ram_mib), unit="MiB")
-    _text(domain, "vcpu", str(max(vm.cpu, min(_GROWTH * vm.cpu, _MOST_CPUS))), current=str(vm.cpu))
+    _text(domain, "vcpu", str(vm.cpu))
     if domain_type == "kvm":
         ET.SubElement(domain, "cpu", mode="host-passthrough")
     system = ET.SubElement(domain, "os")
@@ -244,14 +241,9 @@ def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:
             ET.SubElement(command, f"{{{_QEMU}}}arg", value=word)
 
 
-def owner_xml(vm: Vm) -> str:
-    """Say whose a VM is, and how it is defined, as its metadata."""
-    return ET.tostring(_mark(vm, "owner"), encoding="unicode")
-
-
-def _mark(vm: Vm, tag: str) -> ET.Element:
+def _mark(vm: Vm) -> ET.Element:
     whose = {"installation": str(vm.installation), "id": str(vm.id), "digest": vm.digest}
-    return ET.Element(tag, whose)
+    return ET.Element(f"{{{NAMESPACE}}}owner", whose)
 
 
 def _card(nic: Nic) -> str:

@@ -84,7 +84,8 @@ def resize(vm_id: UUID, size: Size, caller: Caller, starter: PlannedStarting) ->
         uses = cloud.inventory.vm(vm_id).uses
         require_growth(vm_id, uses.model_copy(update=wanted), force)
 
-    require_hot(vm_id, wanted)
+    with cloud.database.read() as db:
+        require_hot(finding.vm(db, caller, vm_id), wanted)
     return starter.start(plan, check, wish=size)
 
 
@@ -189,13 +190,12 @@ def _disk(db: Session, vm: models.VirtualMachine, disk: UUID) -> models.VmDisk:
     return row
 
 
-def require_hot(vm_id: UUID, wanted: dict[str, int]) -> None:
+def require_hot(vm: models.VirtualMachine, wanted: dict[str, int]) -> None:
     """Refuse at once what the host of a VM that is on cannot give it meanwhile."""
-    vm = cloud.inventory.vm(vm_id)
     if vm.state is VmState.ON:
         for name, ability in (("cpu", Capability.HOT_CPU), ("ram_mib", Capability.HOT_RAM)):
             if wanted.get(name, 0) > getattr(vm, name):
-                require_ability(vm_id, ability)
+                require_ability(vm.id, ability)
 
 
 def require_growth(vm_id: UUID, uses: Amounts, force: Any) -> None:

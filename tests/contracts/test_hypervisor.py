@@ -733,6 +733,11 @@ def test_a_reset_guest_starts_anew(counterpart, ours):
 
 
 def test_a_vm_that_is_on_is_given_more_and_keeps_it(ours, running):
+    if not {Capability.HOT_CPU, Capability.HOT_RAM} & ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.set_size(running, running.model_copy(update={"cpu": 2}))
+        assert ours.has_vm(running)
+        return
     cpu = 2 if Capability.HOT_CPU in ours.capabilities else 1
     ram_mib = 64 if Capability.HOT_RAM in ours.capabilities else 32
     more = running.model_copy(update={"cpu": cpu, "ram_mib": ram_mib})

@@ -1,9 +1,13 @@
 """Breaking a running saga at one step, in every way that it has to survive."""
 
+import os
+import signal
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from adapters.database import models
 from adapters.database.operations import LeaseLost, Operation, Operations
 from adapters.database.runners import Runner
 from adapters.database.session import utc_now
+from adapters.settings import Settings
 from adapters.types import OperationState
 from flows import running
 from flows.catalog import FLOWS
@@ -139,3 +144,18 @@ def lapse(operation: Operation) -> None:
 def somebody_else() -> Runner:
     """A runner of another machine."""
     return Runner(host="elsewhere/boot", pid=1, started=1.0)
+
+
+def run_and_die(settings: Settings, operation: Operation, place: Place, words: Path) -> None:
+    """Carry an operation out in this process, which kills itself right after the step's effect.
+
+    Should it not, `words` has why.
+    """
+    cloud.become(settings)
+    broken = Breaker(pytest.MonkeyPatch(), operation)
+    broken.at(place, lambda do, told: (do(**told), os.kill(os.getpid(), signal.SIGKILL)))
+    try:
+        ended = broken.run()
+        words.write_text(f"{ended.state}: {ended.error}")
+    except BaseException as error:  # noqa: BLE001 - it is the parent that fails for it
+        words.write_text("".join(traceback.format_exception(error)))

@@ -282,8 +282,8 @@ def resize(world: World) -> Asked:
 
 
 def resize_on(world: World) -> Asked:
-    """More of both, while it is on."""
-    return _deployed_vm(world), {"size": {"cpu": 2, "ram_mib": 128}}
+    """More CPUs, while it is on."""
+    return _deployed_vm(world), {"size": {"cpu": 2}}
 
 
 def resize_undeployed(world: World) -> Asked:

@@ -152,6 +152,7 @@ def run_and_die(settings: Settings, operation: Operation, place: Place, words: P
     Should it not, `words` has why.
     """
     cloud.become(settings)
+    assert FLOWS[operation.kind].version == operation.version  # it is of the steps as they are
     broken = Breaker(pytest.MonkeyPatch(), operation)
     broken.at(place, lambda do, told: (do(**told), os.kill(os.getpid(), signal.SIGKILL)))
     try:

@@ -96,8 +96,8 @@ def wish(world: World, kind: str, appliances: list[UUID]) -> tuple[UUID, dict[st
         free = select(models.VolumeRow).where(models.VolumeRow.vm_id.is_(None))
         with cloud.database.read() as db:
             found = db.scalars(free).first()
-        more = {"size_mib": found.size_mib + 4} if found and kind == "resize_volume" else {}
-        return (found.id, more) if found else None
+            more = {"size_mib": found.size_mib + 4} if found and kind == "resize_volume" else {}
+            return (found.id, more) if found else None
     if kind == "persist_vm":
         fits = [vm for vm in fits if any(disk.position == 0 for disk in vm.local_disks)]
         return (off(world, fits[0]), {"volume": volume}) if fits else None

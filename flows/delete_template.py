@@ -17,7 +17,7 @@ from flows.steps import Effect, step
 @operation("template", role=Role.IMAGES)
 def delete_template(request: Operation) -> None:
     """Offer it no more, unless in use; remove its files, its conversions, its charge, its rows."""
-    template, datacenter = request.target_id, request.datacenter_id
+    template, datacenter = request.target_id, UUID(request.arguments["library"])
     retire_template(template, datacenter, TemplateState(request.arguments["former"]))
     for image in survey_images(template):
         remove_image(image, datacenter)

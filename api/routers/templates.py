@@ -249,8 +249,9 @@ def delete_template(
         row = finding.template(db, caller, template_id)
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
+        where = row.datacenter_id  # its library is what the operation is about, too
         return starter.request(
-            "delete_template", row.id, row.name, row.datacenter_id, former=row.state
+            "delete_template", row.id, row.name, where, former=row.state, library=where
         )
 
     def unchanged(db: Session) -> None:

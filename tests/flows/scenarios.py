@@ -364,7 +364,7 @@ def delete_template(world: World) -> Asked:
     own = world.image("own", Format.VMDK)
     world.image("other", Format.VMDK)
     world.run("convert_image", own, format="qcow2")
-    return own, {"former": "AVAILABLE"}
+    return own, {"former": "AVAILABLE", "library": str(world.datacenter)}
 
 
 def import_package(world: World) -> Asked:

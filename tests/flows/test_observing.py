@@ -156,8 +156,8 @@ def planted(ours: Cloudloom) -> dict[str, str]:
         **kept,
         "key": (ours.home / "secret.key").read_text(),
         "password in a URL": IN_URL,
-        "token": ours.token.rpartition("_")[2],
-        "guest's token": guest.rpartition("_")[2],
+        "token": ours.token.split("_", 2)[2],
+        "guest's token": guest.split("_", 2)[2],
         "Prefect's password": ours.prefect_auth.partition(":")[2],
         "Prefect's key": (ours.home / "prefect/key").read_text(),
     }

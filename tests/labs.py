@@ -76,14 +76,14 @@ def appliance_image() -> Path:
 @pytest.fixture(scope="session")
 def vcenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcsim]:
     """A simulated vCenter; tests name their objects by new UUIDs, and share it."""
-    with Vcsim(tmp_path_factory.mktemp("vcenter")) as server:
+    with started(Vcsim(tmp_path_factory.mktemp("vcenter"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def esxi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vcsim]:
     """A simulated ESXi without a vCenter, shared in the same way."""
-    with Vcsim(tmp_path_factory.mktemp("esxi"), esx=True) as server:
+    with started(Vcsim(tmp_path_factory.mktemp("esxi"), esx=True)) as server:
         yield server
 
 

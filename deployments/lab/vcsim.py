@@ -14,8 +14,6 @@ import secrets
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from deployments.lab import CACHE
 from deployments.lab.process import Process, wait_for
@@ -119,24 +117,6 @@ class Vcsim:
     def stop(self) -> None:
         """End it, with all that it kept; gone already is success."""
         self._process.stop()
-
-    def __enter__(self) -> Self:
-        """Start, and leave nothing running when that fails."""
-        try:
-            self.start()
-        except BaseException:  # an interrupt too
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop, whatever happened."""
-        self.stop()
 
     def _answers(self) -> bool:
         if not self._process.alive():

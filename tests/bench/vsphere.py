@@ -14,10 +14,11 @@ def bench_deploy_vsphere(folder: Path) -> Iterator[Row]:
     from deployments.lab.vcsim import Vcsim
     from flows.cloud import cloud
     from tests.lab import vsphere_world
+    from tests.labs import started
 
     tgtd = Tgtd(folder / "t")
     tgtd.start()
-    with Vcsim(folder / "v") as vcsim:
+    with started(Vcsim(folder / "v")) as vcsim:
         world = vsphere_world.build(folder / "h", vcsim, tgtd, power_off_timeout_s=0)
         kept = _only_vm(world.appliance("kept"))
         world.run("deploy_vm", kept)  # the host has its copy of the image

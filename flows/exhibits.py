@@ -24,6 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from adapters.database.operations import LeaseLost
+from adapters.types import OperationState
 from flows import captions
 from flows.cloud import cloud
 from flows.engine import is_prefect_watching
@@ -106,8 +107,9 @@ class _Show:
 
     def _show_plan(self) -> None:
         operation = cloud.operations.read(self._operation)
-        if operation.kind != self._body.__name__ or operation.ended:
-            return  # it is undone, or settled: what was planned is past
+        undone = operation.ended and operation.state is not OperationState.SUCCEEDED
+        if operation.kind != self._body.__name__ or undone:
+            return  # or it is settled: what was planned is past
         once, self._each = halves(self._body)
         coming, going = (operation.arguments.get(key, []) for key in ("vms", "leaving"))
         asked = {"appliance": [*coming, *going], "vm": [operation.target_id]}

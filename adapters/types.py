@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from adapters.guests import Bus, Firmware
 from adapters.states import (
     ApplianceState,
     ConversionState,
@@ -325,6 +326,7 @@ class Connection(Value):
     target: Target
     position: int = 1  # 0 is vda, 1 is vdb
     read_only: bool = False
+    bus: Bus | None = None  # as the VM's disks have it
 
     @property
     def id(self) -> UUID:
@@ -345,10 +347,13 @@ class Boot(StrEnum):
 
 
 class Settings(Value):
-    """How a VM starts, and which secret opens its screen; without one, the line is enough."""
+    """How a VM starts, what opens its screen (else the line is enough), what it expects."""
 
     boot: tuple[Boot, ...] = (Boot.DISK,)  # the first that works
     screen: UUID | None = None
+    firmware: Firmware = Firmware.BIOS
+    bus: Bus | None = None  # of its disks and volumes; None is the hypervisor's fastest
+    system: str = ""  # in VMware's word; empty where nobody has said
 
 
 class Vm(Value):
@@ -374,6 +379,8 @@ class Vm(Value):
         new = ("seed", "settings")
         unsaid: dict[str, Any] = {x: True for x in new if getattr(self, x) == fields[x].default}
         unsaid["nics"] = {n: {"model"} for n, nic in enumerate(self.nics) if not nic.model}
+        said = self.settings.model_dump(exclude_defaults=True)
+        unsaid.setdefault("settings", {"firmware", "bus", "system"} - said.keys())
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()
 
 

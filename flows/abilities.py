@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from adapters.errors import Unsupported
+from adapters.guests import Bus
 from adapters.hypervisors.base import Capability
 from adapters.types import VmState
 from flows.cloud import cloud
@@ -21,3 +22,6 @@ def require_sockets(vm: UUID) -> None:
     """Raise `Unsupported` where volumes neither come nor go now, for the VM is on."""
     if cloud.inventory.state(vm) is VmState.ON:
         require_ability(vm, Capability.HOT_ATTACH)
+        record = cloud.inventory.vm(vm)
+        if record.settings.bus not in {None, Bus.VIRTIO}:
+            raise Unsupported(f"VM {record.name} is on: its bus takes no volume now")

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.guests import Firmware
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
@@ -25,8 +26,6 @@ _POLL_S = 0.2
 _MIB = 2**20
 _OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
-
-
 _LOOKED_AT = {"config.extraConfig", "config.hardware.device", "runtime.powerState"}
 
 
@@ -187,6 +186,9 @@ class VsphereHypervisor:
             if path:
                 self._datastores.delete_file(path)
 
+    def firmwares(self) -> frozenset[Firmware]:
+        return frozenset(Firmware)
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         if self.has_vm(vm):
             return
@@ -246,7 +248,7 @@ class VsphereHypervisor:
             found = self._require(connection.vm)
             if found.has(connection):
                 return
-            if spec.disks_at(found.devices, connection.position):
+            if spec.disks_at(found.devices, connection):
                 raise Conflict(f"VM {connection.vm} has another disk there")
             if found.power is not Power.OFF:
                 raise Unsupported(f"VM {connection.vm} is on: it cannot be given a volume")

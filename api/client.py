@@ -18,7 +18,9 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from adapters.errors import AdapterError, BadImage, problem_of
+from adapters.images.ova import descriptor_of
 from adapters.images.vmdk import digest_of, extent_names
+from adapters.packages import PACKAGE
 from adapters.types import Finding, Format, OperationState, StepState
 
 _CHUNK_BYTES = 2**20
@@ -240,7 +242,8 @@ class Client:
         """What sending an image would do."""
         files = files_of(image, wishes.get("format"))
         query = {**_told_of(files, wishes), "dry_run": "true"}
-        return self._ask("POST", "/v1/templates", params=query).json()
+        said = _descriptor_of(image) if wishes.get("format") == PACKAGE else None
+        return self._ask("POST", "/v1/templates", params=query, content=said).json()
 
     def upload(
         self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
@@ -357,6 +360,13 @@ class _Heard(io.FileIO):
         """All of it, piece by piece."""
         while piece := self.read(_CHUNK_BYTES):
             yield piece
+
+
+def _descriptor_of(package: Path) -> bytes:
+    try:
+        return descriptor_of(package)
+    except AdapterError as error:
+        raise Refusal(problem_of(error)) from error
 
 
 def files_of(image: Path, format_: str | int | None) -> list[Path]:

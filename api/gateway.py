@@ -36,6 +36,7 @@ from api.starting import Starter
 from api.tickets import Ticket, opened, sign, use_up
 from flows.charges import require_within
 from flows.cloud import cloud
+from flows.unpacking import package_in
 from flows.uploads import size_of, take_upload
 
 router = APIRouter(prefix="/gateway", tags=["gateway"])
@@ -153,7 +154,7 @@ async def upload(
         size_mib = await asyncio.to_thread(size_of, path)
         asked = partial(starter_of, caller, once, send, transfer.route, plan=transfer.plan)
         starter = await asyncio.to_thread(asked)
-        return await asyncio.to_thread(_start, transfer, starter, digest, size_mib)
+        return await asyncio.to_thread(_start, transfer, starter, digest, size_mib, path)
 
 
 def _begin(transfer: Transfer, caller: tokens.Caller) -> Once:
@@ -214,11 +215,15 @@ def _require_small(size_bytes: int) -> None:
         raise Problem(413, "upload-too-large", f"at most {limit_mib} MiB are taken")
 
 
-def _start(transfer: Transfer, starter: PlannedStarter, digest: str, size_mib: int) -> Response:
+def _start(
+    transfer: Transfer, starter: PlannedStarter, digest: str, size_mib: int, path: Path
+) -> Response:
     template = transfer.template
     uses = [cloud.ledger.of_template(template, size_mib)]
     taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
-    starter.foresee(transfer.stand_ins, size_mib=size_mib)
+    planned = transfer.plan and transfer.format == PACKAGE
+    package = package_in(path) if planned else None
+    starter.foresee(transfer.stand_ins, size_mib=size_mib, ova=package)
     return starter.start(
         lambda _db: transfer.request_of(starter, digest, intents=[taken]),
         lambda: require_within(uses, transfer.force),

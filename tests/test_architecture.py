@@ -121,6 +121,7 @@ PLANNED = {
     "undeploy_appliance",
     "persist_vm",
     "import_image",
+    "import_package",
     "resize_vm",
     "resize_volume",
 }

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.persistent import require_images, volumes_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
@@ -250,8 +251,16 @@ def delete_template(
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
         where = row.datacenter_id  # its library is what the operation is about, too
+        volumes = [each.id for each in volumes_of(db, row.id)]
         return starter.request(
-            "delete_template", row.id, row.name, where, former=row.state, library=where
+            "delete_template",
+            row.id,
+            row.name,
+            where,
+            [("volume", each) for each in volumes],
+            former=row.state,
+            library=where,
+            volumes=volumes,
         )
 
     def unchanged(db: Session) -> None:
@@ -305,6 +314,7 @@ def _available(
     if row.state is not TemplateState.AVAILABLE:
         text = f"template {row.name} is {row.state}"
         raise Conflict(text, code="template-not-available")
+    require_images(db, row)
     return row
 
 

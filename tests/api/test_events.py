@@ -356,6 +356,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.post(f"/v1/volumes/{api.volume()}/resize", json={"size_mib": 9}),
     ),
+    "POST /v1/volumes/{volume_id}/capture": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/volumes/{api.volume()}/capture", json={"name": "captured"}),
+    ),
     "POST /v1/volumes/{volume_id}/attach": (
         "operation.accepted",
         lambda api: api.post(f"/v1/volumes/{api.volume()}/attach", json=a_vm(api)),

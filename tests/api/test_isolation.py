@@ -269,6 +269,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/volumes/{volume_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/volumes/{volume_id}": of(P.VDC_MANAGE_STORAGE),
     "POST /v1/volumes/{volume_id}/resize": of(P.VDC_MANAGE_STORAGE, size_mib=16),
+    "POST /v1/volumes/{volume_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/volumes/{volume_id}/attach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "POST /v1/volumes/{volume_id}/detach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "GET /v1/appliances": own(P.VDC_ENUMERATE),

@@ -170,7 +170,7 @@ class Composer:
     def _occupy(
         self, db: Session, template: models.Template, disk: models.TemplateDisk, vm: UUID
     ) -> None:
-        """Give the VM the volume that a disk of a persistent template is, unless another has it."""
+        """Give the VM the volume that a persistent template's disk is, unless another has it."""
         require(self._caller, Privilege.VAPP_ASSIGN_VOLUME)
         key, table = cast(UUID, disk.volume_id), models.VolumeRow
         row = finding.held(db, db.get_one(table, key))

@@ -1,4 +1,4 @@
-"""`cloudloom persist-template`, `capture-volume`, ...: templates become volumes, and volumes those."""
+"""`cloudloom persist-template`, `capture-volume`, ...: from images to volumes, and back."""
 
 from typing import Annotated, Any
 from uuid import UUID

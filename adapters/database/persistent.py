@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -50,6 +50,13 @@ def template_with(db: Session, volume: UUID) -> models.Template | None:
     table = models.TemplateDisk
     query = select(models.Template).join(table, table.template_id == models.Template.id)
     return db.scalars(query.where(table.volume_id == volume)).first()
+
+
+def is_of_volumes() -> ColumnElement[bool]:
+    """Whether a template's disks are volumes, as a condition on its row."""
+    table = models.TemplateDisk
+    mine = select(table.id).where(table.template_id == models.Template.id)
+    return mine.where(table.volume_id.is_not(None)).exists()
 
 
 def require_no_templates(db: Session, volume: models.VolumeRow) -> None:

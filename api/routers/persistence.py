@@ -221,9 +221,7 @@ def _instance(
         enterprise_id=caller.enterprise_id,
         datacenter_id=vdc.datacenter_id,
         name=name,
-        owner_id=caller.user_id,
-        master_id=(origin.master_id or origin.id) if origin else None,
-        category=origin.category if origin else None,
+        **({"cpu": origin.cpu, "ram_mib": origin.ram_mib} if origin else {}),
     )
 
 

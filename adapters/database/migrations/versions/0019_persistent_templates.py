@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
+revision = "0019"
 down_revision = "0018"
 
 _PERSISTENT = "SELECT template_id FROM template_disks WHERE volume_id IS NOT NULL"

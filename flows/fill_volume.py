@@ -6,6 +6,7 @@ from uuid import UUID
 from adapters.errors import Refused
 from adapters.types import Disk, Format, Volume
 from flows.cloud import cloud
+from flows.fetch_disk import disk_file
 from flows.own_exports import are_open, close_exports, open_export
 from flows.planning import planning
 from flows.running import telling
@@ -17,7 +18,7 @@ FILLER = "fill"  # whose exports they are
 @step("fill-volume", Effect.TEMPORARY)
 def fill_volume(volume: Volume, pool: UUID, disk: Disk, host: UUID) -> None:
     """Copy and compare. What is temporary is the export: it is closed before a guest may write."""
-    fill(volume, pool, Path(cloud.hypervisor(host).disk_path(disk)), Format.QCOW2)
+    fill(volume, pool, *disk_file(disk, host))
 
 
 @fill_volume.plan

@@ -251,6 +251,12 @@ MATRIX: dict[str, Route] = {
         lambda _: {"params": {"name": "new", "format": "raw", "datacenter": "main"}},
         own=True,
     ),
+    "POST /v1/templates/import": own(
+        P.APPLIB_UPLOAD_IMAGE,
+        name="new",
+        url="https://images.example/a.ova",
+        datacenter="main",
+    ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),

@@ -393,7 +393,10 @@ def _absent(ids: dict[str, str]) -> dict[str, str]:
 
 def _of_ours(photo: Any, enterprise: UUID) -> Any:
     """What there is but for the other enterprise's people and virtual datacenters."""
-    theirs = ("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks")
+    theirs = (
+        *("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks"),
+        "secrets",
+    )
     tables = {name: rows for name, rows in photo["tables"].items() if name not in theirs}
     for name in ("users", "virtual_datacenters"):
         tables[name] = [row for row in photo["tables"][name] if str(enterprise) not in row]

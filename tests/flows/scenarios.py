@@ -440,17 +440,6 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
 URL = "https://images.example/secret-folder/image?right=secret"
 
 
-def _new_template(world: World) -> dict[str, str]:
-    from adapters.database.schema import FIRST_ENTERPRISE
-
-    return {
-        "id": str(uuid4()),
-        "enterprise_id": str(FIRST_ENTERPRISE),
-        "datacenter_id": str(world.datacenter),
-        "name": "imported",
-    }
-
-
 def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
     """Something of this kind that lies at an address, which is kept as a secret."""
     from adapters.images.memory import publish_source
@@ -458,7 +447,7 @@ def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
 
     publish_source(cloud.world, url, content.read_bytes())
     content.unlink()
-    secret, template = uuid4(), _new_template(world)
+    secret, template = uuid4(), _new_template(world, "imported")
     with cloud.database.write() as db:
         cloud.secrets.keep(db, secret, kept(Source(url=SecretStr(url))))
     wanted = {"source": str(secret), "format": kind}

@@ -2,6 +2,7 @@
 
 from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
+from flows.capture_image import capture_image
 from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
@@ -38,6 +39,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     export_template,
     export_vm,
     delete_template,
+    capture_image,
     create_iscsi_volume,
     delete_iscsi_volume,
     attach_volume,

@@ -120,6 +120,7 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "capture_image",
     "import_image",
     "resize_vm",
     "resize_volume",

@@ -19,6 +19,7 @@ from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Tran
 from adapters.hypervisors.base import Capability, Display, DisplayKind
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import open_line
+from adapters.hypervisors.memory_stills import MemoryStills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
@@ -28,24 +29,10 @@ _VNC = b"RFB 003.008\n"  # the first word of its server
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor(MemoryFiles):
+class MemoryHypervisor(MemoryStills, MemoryFiles):
     """One host among those of its world."""
 
-    capabilities = frozenset(
-        {
-            Capability.OVERLAY,
-            Capability.ISCSI_PER_VM,
-            Capability.PAUSE,
-            Capability.RESET,
-            Capability.HOT_ATTACH,
-            Capability.HOT_CPU,
-            Capability.HOT_RAM,
-            Capability.TERMINAL,
-            Capability.DISPLAY,
-            Capability.DISK_FILES,
-            Capability.SEED,
-        }
-    )
+    capabilities = frozenset(Capability)
 
     def __init__(self, world: World, host: UUID, installation: UUID, facts: HostFacts) -> None:
         self.world = world

@@ -276,6 +276,33 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _captured(world: World, vm: UUID) -> Asked:
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "captured",
+    }
+    record = cloud.inventory.vm(vm)
+    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
+    return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def capture(world: World) -> Asked:
+    """A VM that is off, with one disk more than its template has."""
+    vm, asked = add_disk(world)
+    world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_on(world: World) -> Asked:
+    """One that is on, with its volume."""
+    return _captured(world, _deployed_vm(world))
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -479,6 +506,8 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "capture_image": Scenario("capture_image", capture),
+    "capture_image-on": Scenario("capture_image", capture_on),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

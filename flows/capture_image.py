@@ -6,9 +6,10 @@ from adapters.database.operations import Operation
 from adapters.database.records import NewTemplate, VmRecord
 from adapters.packages import Wishes
 from adapters.types import Role, Stills, VmState
-from flows.abilities import Capability, require_ability
+from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import charge_template, lower_template
 from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib
+from flows.fetch_disk import fetch_disks
 from flows.import_image import enter_template, offer_template
 from flows.import_package import equip_template
 from flows.operation import operation
@@ -26,7 +27,7 @@ def capture_image(request: Operation) -> None:
     template = NewTemplate.model_validate(request.arguments["template"])
     vm = survey_vm(request.target_id)
     disks = held_disks(vm, [UUID(disk) for disk in request.arguments["disks"]])
-    require_readable(vm)
+    require_capturable(vm)
     form = captured_form(vm.family)
     most_mib = measure_disks(vm.id, disks, is_on(vm), form, vm.host)
     charge_template(template, most_mib, request.force)
@@ -50,9 +51,12 @@ def capture_image(request: Operation) -> None:
     lower_template(template, taken_mib(images))
 
 
-def require_readable(vm: VmRecord) -> None:
+def require_capturable(vm: VmRecord) -> None:
     """Raise `Unsupported` where its host's disks cannot be read, as the VM is now."""
-    require_ability(vm.id, Capability.STILLS if is_on(vm) else Capability.DISK_FILES)
+    if is_on(vm):
+        require_ability(vm.id, Capability.STILLS)
+    else:
+        require_readable(vm.id)
 
 
 def is_on(vm: VmRecord) -> bool:
@@ -61,8 +65,9 @@ def is_on(vm: VmRecord) -> bool:
 
 
 def moment_of(vm: VmRecord, disks: list[HeldDisk]) -> Stills | None:
-    """Let the disks of a VM that is on be read as they are now."""
+    """Let the disks of a VM that is on be read as they are now; have those of one that is off."""
     if not is_on(vm):
+        fetch_disks([each.disk for each in disks if each.disk], vm.host)
         return None
     return open_stills(vm.id, [disk.id for disk in disks], vm.datastore, vm.host)
 

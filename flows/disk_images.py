@@ -8,8 +8,9 @@ from adapters.database.records import Image, VolumeRecord
 from adapters.errors import Unsupported
 from adapters.forms import Form
 from adapters.types import Disk, Format, Identity, Stills, Value
-from flows.abilities import stilling
+from flows.abilities import Capability, stilling
 from flows.cloud import cloud
+from flows.fetch_disk import disk_file
 from flows.planning import planning
 from flows.running import epoch, mark, telling
 from flows.steps import Effect, step
@@ -81,7 +82,7 @@ def copy_disk(
         if stills:
             cloud.images.convert_still(stills, disk.id, scratch, form, telling())
         else:
-            cloud.images.convert(_file(disk, host), Format.QCOW2, scratch, form, telling())
+            cloud.images.convert(*_file(disk, host), scratch, form, telling())
         repository.publish(scratch, path)
     published, most = repository.path(path), cloud.settings.max_virtual_mib
     info = cloud.images.inspect(published, form.format, max_virtual_mib=most)
@@ -144,15 +145,16 @@ def taken_mib(images: Sequence[Image]) -> int:
 
 
 def _most_bytes(disk: HeldDisk, is_on: bool, form: Form, host: UUID) -> int:  # noqa: FBT001 - a fact
-    if disk.disk and not is_on:
-        return cloud.images.measure(_file(disk, host), Format.QCOW2, form)
+    seen = Capability.DISK_FILES in cloud.hypervisor(host).capabilities
+    if disk.disk and seen and not is_on:
+        return cloud.images.measure(*_file(disk, host), form)
     return (disk.size_mib + -(-disk.size_mib // _SURPLUS) + 1) * 2**20
 
 
-def _file(disk: HeldDisk, host: UUID) -> Path:
+def _file(disk: HeldDisk, host: UUID) -> tuple[Path, Format]:
     if disk.disk is None:
         raise Unsupported(f"volume {disk.id} is read while its VM is on only")
-    return Path(cloud.hypervisor(host).disk_path(disk.disk))
+    return disk_file(disk.disk, host)
 
 
 def _copied(image: UUID) -> str:

@@ -20,7 +20,7 @@ from api.forcing import Forcing
 from api.permissions import needs
 from api.planning import ANSWERS, PlannedStarting
 from api.routers.vms import datacenter_of, volume_locks
-from flows.capture_image import require_readable
+from flows.capture_image import require_capturable
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/vms", tags=["vms"])
@@ -75,7 +75,7 @@ def capture(vm_id: UUID, wish: Capture, caller: Caller, starter: PlannedStarting
             force=force,
         )
 
-    return starter.start(plan, lambda: require_readable(cloud.inventory.vm(vm_id)), wish=wish)
+    return starter.start(plan, lambda: require_capturable(cloud.inventory.vm(vm_id)), wish=wish)
 
 
 def _require_new_name(db: Session, caller: Caller, datacenter: UUID, name: str) -> None:

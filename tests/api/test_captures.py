@@ -142,7 +142,7 @@ def test_what_a_host_cannot_do_is_refused_at_once(
     monkeypatch.setattr(MemoryHypervisor, "capabilities", every - {"stills"})
     refused(api.post(f"{web}/capture", json={"name": "golden"}), 422, "unsupported")
     captured(api, off(api, web))
-    monkeypatch.setattr(MemoryHypervisor, "capabilities", every - {"disk-files"})
+    monkeypatch.setattr(MemoryHypervisor, "capabilities", every - {"disk-files", "disk-stream"})
     refused(api.post(f"{web}/capture", json={"name": "other"}), 422, "unsupported")
 
 

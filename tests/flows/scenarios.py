@@ -18,7 +18,7 @@ from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
-from adapters.types import Chap, Format
+from adapters.types import Chap, Family, Format
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -303,6 +303,18 @@ def capture_on(world: World) -> Asked:
     return _captured(world, _deployed_vm(world))
 
 
+def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
+    """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
+
+    def prepared(world: World) -> Asked:
+        with cloud.database.write() as db:
+            pretended = update(models.Host).where(models.Host.family == Family.MEMORY)
+            db.execute(pretended.values(address="memory?without=disk-files"))
+        return prepare(world)
+
+    return prepared
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -486,6 +498,7 @@ SCENARIOS = {
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
+    "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
@@ -507,7 +520,9 @@ SCENARIOS = {
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
     "capture_image": Scenario("capture_image", capture),
+    "capture_image-sent": Scenario("capture_image", _sent(capture)),
     "capture_image-on": Scenario("capture_image", capture_on),
+    "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

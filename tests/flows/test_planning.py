@@ -46,6 +46,10 @@ def carried_out(request: Request, outlook: Outlook) -> Operation:
     return FLOWS[request.kind](accepted.id)
 
 
+# How much the copy of a disk takes, nobody knows before: planned is the most.
+AT_MOST = {"capture_image"}
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_what_is_done_is_what_was_planned(name, world):
     scenario = SCENARIOS[name]
@@ -64,7 +68,11 @@ def test_what_is_done_is_what_was_planned(name, world):
         assert (record.host_id, record.datastore) == (where.host, where.directory)
     for charge in outlook.charges:
         left = [charge] if any(n for _, n in charge.amounts.items()) else []
-        assert cloud.ledger.charged([charge]) == left
+        charged = cloud.ledger.charged([charge])
+        if scenario.kind in AT_MOST and charge.kind == "template":
+            assert 0 < charged[0].amounts.repository_mib <= charge.amounts.repository_mib
+        else:
+            assert charged == left
 
 
 @pytest.mark.parametrize("name", PLANNED)

@@ -21,6 +21,7 @@ from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.packages import Packages
+from adapters.database.persistent import PersistentTemplates
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -154,6 +155,11 @@ class Cloud:
     def packages(self) -> Packages:
         """What was packed, and waits to be fetched."""
         return Packages(self.database)
+
+    @cached_property
+    def persistent(self) -> PersistentTemplates:
+        """Templates whose disks are volumes."""
+        return PersistentTemplates(self.database)
 
     @cached_property
     def library(self) -> Library:

@@ -121,6 +121,8 @@ PLANNED = {
     "undeploy_appliance",
     "persist_vm",
     "capture_image",
+    "capture_volume",
+    "persist_template",
     "import_image",
     "resize_vm",
     "resize_volume",

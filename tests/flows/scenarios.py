@@ -315,6 +315,72 @@ def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
     return prepared
 
 
+def _new_template(world: World, name: str) -> dict[str, str]:
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    return {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": name,
+    }
+
+
+def capture_volume(world: World) -> Asked:
+    """All that a persistent VM which is off has: what it boots from, and a volume of nothing."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
+    volumes = sorted(cloud.inventory.vm(vm).volumes, key=lambda volume: volume.position)
+    template = _new_template(world, "captured")
+    asked = {"template": template, "volumes": [str(volume.id) for volume in volumes]}
+    return UUID(template["id"]), {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def persist_template(world: World) -> Asked:
+    """Of two disks."""
+    source, template = packed_template(world), _new_template(world, "root")
+    sizes = [image.virtual_size_mib for image in cloud.library.images(source)]
+    volumes = [_volume(world, f"root-{n}", size_mib) for n, size_mib in enumerate(sizes)]
+    asked = {"template": template, "volumes": volumes, "source": str(source)}
+    return UUID(template["id"]), asked
+
+
+def _persistent_template(world: World) -> UUID:
+    template, asked = persist_template(world)
+    world.run("persist_template", template, **asked)
+    return template
+
+
+def _vm_of_volumes(world: World) -> UUID:
+    """A VM of a persistent template, as the API writes it down."""
+    template = _persistent_template(world)
+    vm = _vm_of(world.appliance("db", template=template))
+    for position, volume in enumerate(cloud.persistent.volumes(template)):
+        cloud.inventory.assign(volume.id, vm, position)
+        with cloud.database.write() as db:
+            which = models.VmDisk.vm_id == vm, models.VmDisk.position == position
+            db.execute(update(models.VmDisk).where(*which).values(volume_id=volume.id))
+    return vm
+
+
+def deploy_persistent(world: World) -> Asked:
+    return _vm_of_volumes(world), {}
+
+
+def undeploy_persistent(world: World) -> Asked:
+    vm = _vm_of_volumes(world)
+    world.run("deploy_vm", vm)
+    return vm, {}
+
+
+def delete_persistent(world: World) -> Asked:
+    """A template whose disks are volumes."""
+    template = _persistent_template(world)
+    volumes = [str(volume.id) for volume in cloud.persistent.volumes(template)]
+    asked = {"former": "AVAILABLE", "library": str(world.datacenter), "volumes": volumes}
+    return template, asked
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -523,6 +589,11 @@ SCENARIOS = {
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
+    "persist_template": Scenario("persist_template", persist_template),
+    "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),
+    "undeploy_vm-persistent": Scenario("undeploy_vm", undeploy_persistent),
+    "delete_template-persistent": Scenario("delete_template", delete_persistent),
+    "capture_volume": Scenario("capture_volume", capture_volume),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

@@ -17,6 +17,13 @@ class Bus(StrEnum):
     NVME = "nvme"
 
 
+class Boot(StrEnum):
+    """What a VM may start from."""
+
+    DISK = "disk"  # the first one, be it a volume
+    NETWORK = "network"
+
+
 class Firmware(StrEnum):
     """What starts a guest."""
 

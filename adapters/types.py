@@ -11,10 +11,11 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from adapters.guests import Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware
 from adapters.states import (
     ApplianceState,
     ConversionState,
+    Decision,
     OperationState,
     StepState,
     TemplateState,
@@ -25,6 +26,7 @@ from adapters.states import (
 __all__ = [  # the states; the other words are below
     "ApplianceState",
     "ConversionState",
+    "Decision",
     "OperationState",
     "StepState",
     "TemplateState",
@@ -91,14 +93,6 @@ class Power(StrEnum):
     ON = "on"
     OFF = "off"
     PAUSED = "paused"
-
-
-class Decision(StrEnum):
-    """What became of an operation that waited for approval."""
-
-    APPROVED = "approved"
-    REJECTED = "rejected"
-    TIMED_OUT = "timed-out"
 
 
 class Scope(StrEnum):
@@ -321,6 +315,13 @@ class Seed(Value):
     installation: UUID
 
 
+class Stills(Value):
+    """Disks of a VM that is on, as they were at one moment: read over NBD, under their ids."""
+
+    socket: str  # where the host serves them
+    quiet: bool  # whether the guest had written everything, and held still
+
+
 class Nic(Value):
     """A network interface; `user` is QEMU's user-mode network with restrict=on."""
 
@@ -350,13 +351,6 @@ class Connection(Value):
     def export(self) -> UUID:
         """The export that it uses, whose password opens it."""
         return export_id(self.volume, self.initiator)
-
-
-class Boot(StrEnum):
-    """What a VM may start from."""
-
-    DISK = "disk"  # the first one, be it a volume
-    NETWORK = "network"
 
 
 class Settings(Value):

@@ -5,22 +5,25 @@ Documents are built as trees, never from pieces of text: a name cannot escape it
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
 from pydantic import SecretStr
 
 from adapters.errors import Unsupported
-from adapters.guests import Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.libvirt_buses import add_controllers, hang, pci_slot, seed_device
-from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
+from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
 _SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
+FROZEN = "urn:cloudloom:frozen:1"  # marks a domain whose guest may hold still
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
+_AGENT_SLOT = 0x17  # below those of eight NICs
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 _BOOT = {
@@ -123,6 +126,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
         _disc(devices, vm.seed, vm.settings.bus)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
+    _agent(devices)
     _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
@@ -188,6 +192,18 @@ def secret_xml(secret: UUID, owner: Owner) -> str:
     return _document(element)
 
 
+def backup_xml(socket: str, disks: Mapping[str, tuple[UUID, str]]) -> str:
+    """Describe a job that serves disks under their ids, each with a file for what changes."""
+    backup = ET.Element("domainbackup", mode="pull")
+    ET.SubElement(backup, "server", transport="unix", socket=socket)
+    every = ET.SubElement(backup, "disks")
+    for device, (thing, scratch) in disks.items():
+        disk = ET.SubElement(every, "disk", name=device, type="file", exportname=str(thing))
+        ET.SubElement(disk, "driver", type="qcow2")
+        ET.SubElement(disk, "scratch", file=scratch)
+    return _document(backup)
+
+
 def _system(domain: ET.Element, firmware: Firmware) -> ET.Element:
     """Say what starts the guest; libvirt finds a file for EFI, and keeps the VM's variables."""
     if firmware is Firmware.BIOS:
@@ -211,6 +227,14 @@ def _disc(devices: ET.Element, seed: Seed, bus: Bus | None) -> None:
     ET.SubElement(element, "source", file=seed_path(seed))
     ET.SubElement(element, "target", dev=seed_device(bus), bus="ide")
     ET.SubElement(element, "readonly")
+
+
+def _agent(devices: ET.Element) -> None:
+    """Add the line on which QEMU's guest agent, where a guest has one, is spoken to."""
+    line = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(line, "target", type="virtio", name="org.qemu.guest_agent.0")
+    controller = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
+    controller.append(pci_slot(_AGENT_SLOT))
 
 
 def _screen(devices: ET.Element, password: SecretStr | None) -> None:

@@ -20,6 +20,7 @@ from adapters.guests import Bus
 from adapters.hypervisors.base import Capability, Display, DisplayKind
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import VNC, open_line, security
+from adapters.hypervisors.memory_stills import MemoryStills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
@@ -28,7 +29,7 @@ _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor(MemoryFiles):
+class MemoryHypervisor(MemoryStills, MemoryFiles):
     """One host among those of its world."""
 
     capabilities = frozenset(Capability)

@@ -9,8 +9,8 @@ from uuid import UUID
 from pyVmomi import vim
 
 from adapters.errors import Unsupported
-from adapters.guests import Bus, bus_at
-from adapters.types import Boot, Connection, Disk, Nic, Vm
+from adapters.guests import Boot, Bus, bus_at
+from adapters.types import Connection, Disk, Nic, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"

@@ -18,9 +18,9 @@ from adapters.database.events import tell
 from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
-from adapters.guests import Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware
 from adapters.privileges import Privilege
-from adapters.types import Boot, Power, VmState
+from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen

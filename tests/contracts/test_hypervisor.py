@@ -27,7 +27,7 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
-from adapters.guests import Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
@@ -41,7 +41,6 @@ from adapters.storage.tgt import Tgt
 from adapters.types import (
     MOST_DISKS,
     Base,
-    Boot,
     Chap,
     Connection,
     Disk,

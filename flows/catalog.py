@@ -15,6 +15,7 @@ from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
+from flows.import_from_url import import_from_url
 from flows.import_image import import_image
 from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
@@ -36,6 +37,7 @@ from flows.verify_library import verify_library
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
+    import_from_url,
     convert_image,
     export_template,
     export_vm,

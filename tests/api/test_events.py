@@ -337,6 +337,13 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
     "POST /v1/templates": ("operation.accepted", send_image),
+    "POST /v1/templates/import": (
+        "operation.accepted",
+        lambda api: api.post(
+            "/v1/templates/import",
+            json={"name": "fresh", "url": "https://images.example/a.ova", "datacenter": "main"},
+        ),
+    ),
     "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),
     "PUT /gateway/uploads/{signed}": (
         "operation.accepted",

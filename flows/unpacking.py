@@ -99,6 +99,11 @@ def package_in(upload: Path) -> Package:
         return Ova(file, certificates(cloud.settings.package_certificates)).package
 
 
+def package_of(datacenter: UUID, upload: str) -> Package:
+    """The package that has arrived under this name. Raises `BadPackage`."""
+    return package_in(cloud.repository(datacenter).find_scratch(upload) or gone())
+
+
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
     """The folder with the disks that came out."""
     return repository.find_scratch(_folder(template)) or gone()

@@ -60,9 +60,9 @@ def disk_name(disk: Disk) -> str:
 
 
 def vm_spec(
-    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any, seed: str
+    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, cards: list[Any], seed: str
 ) -> Any:
-    """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
+    """Define a VM: its disks, which are there, by where they are; its network cards."""
     wants, bus = vm.settings, vm.settings.bus
     return vim.vm.ConfigSpec(
         name=vm_name(vm.id),
@@ -87,7 +87,7 @@ def vm_spec(
             *_controllers(bus),
             *(_disk(disk, disks[disk.id], place(bus, disk.position)) for disk in vm.disks),
             *([_disc(seed, bus)] if seed else []),
-            *(_card(n, nic, network) for n, nic in enumerate(vm.nics)),
+            *cards,
             _Change(
                 operation="add",
                 device=_DEVICE.VirtualSerialPort(
@@ -150,13 +150,11 @@ def _disc(path: str, bus: Bus | None) -> Any:
     )
 
 
-def _card(place: int, nic: Nic, network: Any) -> Any:
+def card(place: int, nic: Nic, network: Any, name: str) -> Any:
     """Make a card that leads nowhere: as isolated as a `user` network is."""
     if nic.model not in _CARDS:
         raise Unsupported(f"vSphere has no card {nic.model}")
-    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(
-        deviceName=network.name, network=network
-    )
+    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
     return _Change(
         operation="add",
         device=_CARDS[nic.model](

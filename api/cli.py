@@ -170,7 +170,7 @@ def rotate_keys() -> None:
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    what: Annotated[str, typer.Argument(help="A file, or an address of http or https.")],
     *,
     name: Annotated[str, typer.Option(help="What the template will be called.")],
     format: Annotated[  # noqa: A002
@@ -182,19 +182,38 @@ def import_(
         int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
+    checksum: Annotated[
+        str, typer.Option(help="sha256:... or sha512:..., of what lies at an address.")
+    ] = "",
+    user: Annotated[
+        str, typer.Option(help="As whom it is asked there; the password is asked for.")
+    ] = "",
     force: Force = None,
     dry_run: planned_verbs.DryRun = False,
     plan: planned_verbs.Plan = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Send an image or an OVA into a library: it becomes a template.
+    """Send an image or an OVA into a library, or have it downloaded: it becomes a template.
 
-    A VMDK's extents are sent along.
+    A VMDK's extents are sent along. Of an OVF at an address, what lies beside it comes too.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from api.client import files_of
 
+    if library_verbs.is_address(what):
+        if dry_run or plan:
+            raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
+        wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
+        wish |= {"ram_mib": ram_mib, "checksum": checksum}
+        wish |= {"force": bool(force), "force_reason": force or None}
+        with _client() as client:
+            body = library_verbs.address(what, user) | wish
+            _finish(client, client.start("/v1/templates/import", body), wait=not no_wait)
+        return
+    file = Path(what)
+    if not file.is_file():
+        raise typer.BadParameter(f"there is no file {what}")
     asked = {
         "name": name,
         "format": format or _format_of(file),

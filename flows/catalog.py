@@ -2,6 +2,7 @@
 
 from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
+from flows.capture_image import capture_image
 from flows.capture_volume import capture_volume
 from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
@@ -15,6 +16,7 @@ from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
+from flows.import_from_url import import_from_url
 from flows.import_image import import_image
 from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
@@ -36,10 +38,12 @@ from flows.verify_library import verify_library
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
+    import_from_url,
     convert_image,
     export_template,
     export_vm,
     delete_template,
+    capture_image,
     persist_template,
     capture_volume,
     create_iscsi_volume,

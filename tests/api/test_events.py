@@ -337,6 +337,13 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
     "POST /v1/templates": ("operation.accepted", send_image),
+    "POST /v1/templates/import": (
+        "operation.accepted",
+        lambda api: api.post(
+            "/v1/templates/import",
+            json={"name": "fresh", "url": "https://images.example/a.ova", "datacenter": "main"},
+        ),
+    ),
     "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),
     "PUT /gateway/uploads/{signed}": (
         "operation.accepted",
@@ -352,6 +359,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "POST /v1/vms/{vm_id}/export": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/export"),
+    ),
+    "POST /v1/vms/{vm_id}/capture": (
+        "operation.accepted",
+        lambda api: api.post(f"{deployed(api)}/capture", json={"name": "captured"}),
     ),
     "DELETE /v1/templates/{template_id}": (
         "operation.accepted",

@@ -251,6 +251,12 @@ MATRIX: dict[str, Route] = {
         lambda _: {"params": {"name": "new", "format": "raw", "datacenter": "main"}},
         own=True,
     ),
+    "POST /v1/templates/import": own(
+        P.APPLIB_UPLOAD_IMAGE,
+        name="new",
+        url="https://images.example/a.ova",
+        datacenter="main",
+    ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
@@ -260,6 +266,7 @@ MATRIX: dict[str, Route] = {
     ),
     "POST /v1/templates/{template_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/vms/{vm_id}/export": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/vms/{vm_id}/capture": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY, name="new"),
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),
@@ -392,7 +399,10 @@ def _absent(ids: dict[str, str]) -> dict[str, str]:
 
 def _of_ours(photo: Any, enterprise: UUID) -> Any:
     """What there is but for the other enterprise's people and virtual datacenters."""
-    theirs = ("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks")
+    theirs = (
+        *("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks"),
+        "secrets",
+    )
     tables = {name: rows for name, rows in photo["tables"].items() if name not in theirs}
     for name in ("users", "virtual_datacenters"):
         tables[name] = [row for row in photo["tables"][name] if str(enterprise) not in row]

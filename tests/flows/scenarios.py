@@ -18,7 +18,7 @@ from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
-from adapters.types import Chap, Family, Format
+from adapters.types import Chap, Family, Format, Source
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -276,6 +276,25 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _captured(world: World, vm: UUID) -> Asked:
+    record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
+    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
+    return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def capture(world: World) -> Asked:
+    """A VM that is off, with one disk more than its template has."""
+    vm, asked = add_disk(world)
+    world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_on(world: World) -> Asked:
+    """One that is on, with its volume."""
+    return _captured(world, _deployed_vm(world))
+
+
 def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
     """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
 
@@ -433,6 +452,48 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
     }
 
 
+URL = "https://images.example/secret-folder/image?right=secret"
+
+
+def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
+    """Something of this kind that lies at an address, which is kept as a secret."""
+    from adapters.images.memory import publish_source
+    from flows.downloads import kept
+
+    publish_source(cloud.world, url, content.read_bytes())
+    content.unlink()
+    secret, template = uuid4(), _new_template(world, "imported")
+    with cloud.database.write() as db:
+        cloud.secrets.keep(db, secret, kept(Source(url=SecretStr(url))))
+    wanted = {"source": str(secret), "format": kind}
+    return UUID(template["id"]), {"template": template, "wanted": wanted, "wishes": {}}
+
+
+def download_image(world: World) -> Asked:
+    from adapters.images.memory import write_image
+
+    path = world.home / "image"
+    write_image(path, Format.VMDK, 2**20, "imported")
+    return from_url(world, "vmdk", path)
+
+
+def download_descriptor(world: World) -> Asked:
+    """An OVF, with its manifest and two disks beside it."""
+    import tarfile
+
+    from adapters.images.memory import publish_source
+
+    path = world.home / "package"
+    write_package(path, "imported", "more")
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member).read()
+            publish_source(cloud.world, f"https://images.example/{member.name}", content)
+        name = archive.getnames()[0]
+        path.write_bytes(archive.extractfile(name).read())
+    return from_url(world, "ovf", path, f"https://images.example/{name}")
+
+
 def delete_template(world: World) -> Asked:
     """With a conversion of its own; and with the image of another, whose conversions stay."""
     own = world.image("own", Format.VMDK)
@@ -525,10 +586,13 @@ def broken_images(world: World) -> Asked:
 
 
 LIBRARY = ("conversions",)
+SECRET = ("secrets",)  # an address that goes with its operation, whatever becomes of that
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
+    "import_from_url": Scenario("import_from_url", download_image, SECRET),
+    "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
@@ -554,6 +618,9 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "capture_image": Scenario("capture_image", capture),
+    "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),
     "persist_template-disks": Scenario("persist_template", persist_disks),

@@ -320,13 +320,6 @@ class Seed(Value):
     installation: UUID
 
 
-class Stills(Value):
-    """Disks of a VM that is on, as they were at one moment: read over NBD, under their ids."""
-
-    socket: str  # where the host serves them
-    quiet: bool  # whether the guest had written everything, and held still
-
-
 class Nic(Value):
     """A network interface; `user` is QEMU's user-mode network with restrict=on."""
 

@@ -5,7 +5,8 @@ from uuid import UUID, uuid5
 from adapters.database.operations import Operation
 from adapters.database.records import NewTemplate, VmRecord
 from adapters.packages import Wishes
-from adapters.types import Role, Stills, VmState
+from adapters.stills import Stills
+from adapters.types import Role, VmState
 from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import charge_template, lower_template
 from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib

@@ -7,7 +7,8 @@ from uuid import UUID
 from adapters.database.records import Image, VolumeRecord
 from adapters.errors import Unsupported
 from adapters.forms import Form
-from adapters.types import Disk, Format, Identity, Stills, Value
+from adapters.stills import Stills
+from adapters.types import Disk, Format, Identity, Value
 from flows.abilities import Capability, stilling
 from flows.cloud import cloud
 from flows.fetch_disk import disk_file

@@ -19,7 +19,8 @@ from adapters.hypervisors.libvirt_lines import open_display, open_terminal
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
 from adapters.hypervisors.libvirt_stills import LibvirtStills
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Stills, Vm
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 _POLL_S = 0.05
 _PRESS_AGAIN_S = 3.0  # a guest that is still booting does not hear the power button

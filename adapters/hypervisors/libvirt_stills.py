@@ -25,7 +25,7 @@ from adapters.hypervisors import domain_xml
 from adapters.hypervisors.libvirt_connections import LIVE, find_device
 from adapters.hypervisors.libvirt_disks import look_again, pool_at, seen
 from adapters.hypervisors.libvirt_session import Session, says
-from adapters.types import Stills
+from adapters.stills import Stills
 
 _ASK_S = 5  # an agent that says nothing for so long is none
 _FREEZE_S = 30  # it writes everything first

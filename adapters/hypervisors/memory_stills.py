@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from adapters.errors import Conflict, NotFound
-from adapters.types import Power, Stills
+from adapters.stills import Stills
+from adapters.types import Power
 from adapters.world import World
 
 

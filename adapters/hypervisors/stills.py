@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
-from adapters.types import Stills
+from adapters.stills import Stills
 
 
 class Stilling(Protocol):

@@ -18,7 +18,8 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from adapters.forms import Form
-from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Stills, Target
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 
 Progress = Callable[[float], None]  # percent, 0 to 100
 

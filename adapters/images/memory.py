@@ -16,7 +16,8 @@ from adapters.images.base import Progress, Wanted
 from adapters.images.partial import Mark, Partial
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
-from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Stills, Target
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 from adapters.world import World
 
 _MAX_BYTES = 2**20

@@ -29,7 +29,8 @@ from adapters.images.base import Progress
 from adapters.images.inspect import inspect
 from adapters.images.untrusted import corrupt
 from adapters.programs import ProgramFailed
-from adapters.types import Chap, Format, ImageInfo, Stills, Target
+from adapters.stills import Stills
+from adapters.types import Chap, Format, ImageInfo, Target
 
 _PROGRESS = re.compile(r"\(([0-9.]+)/100%\)")
 _COARSENESS = {  # blocks that are written in full, as many times qcow2's clusters

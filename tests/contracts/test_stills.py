@@ -12,7 +12,8 @@ from adapters.hypervisors.base import Capability
 from adapters.hypervisors.stills import Stilling
 from adapters.images.memory import MemoryImageTool, write_image
 from adapters.images.qemu_img import QemuImg
-from adapters.types import Base, Disk, Format, Power, Stills, Vm
+from adapters.stills import Stills
+from adapters.types import Base, Disk, Format, Power, Vm
 from tests.contracts.test_hypervisor import (  # noqa: F401 - fixtures
     DIGEST,
     OURS,

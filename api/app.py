@@ -16,6 +16,7 @@ from api.matching import Matching
 from api.observing import Observed
 from api.passwords import AT_ONCE
 from api.routers import (
+    adaptations,
     allocation_rules,
     api_tokens,
     appliances,
@@ -87,6 +88,7 @@ def create_app() -> FastAPI:
         allocation_rules,
         virtual_datacenters,
         imports,
+        adaptations,
         templates,
         packages,
         volumes,

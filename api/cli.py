@@ -182,6 +182,12 @@ def import_(
         int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
+    firmware: Annotated[
+        str | None, typer.Option(help="bios or efi: a package's, or bios.")
+    ] = None,
+    bus: Annotated[
+        str | None, typer.Option(help="Of its disks: virtio, sata, ide, scsi, lsisas, pvscsi.")
+    ] = None,
     checksum: Annotated[
         str, typer.Option(help="sha256:... or sha512:..., of what lies at an address.")
     ] = "",
@@ -206,7 +212,7 @@ def import_(
         if dry_run or plan:
             raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
         wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
-        wish |= {"ram_mib": ram_mib, "checksum": checksum}
+        wish |= {"ram_mib": ram_mib, "firmware": firmware, "bus": bus, "checksum": checksum}
         wish |= {"force": bool(force), "force_reason": force or None}
         with _client() as client:
             body = library_verbs.address(what, user) | wish
@@ -221,6 +227,8 @@ def import_(
         "datacenter": datacenter,
         "cpu": cpu,
         "ram_mib": ram_mib,
+        "firmware": firmware,
+        "bus": bus,
         "force": "true" if force else None,
         "force_reason": force or None,
         "plan": str(plan) if plan else None,

@@ -1,6 +1,6 @@
 """Imports from addresses: what lies on somebody else's server becomes a template."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid5
 
@@ -12,7 +12,8 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, Wishes
+from adapters.guests import Bus, Firmware
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, Expected, Wishes
 from adapters.privileges import Privilege
 from adapters.types import Chap, Format, Source
 from api import finding, tokens
@@ -87,6 +88,8 @@ class NewImport(Address, Forcing):
     )
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
+    firmware: Firmware | None = Field(None, description="What its guest expects.")
+    bus: Bus | None = Field(None, description="Of its disks.")
 
     @model_validator(mode="after")
     def _has_a_format(self) -> Self:
@@ -103,6 +106,12 @@ class NewImport(Address, Forcing):
     def wishes(self) -> Wishes:
         """What wins over what a package says."""
         return Wishes(cpu=self.cpu, ram_mib=self.ram_mib)
+
+    @property
+    def expects(self) -> dict[str, Any]:
+        """What is said of its guest, if anything is."""
+        said = Expected(firmware=self.firmware, bus=self.bus)
+        return {"expects": said} if said != Expected() else {}
 
 
 def require_http(url: str) -> None:
@@ -167,6 +176,7 @@ def start(starter: Starter, caller: tokens.Caller, new: NewImport, where: UUID) 
             wanted=wanted,
             wishes=new.wishes,
             force=force,
+            **new.expects,
         )
 
     return starter.start(

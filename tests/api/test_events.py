@@ -340,6 +340,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/export"),
     ),
+    "PATCH /v1/templates/{template_id}": (
+        "template.changed",
+        changed(lambda api: f"/v1/templates/{api.world.template}", category="systems"),
+    ),
     "DELETE /v1/templates/{template_id}": (
         "operation.accepted",
         lambda api: api.delete(f"/v1/templates/{api.world.template}"),

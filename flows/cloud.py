@@ -230,7 +230,7 @@ class Cloud:
             raise Unsupported(f"{family} hosts are asked without a login")
         if family is Family.MEMORY:
             facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
-            return MemoryHypervisor(self.world, host, installation, facts)
+            return MemoryHypervisor(self.world, host, installation, facts, address)
         if family is not Family.KVM:
             raise Unsupported(f"no adapter for hypervisors of family {family}")
         from adapters.hypervisors.kvm import KvmHypervisor

@@ -1,11 +1,11 @@
 """Fill a volume with a disk's content, through an export of the attempt's own."""
 
-from pathlib import Path
 from uuid import UUID, uuid5
 
 from adapters.errors import Refused
-from adapters.types import Disk, Export, Format, Volume
+from adapters.types import Disk, Export, Volume
 from flows.cloud import cloud
+from flows.fetch_disk import disk_file
 from flows.planning import planning
 from flows.running import epoch, telling
 from flows.steps import Effect, step
@@ -20,9 +20,9 @@ def fill_volume(volume: Volume, pool: UUID, disk: Disk, host: UUID) -> None:
     export = own_export(volume, epoch())
     chap = cloud.secrets.ensure(export.id)
     target = storage.ensure_export(export, chap)
-    source = Path(cloud.hypervisor(host).disk_path(disk))
-    cloud.images.fill_target(source, Format.QCOW2, target, export.initiator, chap, telling())
-    same = cloud.images.equals_target(source, Format.QCOW2, target, export.initiator, chap)
+    source, form = disk_file(disk, host)
+    cloud.images.fill_target(source, form, target, export.initiator, chap, telling())
+    same = cloud.images.equals_target(source, form, target, export.initiator, chap)
     close_exports(volume, pool)
     if not same:
         raise Refused("the volume does not equal the disk it was filled from", code="copy-differs")

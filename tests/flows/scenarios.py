@@ -18,7 +18,7 @@ from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
-from adapters.types import Chap, Format
+from adapters.types import Chap, Family, Format
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -276,6 +276,18 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
+    """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
+
+    def prepared(world: World) -> Asked:
+        with cloud.database.write() as db:
+            pretended = update(models.Host).where(models.Host.family == Family.MEMORY)
+            db.execute(pretended.values(address="memory?without=disk-files"))
+        return prepare(world)
+
+    return prepared
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -459,6 +471,7 @@ SCENARIOS = {
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
+    "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
@@ -479,6 +492,7 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

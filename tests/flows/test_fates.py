@@ -595,13 +595,14 @@ def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(bre
         ("change_power-pause", "pause"),
         ("attach_volume-hot", "hot-attach"),
         ("detach_volume-hot", "hot-attach"),
-        ("persist_vm", "disk-files"),
+        ("persist_vm", "disk-files disk-stream"),
+        ("export_vm", "disk-files disk-stream"),
     ],
 )
 def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):
     broken = breaker(name)
     monkeypatch.setattr(
-        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {ability}
+        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {*ability.split()}
     )
     ended = broken.run()
     assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "unsupported")

@@ -19,7 +19,13 @@ SAID: dict[str, Any] = {
         buses=("scsi", "sata"),
         nics=(WishedNic(network="front", model="vmxnet3"),),
     ),
-    "about": {"product": "Shop", "vendor": "Example", "version": "1.2", "licence": "Do no harm."},
+    "about": {
+        "product": "Shop",
+        "vendor": "Example",
+        "version": "1.2",
+        "licence": "Do no harm.",
+        "description": "It sells.",
+    },
 }
 
 

@@ -216,6 +216,19 @@ class Chap(BaseModel):
     password: SecretStr
 
 
+class Source(BaseModel):
+    """Where a file is to be had, and as whom. Never journaled: either may be the right to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: SecretStr
+    login: Chap | None = None
+
+    def beside(self, url: str) -> "Source":
+        """Another file of the same place."""
+        return self.model_copy(update={"url": SecretStr(url)})
+
+
 class Capacity(Value):
     """Room in a pool, datastore or repository."""
 

@@ -21,6 +21,7 @@ from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.packages import Packages
+from adapters.database.persistent import PersistentTemplates
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -31,8 +32,8 @@ from adapters.database.ways import Ways
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.images.base import ImageRepository, ImageTool
-from adapters.images.memory import MemoryImageTool, MemoryRepository
+from adapters.images.base import Downloads, ImageRepository, ImageTool
+from adapters.images.memory import MemoryDownloads, MemoryImageTool, MemoryRepository
 from adapters.nodes.base import Node
 from adapters.nodes.memory import MemoryNode
 from adapters.settings import Settings, settings
@@ -156,6 +157,11 @@ class Cloud:
         return Packages(self.database)
 
     @cached_property
+    def persistent(self) -> PersistentTemplates:
+        """Templates whose disks are volumes."""
+        return PersistentTemplates(self.database)
+
+    @cached_property
     def library(self) -> Library:
         """Templates and conversions."""
         return Library(self.database)
@@ -186,6 +192,19 @@ class Cloud:
         from adapters.images.qemu_img import QemuImg
 
         return QemuImg()
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """Files of other people's servers."""
+        if self.settings.image_tool == "memory":
+            return MemoryDownloads(self.world)
+        from adapters.images.addresses import networks
+        from adapters.images.downloads import HttpDownloads, Route
+
+        said = self.settings
+        allowed = networks(said.listed(said.download_networks))
+        ways = (said.download_connect_s, said.download_silence_s, said.download_proxy, allowed)
+        return HttpDownloads(Route(*ways))
 
     @handed_out
     def repository(self, datacenter: UUID) -> ImageRepository:

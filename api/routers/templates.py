@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.persistent import is_of_volumes, require_images, volumes_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
@@ -201,6 +202,7 @@ def list_templates(
     own: bool | None = None,
     master_id: UUID | None = None,
     is_instance: bool | None = None,
+    is_persistent: bool | None = None,
 ) -> list[Template]:
     """List the enterprise's templates, and those that others share."""
     table = models.Template
@@ -217,6 +219,8 @@ def list_templates(
         query = query.where((table.enterprise_id == caller.enterprise_id) == own)
     if is_instance is not None:
         query = query.where(table.master_id.is_not(None) == is_instance)
+    if is_persistent is not None:
+        query = query.where(is_of_volumes() == is_persistent)
     if sought:  # labels are their enterprise's own
         query = sought.among(query.where(table.enterprise_id == caller.enterprise_id), table)
     with cloud.database.read() as db:
@@ -247,8 +251,16 @@ def delete_template(
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
         where = row.datacenter_id  # its library is what the operation is about, too
+        volumes = [finding.volume(db, caller, each.id).id for each in volumes_of(db, row.id)]
         return starter.request(
-            "delete_template", row.id, row.name, where, former=row.state, library=where
+            "delete_template",
+            row.id,
+            row.name,
+            where,
+            [("volume", each) for each in volumes],
+            former=row.state,
+            library=where,
+            volumes=volumes,
         )
 
     def unchanged(db: Session) -> None:
@@ -302,6 +314,7 @@ def _available(
     if row.state is not TemplateState.AVAILABLE:
         text = f"template {row.name} is {row.state}"
         raise Conflict(text, code="template-not-available")
+    require_images(db, row)
     return row
 
 

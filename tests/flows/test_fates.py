@@ -225,6 +225,7 @@ def test_whoever_follows_a_killed_unwinder_undoes_only_the_rest(breaker):
 TEMPORARY = {
     "open-scratch": ("convert_image", "images.convert", "repository.clear"),
     "fill-volume": ("persist_vm", "images.fill_target", "storage.delete_export"),
+    "pour-image": ("persist_template", "images.fill_target", "storage.delete_export"),
     "take-upload": ("import_image", "images.inspect", "repository.clear"),
 }
 
@@ -246,7 +247,10 @@ def test_what_is_temporary_goes_also_when_it_was_half_done(step, breaker):
 def test_what_is_temporary_and_stays_shows_in_the_receipt(step, breaker):
     name, halfway, ending = TEMPORARY[step]
     broken = breaker(name)
-    if step != "fill-volume":  # that one leaves something behind when all goes well, too
+    if step not in {
+        "fill-volume",
+        "pour-image",
+    }:  # that one leaves something behind when all goes well, too
         cloud.world.set_fate(halfway, "commits-then-fails", times=2)
     cloud.world.set_fate(ending, "lies", times=99)
     ended = broken.run()
@@ -362,6 +366,7 @@ def places_named(name: str, step: str):
 
 
 CONNECTING = ["attach_volume", "attach_volume-hot", "deploy_vm", "deploy_appliance", "persist_vm"]
+CONNECTING += ["deploy_vm-persistent"]
 
 
 def connected_by_then():

@@ -504,6 +504,7 @@ CHANGING = {
     "DELETE /v1/templates/{template_id}",
     "POST /v1/templates/{template_id}/conversions",
     "POST /v1/templates/{template_id}/export",
+    "POST /v1/templates/{template_id}/capture",
     "GET /v1/templates/{template_id}/labels",
     "PUT /v1/templates/{template_id}/labels",
 }
@@ -523,12 +524,8 @@ def test_a_shared_template_is_seen_and_used_and_nothing_else_of_ours(
     seen = other.get(path).json()
     assert other.get("/v1/templates").json() == [seen]
     assert other.get("/v1/templates?label=secret-key").json() == []
-    assert (seen["own"], seen["shared"], seen["owner_id"], seen["labels"]) == (
-        False,
-        True,
-        None,
-        {},
-    )
+    assert (seen["own"], seen["shared"]) == (False, True)
+    assert (seen["owner_id"], seen["labels"]) == (None, {})
     assert other.get(f"{path}/icon").status_code == 200
     hidden = [each for key, each in ours.ids.items() if key not in {*EVERYBODYS, "template_id"}]
     before = photograph()
@@ -537,6 +534,9 @@ def test_a_shared_template_is_seen_and_used_and_nothing_else_of_ours(
             answer = asked(ours, other, name, ours.ids)
             if name in CHANGING:
                 refused(answer, 403, "shared-by-others")
+            elif name.endswith("/persist"):  # what is asked names a virtual datacenter of ours
+                refused(answer, 404, "unknown-virtual-datacenter")
+                continue
             else:
                 assert answer.status_code == 200
             assert not [each for each in [*hidden, "secret-"] if each in answer.text]

@@ -157,6 +157,7 @@ MEANINGS = {
     "upload-too-large": "The image is larger than is taken.",
     "version-changed": "The operation's flow has changed since it began, so that it was undone.",
     "vlans-overlap": "Another rack of the datacenter has some of these VLANs; `rack` names it.",
+    "vm-busy": "Another program makes a backup of the VM, or holds its guest still.",
     "vm-leaving": "The VM is to leave its appliance: keep it first.",
     "vm-not-leaving": "The VM stays anyway.",
     "vm-off": "The VM is off.",

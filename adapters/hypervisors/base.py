@@ -44,6 +44,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
+| open_stills | backup job (pull), fsFreeze where an agent answers | snapshot, NFC lease | VDI.snapshot | Checkpoint-VM |
 | console | serial log file | datastore file | host file | named pipe |
 | terminal | openConsole | `Unsupported` (VSPC would need a listener) | console URL | named pipe |
 | display | openGraphicsFD, VNC that listens nowhere | `Unsupported` (WebMKS is no plain socket) | console URL | enhanced session |
@@ -76,6 +77,7 @@ class Capability(StrEnum):
     TERMINAL = "terminal"
     DISPLAY = "display"
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
+    STILLS = "stills"  # disks of a VM that is on can be read as they are at one moment (`stills`)
     DISK_STREAM = "disk-stream"  # a disk that no VM runs with is sent to whoever asks
     SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 

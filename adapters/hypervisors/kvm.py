@@ -3,7 +3,7 @@
 import socket
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +18,8 @@ from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
+from adapters.hypervisors.libvirt_stills import LibvirtStills
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 _POLL_S = 0.05
@@ -44,6 +46,7 @@ class KvmHypervisor:
             Capability.DISPLAY,
             Capability.DISK_FILES,
             Capability.SEED,
+            Capability.STILLS,
         }
     )
 
@@ -59,6 +62,7 @@ class KvmHypervisor:
         self._session = Session(uri)
         self._disks = LibvirtDisks(self._session)
         self._seeds = LibvirtSeeds(self._session)
+        self._stills = LibvirtStills(self._session, installation)
         self._connections = LibvirtConnections(self._session, installation, release_s)
         self._installation = installation
         self._domain_type = domain_type
@@ -243,6 +247,18 @@ class KvmHypervisor:
             if now is not Power.ON:
                 raise Refused(f"VM {vm} is {now}")
             domain.reset()
+
+    def open_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> Stills:
+        with speaking_libvirt():
+            return self._stills.open(self._running(vm), vm, disks, datastore)
+
+    def has_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> bool:
+        with speaking_libvirt():
+            return self._stills.has(self._find(vm), vm, disks, datastore)
+
+    def close_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> None:
+        with speaking_libvirt():
+            self._stills.close(self._find(vm), vm, disks, datastore)
 
     def console(self, vm: UUID) -> bytes:
         with speaking_libvirt():

@@ -19,6 +19,7 @@ from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Tran
 from adapters.hypervisors.base import Capability, Display, DisplayKind
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import open_line
+from adapters.hypervisors.memory_stills import MemoryStills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
@@ -28,7 +29,7 @@ _VNC = b"RFB 003.008\n"  # the first word of its server
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor(MemoryFiles):
+class MemoryHypervisor(MemoryStills, MemoryFiles):
     """One host among those of its world."""
 
     capabilities = frozenset(Capability)

@@ -71,7 +71,7 @@ class VsphereHypervisor:
 
     capabilities = frozenset(Capability) - {
         *(Capability.ISCSI_PER_VM, Capability.HOT_ATTACH, Capability.DISK_FILES),
-        *(Capability.TERMINAL, Capability.DISPLAY),
+        *(Capability.TERMINAL, Capability.DISPLAY, Capability.STILLS),
     }
 
     def __init__(self, session: Session, installation: UUID) -> None:

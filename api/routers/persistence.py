@@ -221,6 +221,8 @@ def _instance(
         enterprise_id=caller.enterprise_id,
         datacenter_id=vdc.datacenter_id,
         name=name,
+        owner_id=caller.user_id,
+        master_id=origin and origin.id,
         **({"cpu": origin.cpu, "ram_mib": origin.ram_mib} if origin else {}),
     )
 

@@ -9,6 +9,7 @@
 | power paused | ON |
 | reset | ON |
 | persist, export | CONFIGURED, OFF |
+| capture | CONFIGURED, ON, OFF, PAUSED |
 | seed, set up | NOT_ALLOCATED |
 | redefine | CONFIGURED, OFF |
 | grow | ON |
@@ -54,6 +55,7 @@ _ALLOWED = {
     "set up": frozenset({VmState.NOT_ALLOCATED}),
     "redefine": _STILL,
     "export": _STILL,
+    "capture": _STILL | {VmState.ON, VmState.PAUSED},
     "grow": frozenset({VmState.ON}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},

@@ -54,6 +54,9 @@ def adapt(template_id: UUID, wish: Adaptation, caller: Caller, starter: Starting
             name=wish.name,
             cpu=row.cpu,
             ram_mib=row.ram_mib,
+            category=row.category,
+            owner_id=caller.user_id,
+            master_id=row.id,
         )
         return starter.request(
             "adapt_template",

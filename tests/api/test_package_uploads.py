@@ -226,6 +226,10 @@ def test_whoever_imports_may_say_what_the_guest_expects(api: Api, package: bytes
     where = api.post("/v1/templates", params=wish).headers["location"]
     api.done(api.client.put(where, content=IMAGE))
     assert expected(api, "old") == ("bios", "ide", "")
+    old = api.get("/v1/templates", params={"name": "old"}).json()[0]["id"]
+    change = {"firmware": "efi", "bus": "lsisas"}
+    changed = api.call("PATCH", f"/v1/templates/{old}", json=change).json()
+    assert (changed["hardware"]["firmware"], changed["hardware"]["buses"]) == ("efi", ["lsisas"])
 
 
 def test_a_guest_is_adapted_into_a_template_of_its_own(api: Api, package: bytes) -> None:

@@ -21,6 +21,7 @@ from adapters.database import (
     packages,
     people,
     plans,
+    repositories,
     ways,
 )
 from adapters.database.session import Database
@@ -35,6 +36,7 @@ PARTS = (
     models,
     packages,
     plans,
+    repositories,
     ways,
 )  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata

@@ -71,8 +71,8 @@ def taken_source(source: UUID) -> UUID:
     return uuid5(source, "taken")
 
 
-@step("download", Effect.TEMPORARY)
-def download(template: NewTemplate, wanted: Wanted, force: Force | None) -> Downloaded:
+@step("download-source", Effect.TEMPORARY)
+def download_source(template: NewTemplate, wanted: Wanted, force: Force | None) -> Downloaded:
     """Fetch it, with what an earlier attempt has; charge it before it grows."""
     repository, taken = cloud.repository(template.datacenter_id), f"import-{template.id}"
     if repository.find_scratch(taken) is None:
@@ -86,14 +86,14 @@ def download(template: NewTemplate, wanted: Wanted, force: Force | None) -> Down
     return Downloaded(digest=repository.digest(path), size_bytes=size_bytes)
 
 
-@download.undo
+@download_source.undo
 def _(template: NewTemplate, wanted: Wanted, force: Force | None) -> None:
     repository = cloud.repository(template.datacenter_id)
     repository.clear(_name(template.id))
     repository.clear(f"import-{template.id}")
 
 
-@download.look
+@download_source.look
 def _(template: NewTemplate, wanted: Wanted, force: Force | None) -> bool:
     repository = cloud.repository(template.datacenter_id)
     names = (_name(template.id), f"import-{template.id}")

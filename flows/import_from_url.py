@@ -8,7 +8,7 @@ from adapters.packages import Wishes
 from adapters.types import Format, Role
 from flows.charges import charge_template
 from flows.cloud import cloud
-from flows.downloads import PACKAGES, Wanted, download, taken_source
+from flows.downloads import PACKAGES, Wanted, download_source, taken_source
 from flows.import_image import enter_template, shelve
 from flows.import_package import shelve_package
 from flows.operation import operation
@@ -23,7 +23,7 @@ def import_from_url(request: Operation) -> None:
     take_source(wanted.source)
     charge_template(template, 1, request.force)
     enter_template(template)
-    downloaded = download(template, wanted, request.force)
+    downloaded = download_source(template, wanted, request.force)
     if wanted.format in PACKAGES:
         asked = Wishes.model_validate(request.arguments["wishes"])
         shelve_package(template, downloaded.digest, asked)

@@ -76,7 +76,9 @@ class Repositories:
                 raise NotFound(f"no template repository {repository}")
             return Remote(id=row.id, url=row.url)
 
-    def refresh(self, repository: UUID, operation: UUID, packages: Sequence[RemotePackage]) -> None:
+    def refresh(
+        self, repository: UUID, operation: UUID, packages: Sequence[RemotePackage]
+    ) -> None:
         """It lists these packages, and no others: all at once."""
         rows = {package_id(repository, each.url): each for each in packages}
         with self._database.write() as db:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.events import singular
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
 from adapters.database.repositories import RemotePackageRow, TemplateRepositoryRow
@@ -187,4 +188,4 @@ def _forget_operations(db: Session, datacenter: UUID) -> None:
 
 def _noun(table: type[Base]) -> str:
     name: str = table.__tablename__
-    return name.rstrip("s").replace("_", " ")
+    return singular(name).replace("_", " ")

@@ -83,7 +83,7 @@ def _joined(url: str, link: str) -> str:
 
 
 def _line(text: str, length: int) -> str:
-    return _CONTROLS.sub(" ", text).strip()[:length]
+    return " ".join(_CONTROLS.sub(" ", text).split())[:length]
 
 
 def _local(name: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 
 from adapters.amounts import Amounts, Level
 from adapters.database import models
+from adapters.errors import AdapterError
 from adapters.images.addresses import networks
 from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
@@ -204,6 +205,26 @@ def test_cancelled_before_it_began_it_leaves_nothing(api: Api, there: None) -> N
     assert (left(api), secrets()) == (before, 0)
 
 
+def die_at_the_first_error(operation: UUID) -> None:
+    """Run it until something goes wrong, and kill its runner there; its lease lapses."""
+
+    class Killed(BaseException):
+        pass
+
+    def once(_saga: Any, fn: Any, *_more: Any, **_named: Any) -> Any:
+        try:
+            return fn()
+        except AdapterError as error:
+            raise Killed from error
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("flows.saga.Saga._persevere", once)
+        with pytest.raises(Killed):
+            FLOWS["import_from_url"](operation)
+    with cloud.database.write() as db:
+        db.execute(update(models.Operation).values(due_at=models.Operation.accepted_at))
+
+
 # --- over HTTP ----------------------------------------------------------------------------------
 
 
@@ -221,26 +242,7 @@ def test_a_killed_download_is_gone_on_with_by_another_runner(api: Api, over_http
     with serving(breaking(700_000, LONG), whole(LONG)) as server:
         accepted = ask(api, url=f"{server.url}?right=geheim", login=LOGIN)
         identity = UUID(accepted.json()["id"])
-
-        class Killed(BaseException):
-            pass
-
-        def die(*_: Any, **__: Any) -> None:
-            raise Killed
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("flows.saga.Saga._persevere", lambda _s, fn, *_a, **_n: kill(fn))
-
-            def kill(fn: Any) -> Any:
-                try:
-                    return fn()
-                except Exception as error:
-                    raise Killed from error
-
-            with pytest.raises(Killed):
-                FLOWS["import_from_url"](identity)
-        with cloud.database.write() as db:
-            db.execute(update(models.Operation).values(due_at=models.Operation.accepted_at))
+        die_at_the_first_error(identity)
         ended = FLOWS["import_from_url"](identity)
         assert ended.state is OperationState.SUCCEEDED, ended.error
     assert server.asked[-1]["range"] == "bytes=700000-"

@@ -40,6 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "storage-pools": {"name": "other"},
     "tiers": {"name": "silver"},
     "virtual-datacenters": {"name": "other"},
+    "template-repositories": {"name": "other"},
     "appliances": {"approval": True},
     "vms": {"protected": True},
 }

@@ -22,6 +22,7 @@ from api import (
     label_verbs,
     library_verbs,
     limit_verbs,
+    persistence_verbs,
     planned_verbs,
     vm_verbs,
     volume_verbs,
@@ -406,6 +407,7 @@ composition_verbs.add_to(app, _finish)
 hardware_verbs.add_to(app, _finish)
 volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
+persistence_verbs.add_to(app)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)

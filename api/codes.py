@@ -132,6 +132,8 @@ MEANINGS = {
     "source-unsized": "A server does not say where what it sends ends.",
     "stopped": "The operation was asked to stop, or nobody decided on it.",
     "template-not-available": "The template is not there yet, or no more.",
+    "template-not-persistent": "The template's disks are images already, not volumes.",
+    "template-persistent": "The template's disks are volumes: capture it as an ordinary one.",
     "too-many-consoles": "No more consoles at once here.",
     "too-many-disks": "A VM has at most 15 disks, volumes among them.",
     "too-many-logins": "Too many log in at once: `Retry-After` says when to try again.",

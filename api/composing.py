@@ -1,16 +1,18 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
 from collections.abc import Collection
+from typing import cast
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.database import models, uses
 from adapters.database.appliances import new_mac
 from adapters.database.labels import label
 from adapters.database.locks import Locked
+from adapters.database.persistent import require_no_templates
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.packages import Hardware
@@ -128,6 +130,8 @@ class Composer:
             )
         )
         for image in images:
+            if image.volume_id:
+                self._occupy(db, template, image, vm_id)
             db.add(
                 models.VmDisk(
                     id=uuid4(),
@@ -135,6 +139,7 @@ class Composer:
                     position=image.position,
                     template_disk_id=image.id,
                     size_mib=image.virtual_size_mib,
+                    volume_id=image.volume_id,
                 )
             )
         beyond = max(1, len(images))
@@ -161,6 +166,25 @@ class Composer:
             db.flush()
         for index, volume in enumerate(vm.volumes, start=beyond + len(vm.wanted.disks)):
             self._assign(db, volume, vm_id, index)
+
+    def _occupy(
+        self, db: Session, template: models.Template, disk: models.TemplateDisk, vm: UUID
+    ) -> None:
+        """Give the VM the volume that a persistent template's disk is, unless another has it."""
+        require(self._caller, Privilege.VAPP_ASSIGN_VOLUME)
+        key, table = cast(UUID, disk.volume_id), models.VolumeRow
+        row = finding.held(db, db.get_one(table, key))
+        if held := db.get(models.Lock, row.id):
+            raise Locked("volume", row.id, held.operation_id)
+        if row.virtual_datacenter_id != self._vdc:
+            text = f"template {template.name} is of another virtual datacenter"
+            raise Conflict(text, code="elsewhere")
+        if row.vm_id is not None:
+            seen = finding.vms(self._caller).where(models.VirtualMachine.id == row.vm_id)
+            users = [uses.User(kind="vm", id=x.id, name=x.name) for x in db.scalars(seen)]
+            raise uses.in_use(template, users)
+        row.vm_id, row.position, row.state = vm, disk.position, VolumeState.ATTACHED
+        db.flush()
 
     def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:
         row = found = self._existing(db, volume)
@@ -190,6 +214,7 @@ class Composer:
             raise Locked("volume", row.id, held.operation_id)
         if row.vm_id is not None:
             raise Conflict(f"volume {row.name} is attached", code="volume-in-use")
+        require_no_templates(db, row)
         if volume.size_mib not in {None, row.size_mib}:
             text = f"volume {row.name} has {row.size_mib} MiB, not {volume.size_mib}"
             raise Conflict(text, code="volume-size-differs")

@@ -7,7 +7,9 @@ from adapters.hypervisors.base import Capability
 from adapters.types import VmState
 from flows.cloud import cloud
 
-__all__ = ["Capability", "require_ability", "require_sockets"]
+__all__ = ["Capability", "require_ability", "require_readable", "require_sockets"]
+
+_READING = {Capability.DISK_FILES, Capability.DISK_STREAM}
 
 
 def require_ability(vm: UUID, ability: Capability) -> None:
@@ -15,6 +17,13 @@ def require_ability(vm: UUID, ability: Capability) -> None:
     record = cloud.inventory.vm(vm)
     if ability not in cloud.hypervisor(record.host).capabilities:
         raise Unsupported(f"the host of VM {record.name} has no {ability}")
+
+
+def require_readable(vm: UUID) -> None:
+    """Raise `Unsupported` where nobody here can read the VM's disks."""
+    record = cloud.inventory.vm(vm)
+    if not _READING & cloud.hypervisor(record.host).capabilities:
+        raise Unsupported(f"the host of VM {record.name} neither shows its disks nor sends them")
 
 
 def require_sockets(vm: UUID) -> None:

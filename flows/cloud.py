@@ -21,6 +21,7 @@ from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.packages import Packages
+from adapters.database.persistent import PersistentTemplates
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -162,6 +163,11 @@ class Cloud:
         return Repositories(self.database)
 
     @cached_property
+    def persistent(self) -> PersistentTemplates:
+        """Templates whose disks are volumes."""
+        return PersistentTemplates(self.database)
+
+    @cached_property
     def library(self) -> Library:
         """Templates and conversions."""
         return Library(self.database)
@@ -249,7 +255,7 @@ class Cloud:
             raise Unsupported(f"{family} hosts are asked without a login")
         if family is Family.MEMORY:
             facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
-            return MemoryHypervisor(self.world, host, installation, facts)
+            return MemoryHypervisor(self.world, host, installation, facts, address)
         if family is not Family.KVM:
             raise Unsupported(f"no adapter for hypervisors of family {family}")
         from adapters.hypervisors.kvm import KvmHypervisor

@@ -120,6 +120,8 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "capture_volume",
+    "persist_template",
     "import_image",
     "resize_vm",
     "resize_volume",

@@ -99,7 +99,10 @@ class Template(Labelled, Base):
 
 
 class TemplateDisk(Base):
-    """One disk image of a template; `path`, in the repository, is empty until published."""
+    """One disk of a template: an image, whose `path` in the repository is empty until published.
+
+    A persistent template's is a volume, of which there is neither path nor digest.
+    """
 
     __tablename__ = "template_disks"
     __table_args__ = table(UniqueConstraint("template_id", "position"))
@@ -113,6 +116,7 @@ class TemplateDisk(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     virtual_size_mib: Mapped[int]
     identity: Mapped[dict[str, Any]]
+    volume_id: Mapped[UUID | None] = mapped_column(ForeignKey("volumes.id"))
 
 
 class Conversion(Base):

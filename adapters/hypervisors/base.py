@@ -37,6 +37,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | describe | getInfo, getLibVersion | host.hardware | host.get_record | Get-VMHost |
 | initiator | a name per VM (libiscsi) | the host's software HBA, enabled at need | host.other_config | the host's |
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
+| send_disk | `Unsupported`: its files are seen | CreateVM with the disk, ExportVm lease | export_raw_vdi | Convert-VHD, SMB |
 | ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | set_size | `Unsupported`: a CPU cannot be taken back before the guest has set up its ACPI | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
@@ -50,8 +51,10 @@ How each method is done (KVM here; the others when they come, so that the port f
 """
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
@@ -73,6 +76,7 @@ class Capability(StrEnum):
     TERMINAL = "terminal"
     DISPLAY = "display"
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
+    DISK_STREAM = "disk-stream"  # a disk that no VM runs with is sent to whoever asks
     SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 
 
@@ -121,6 +125,19 @@ class Hypervisor(Protocol):
 
     def disk_path(self, disk: Disk) -> str:
         """Where the disk's bytes are, as the host sees it; with `DISK_FILES` a qcow2."""
+
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
+        """Write what a guest would see of it to a new file here, as a streamOptimized VMDK.
+
+        `progress` hears of percents. Raises `NotFound`, `InUse` while a running VM has the disk,
+        `OutOfSpace` here, `Unsupported` without `DISK_STREAM`.
+        """
+
+    def is_sending(self, disk: Disk) -> bool:
+        """Whether the host still has something of a `send_disk`."""
+
+    def stop_sending(self, disk: Disk) -> None:
+        """Remove what one that was broken off has left at the host."""
 
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         """Write the VM's seed. Raises `NotFound` without datastore, `OutOfSpace`."""

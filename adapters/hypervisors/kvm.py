@@ -3,6 +3,7 @@
 import socket
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -107,6 +108,15 @@ class KvmHypervisor:
 
     def disk_path(self, disk: Disk) -> str:
         return domain_xml.disk_path(disk)
+
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:  # noqa: ARG002 - as the port
+        raise Unsupported(f"disk {disk.id} is read where it is")
+
+    def is_sending(self, disk: Disk) -> bool:  # noqa: ARG002 - as the port
+        return False
+
+    def stop_sending(self, disk: Disk) -> None:
+        """Nothing was begun."""
 
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         self._seeds.ensure(seed, image)

@@ -31,23 +31,14 @@ Properties = dict[str, Any]
 class MemoryHypervisor(MemoryFiles):
     """One host among those of its world."""
 
-    capabilities = frozenset(
-        {
-            Capability.OVERLAY,
-            Capability.ISCSI_PER_VM,
-            Capability.PAUSE,
-            Capability.RESET,
-            Capability.HOT_ATTACH,
-            Capability.HOT_CPU,
-            Capability.HOT_RAM,
-            Capability.TERMINAL,
-            Capability.DISPLAY,
-            Capability.DISK_FILES,
-            Capability.SEED,
-        }
-    )
+    capabilities = frozenset(Capability)
 
-    def __init__(self, world: World, host: UUID, installation: UUID, facts: HostFacts) -> None:
+    def __init__(
+        self, world: World, host: UUID, installation: UUID, facts: HostFacts, address: str = ""
+    ) -> None:
+        """Pretend to be at an address, such as `memory?without=disk-files,pause`."""
+        if lacks := address.partition("?without=")[2]:
+            self.capabilities = self.capabilities - {*lacks.split(",")}
         self.world = world
         self.host = host
         self.installation = installation
@@ -294,23 +285,6 @@ class MemoryHypervisor(MemoryFiles):
 
     def _is_ours(self, found: Properties) -> bool:
         return (found["host"], found["installation"]) == (str(self.host), str(self.installation))
-
-    def _disk(self, disk: Disk) -> Properties | None:
-        """Answer the disk's properties, or None. Raises `Conflict`."""
-        found = self.world.find("disk", disk.id)
-        if found and found != self._of_disk(disk):
-            raise Conflict(f"disk {disk.id} is there, and is another disk")
-        return found
-
-    def _of_disk(self, disk: Disk) -> Properties:
-        return {
-            "host": str(self.host),
-            "vm": str(disk.vm),
-            "installation": str(disk.installation),
-            "size_mib": disk.size_mib,
-            "datastore": disk.datastore,
-            "base": disk.base and disk.base.model_dump(mode="json"),
-        }
 
     def _vm(self, vm: UUID) -> Properties | None:
         """Answer the VM's properties, or None when it is not here. Raises `Conflict`."""

@@ -1,20 +1,21 @@
 """VMware ESXi, alone or in a vCenter, through the vSphere API by pyVmomi; agentless."""
 
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
 from pyVmomi import vim
 
-from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.vsphere_disks import VsphereDisks
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
@@ -23,7 +24,6 @@ from adapters.vsphere.session import Session
 
 _POLL_S = 0.2
 _MIB = 2**20
-_OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
 
 
@@ -77,6 +77,7 @@ class VsphereHypervisor:
     def __init__(self, session: Session, installation: UUID) -> None:
         self._session = session
         self._datastores = Datastores(self._session)
+        self._disks = VsphereDisks(self._session, self._datastores)
         self._seeds = VsphereSeeds(self._datastores)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation
@@ -100,63 +101,47 @@ class VsphereHypervisor:
             return self._volumes.initiator()
 
     def ensure_disk(self, disk: Disk) -> None:
-        if self.has_disk(disk):
-            return
         with self._session.speaking():
-            path = self.disk_path(disk)
-            if disk.size_mib > self._datastores.capacity(disk.datastore).total_mib:
-                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
-            if disk.base is None:
-                self._datastores.create(path, disk.size_mib)
-                return
-            base = Place.parse(disk.base.path)
-            has_mib = self._datastores.disks(str(base.folder), base.name).get(base.name)
-            if has_mib is None:
-                raise NotFound(f"no base {disk.base.path}")
-            if has_mib == disk.size_mib:
-                name = f"overlay-{disk.id}"
-                self._datastores.overlay(str(base), path, disk.size_mib, name)
-            else:  # an overlay is as large as what it lies over
-                self._datastores.copy(str(base), path, disk.size_mib)
+            self._disks.ensure(disk)
 
     def has_disk(self, disk: Disk) -> bool:
         with self._session.speaking():
-            try:
-                found = self._datastores.disks(disk.datastore, f"disk-{disk.id}.*")
-            except (NotFound, vim.fault.FileNotFound):
-                return False
-        if found and found != {spec.disk_name(disk): disk.size_mib}:
-            raise Conflict(f"disk {disk.id} is there, and is another disk")
-        return bool(found)
+            return self._disks.has(disk)
 
     def delete_disk(self, disk: Disk) -> None:
         with self._session.speaking():
-            vm = self._find(disk.vm)
-            if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
-                raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
-        if self.has_disk(disk):
-            with self._session.speaking():
-                self._datastores.delete(self.disk_path(disk))
+            self._require_unused(disk)
+            self._disks.delete(disk)
 
     def disks(self, datastore: str) -> dict[UUID, bool]:
         with self._session.speaking():
             used = self._used_files()
-            place = Place.parse(datastore)
-            found = self._found(datastore)
-            return {disk: str(place / name) in used for disk, name in found.items()}
+            found = self._disks.of(self._installation, datastore)
+            return {disk: path in used for disk, path in found.items()}
 
     def discard_disk(self, datastore: str, disk: UUID) -> None:
         with self._session.speaking():
-            name = self._found(datastore).get(disk)
-            if name is None:
-                return
-            path = str(Place.parse(datastore) / name)
+            path = self._disks.of(self._installation, datastore).get(disk)
             if path in self._used_files():
                 raise InUse(f"a VM is defined with disk {disk}")
-            self._datastores.delete(path)
+            if path:
+                self._datastores.delete(path)
 
     def disk_path(self, disk: Disk) -> str:
-        return str(Place.parse(disk.datastore) / spec.disk_name(disk))
+        return self._disks.path(disk)
+
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
+        with self._session.speaking():
+            self._require_unused(disk)
+            self._disks.send(disk, target, progress)
+
+    def is_sending(self, disk: Disk) -> bool:
+        with self._session.speaking():
+            return self._disks.is_sending(disk)
+
+    def stop_sending(self, disk: Disk) -> None:
+        with self._session.speaking():
+            self._disks.stop_sending(disk)
 
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         with self._session.speaking():
@@ -340,11 +325,10 @@ class VsphereHypervisor:
         if _power(vm) is not Power.OFF:
             self._session.wait(vm.PowerOffVM_Task())
 
-    def _found(self, datastore: str) -> dict[UUID, str]:
-        """Our disks there, by their ids."""
-        names = self._datastores.disks(datastore, f"disk-*.{self._installation}.*")
-        matches = (found for name in names if (found := _OURS.fullmatch(name)))
-        return {UUID(found[1]): found[0] for found in matches}
+    def _require_unused(self, disk: Disk) -> None:
+        vm = self._find(disk.vm)
+        if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
+            raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
 
     def _used_files(self) -> set[str]:
         """The files that VMs are defined with, whosever they are."""

@@ -58,6 +58,17 @@ class ImageTool(Protocol):
     ) -> None:
         """Write the image's content straight onto an exported volume, in raw, flushed."""
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        """Write an exported volume's content to a new file, as large as the volume."""
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:

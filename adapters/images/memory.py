@@ -94,12 +94,31 @@ class MemoryImageTool:
 
         self.world.call("images.fill_target", target.iqn, effect, None)
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        def effect() -> None:
+            _, volume = self._volume(target, initiator, chap)
+            progress(0.0)
+            progress(100.0)
+            size_bytes = volume["size_mib"] * 2**20
+            write_image(image, form.format, size_bytes, volume["content"] or "")
+
+        self.world.call("images.read_target", target.iqn, effect, None)
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:
         def effect() -> bool:
             _, volume = self._volume(target, initiator, chap)
-            return bool(volume["content"] == _read(source, source_format)["content"])
+            content = volume["content"] or ""
+            return bool(content == _read(source, source_format)["content"])
 
         return self.world.call("images.equals_target", target.iqn, effect, lie=True)
 

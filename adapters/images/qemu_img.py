@@ -211,6 +211,24 @@ class QemuImg:
         what = ["--", str(source.absolute()), _iscsi(target, initiator, chap)]
         _convert([*_SECRET, *where, *what], progress, _password(chap), self.stalled_s)
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        """Read a volume, byte by byte; what a failure leaves of the image is removed."""
+        what = ["--image-opts", "-O", form.format, *_options(form)]
+        where = ["--", _iscsi(target, initiator, chap), str(image.absolute())]
+        try:
+            _convert([*_SECRET, *what, *where], progress, _password(chap), self.stalled_s)
+        except BaseException:
+            image.unlink(missing_ok=True)
+            raise
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:

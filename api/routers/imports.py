@@ -33,7 +33,7 @@ _URL_LENGTH = 2000
 _Kind = Format | Literal["ova", "ovf"]
 
 
-class Login(BaseModel):
+class ServerLogin(BaseModel):
     """As whom a server is asked: kept encrypted while it is needed, and never told."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,7 +54,7 @@ class Address(BaseModel):
         "signed address is one.",
         examples=["https://images.example.org/debian.qcow2"],
     )
-    login: Login | None = None
+    login: ServerLogin | None = None
 
     @field_validator("url")
     @classmethod

@@ -39,7 +39,7 @@ from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
 from api.reports import Operation
-from api.routers.imports import Login, NewImport, require_http, start
+from api.routers.imports import ServerLogin, NewImport, require_http, start
 from api.starting import Starter, Starting
 from flows.cloud import cloud
 from flows.downloads import PACKAGES
@@ -76,7 +76,9 @@ class NewTemplateRepository(BaseModel):
     name: Name = Field(examples=["public"])
     url: Url
     datacenter: Reference = Field(examples=["main"])
-    login: Login | None = Field(None, description="As whom its server, and no other, is asked.")
+    login: ServerLogin | None = Field(
+        None, description="As whom its server, and no other, is asked."
+    )
 
 
 class TemplateRepositoryChange(BaseModel):
@@ -86,7 +88,7 @@ class TemplateRepositoryChange(BaseModel):
 
     name: Name = ""
     url: Url = ""
-    login: Login | None = None
+    login: ServerLogin | None = None
 
 
 class TemplateRepository(BaseModel):
@@ -329,7 +331,7 @@ def _path(repository: UUID) -> str:
     return f"/v1/template-repositories/{repository}"
 
 
-def _keep_login(db: Session, row: TemplateRepositoryRow, login: Login | None) -> None:
+def _keep_login(db: Session, row: TemplateRepositoryRow, login: ServerLogin | None) -> None:
     if login is not None:
         cloud.secrets.keep(db, row.id, Chap(user=login.user, password=login.password))
     elif secret := db.get(models.Secret, row.id):

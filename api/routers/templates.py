@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.persistent import is_of_volumes, require_images, volumes_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
@@ -82,7 +83,7 @@ class Conversion(BaseModel):
 
 
 class TemplateDisk(BaseModel):
-    """One disk image of a template."""
+    """One disk of a template: an image, or a volume where the template is persistent."""
 
     id: UUID
     position: int
@@ -92,6 +93,7 @@ class TemplateDisk(BaseModel):
     path: str
     size_bytes: int
     virtual_size_mib: int
+    volume_id: UUID | None
     conversions: list[Conversion]
 
 
@@ -218,9 +220,13 @@ def list_templates(
     name: str | None = None,
     state: TemplateState | None = None,
     datacenter_id: UUID | None = None,
+    *,
+    is_persistent: bool | None = None,
 ) -> list[Template]:
     """List templates."""
     query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
+    if is_persistent is not None:
+        query = query.where(is_of_volumes() == is_persistent)
     query = sought.among(query, models.Template)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
@@ -250,8 +256,16 @@ def delete_template(
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
         where = row.datacenter_id  # its library is what the operation is about, too
+        volumes = [finding.volume(db, caller, each.id).id for each in volumes_of(db, row.id)]
         return starter.request(
-            "delete_template", row.id, row.name, where, former=row.state, library=where
+            "delete_template",
+            row.id,
+            row.name,
+            where,
+            [("volume", each) for each in volumes],
+            former=row.state,
+            library=where,
+            volumes=volumes,
         )
 
     def unchanged(db: Session) -> None:
@@ -305,6 +319,7 @@ def _available(
     if row.state is not TemplateState.AVAILABLE:
         text = f"template {row.name} is {row.state}"
         raise Conflict(text, code="template-not-available")
+    require_images(db, row)
     return row
 
 
@@ -359,5 +374,6 @@ def _disk(row: models.TemplateDisk, conversions: list[Conversion]) -> TemplateDi
         path=row.path,
         size_bytes=row.size_bytes,
         virtual_size_mib=row.virtual_size_mib,
+        volume_id=row.volume_id,
         conversions=conversions,
     )

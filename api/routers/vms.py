@@ -31,7 +31,7 @@ from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
-from flows.abilities import Capability, require_ability
+from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import require_within, to_deploy
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
@@ -316,7 +316,7 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: PlannedStar
         )
 
     def check() -> None:
-        require_ability(vm_id, Capability.DISK_FILES)
+        require_readable(vm_id)
         require_within(uses, force)
 
     uses, force = cloud.ledger.of_volumes([record]), wish.by(caller)

@@ -48,6 +48,7 @@ _PATCHES: dict[str, list[tuple[str, str, int]]] = {
     ],
     "http_nfc_lease.go": [  # what is uploaded is kept, and can be had
         ("dst = ioutil.Discard", "dst = uploaded(file, ioutil.Discard)", 1),
+        ("f, err := os.Open(file)", "f, err := exported(file, os.Open)", 1),
         ("\t\tsrc = f\n", "\t\tsrc, dst = f, w\n", 1),
         (
             "\t_ = src.Close()\n",

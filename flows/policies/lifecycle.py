@@ -13,6 +13,7 @@
 | redefine | CONFIGURED, OFF |
 | grow | ON |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
+| capture a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
@@ -56,6 +57,7 @@ _ALLOWED = {
     "grow": frozenset({VmState.ON}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
+    "capture a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
     "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},

@@ -272,6 +272,10 @@ MATRIX: dict[str, Route] = {
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/templates/{template_id}/persist": of(
+        P.VAPP_CREATE_STATEFUL, name="new", virtual_datacenter="{virtual_datacenter_id}"
+    ),
+    "POST /v1/templates/{template_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/vms/{vm_id}/export": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY),
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
@@ -301,6 +305,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/volumes/{volume_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/volumes/{volume_id}": of(P.VDC_MANAGE_STORAGE),
     "POST /v1/volumes/{volume_id}/resize": of(P.VDC_MANAGE_STORAGE, size_mib=16),
+    "POST /v1/volumes/{volume_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/volumes/{volume_id}/attach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "POST /v1/volumes/{volume_id}/detach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "GET /v1/appliances": own(P.VDC_ENUMERATE),
@@ -480,6 +485,7 @@ INSIDE = [
     "POST /v1/volumes",
     "GET /v1/volumes/{volume_id}",
     "DELETE /v1/volumes/{volume_id}",
+    "POST /v1/volumes/{volume_id}/capture",
     "GET /v1/operations/{operation_id}",
     "GET /v1/operations/{operation_id}/events",
     "GET /v1/operations/{operation_id}/receipt",

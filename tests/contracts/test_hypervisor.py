@@ -67,6 +67,7 @@ from tests.guest import Guest
 OURS, OTHERS = uuid4(), uuid4()
 DIGEST = "ab" * 32
 RELEASE_S = 6.0
+PATTERN = bytes(range(256)) * 4096
 TARGET = Target(host="127.0.0.1", port=1, iqn="iqn.2026-11.test:nowhere")
 
 
@@ -204,9 +205,10 @@ class Vsphere:
         self.pool: BlockStorage | None = None
 
     def base(self, folder: Path) -> Base:
-        image = folder / "base.vmdk"
-        options = ["-f", "vmdk", "-o", "subformat=streamOptimized"]
-        subprocess.run(["qemu-img", "create", "-q", *options, "--", image, "1M"], check=True)
+        raw, image = folder / "base.raw", folder / "base.vmdk"
+        raw.write_bytes(PATTERN)
+        options = ["-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+        subprocess.run(["qemu-img", "convert", *options, "--", raw, image], check=True)
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         copy = Base.copied_to(self.datastore, digest, Format.VMDK, OURS)
         self.node.ensure_copy(str(image), copy)
@@ -456,6 +458,65 @@ def test_a_disk_in_use_is_not_deleted(ours, running):
         ours.delete_disk(running.disks[0])
     assert refusal.value.users == (str(running.id),)
     assert ours.has_disk(running.disks[0])
+
+
+def test_a_disk_is_sent_as_a_guest_would_see_it(counterpart, ours, disk, tmp_path):
+    told, target = [], tmp_path / "sent"
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    if Capability.DISK_STREAM not in ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.send_disk(disk, target, told.append)
+        return
+    ours.send_disk(disk, target, told.append)
+    assert counterpart.photograph() == before
+    assert not ours.is_sending(disk)
+    assert told == sorted(told)
+    assert max(told) <= 100
+    size, content = content_of(target)
+    assert size == 4 * 2**20
+    assert content in {"", PATTERN + bytes(3 * 2**20)}  # the twin's disks have bytes elsewhere
+    with pytest.raises(NotFound):
+        ours.send_disk(changed(disk, id=uuid4()), tmp_path / "none", told.append)
+
+
+def content_of(image: Path) -> tuple[int, bytes | str]:
+    """A stream's size and what it holds, be it real or the twin's."""
+    if image.read_bytes()[:4] != b"KDMV":
+        pretended = json.loads(image.read_text())
+        return pretended["virtual_size_bytes"], pretended["content"]
+    raw = image.with_suffix(".raw")
+    command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", "--", image, raw]
+    subprocess.run(command, check=True)
+    return raw.stat().st_size, raw.read_bytes()
+
+
+def test_a_disk_is_sent_of_a_vm_that_is_off_and_of_no_other(counterpart, ours, defined, tmp_path):
+    if Capability.DISK_STREAM not in ours.capabilities:
+        return
+    (disk,) = defined.disks
+    ours.send_disk(disk, tmp_path / "off", lambda _percent: None)
+    ours.set_power(defined.id, Power.ON, timeout_s=0)
+    with pytest.raises(InUse) as refusal:
+        ours.send_disk(disk, tmp_path / "on", lambda _percent: None)
+    assert refusal.value.users == (str(defined.id),)
+
+
+def test_sending_that_is_broken_off_leaves_the_disk_alone(counterpart, ours, disk, tmp_path):
+    def refuse(_percent: float) -> None:
+        raise Refused("it was called off")
+
+    if Capability.DISK_STREAM not in ours.capabilities:
+        return
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    with pytest.raises(Refused):
+        ours.send_disk(disk, tmp_path / "one", refuse)
+    ours.stop_sending(disk)
+    ours.stop_sending(disk)
+    assert not ours.is_sending(disk)
+    assert counterpart.photograph() == before
+    ours.send_disk(disk, tmp_path / "two", lambda _percent: None)
 
 
 # --- seeds -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
-from adapters.types import Chap, Format, Source
+from adapters.types import Chap, Family, Format, Source
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -276,6 +276,84 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
+    """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
+
+    def prepared(world: World) -> Asked:
+        with cloud.database.write() as db:
+            pretended = update(models.Host).where(models.Host.family == Family.MEMORY)
+            db.execute(pretended.values(address="memory?without=disk-files"))
+        return prepare(world)
+
+    return prepared
+
+
+def _new_template(world: World, name: str) -> dict[str, str]:
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    return {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": name,
+    }
+
+
+def capture_volume(world: World) -> Asked:
+    """All that a persistent VM which is off has: what it boots from, and a volume of nothing."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
+    volumes = sorted(cloud.inventory.vm(vm).volumes, key=lambda volume: volume.position)
+    template = _new_template(world, "captured")
+    asked = {"template": template, "volumes": [str(volume.id) for volume in volumes]}
+    return UUID(template["id"]), {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def persist_template(world: World) -> Asked:
+    """Of two disks."""
+    source, template = packed_template(world), _new_template(world, "root")
+    sizes = [image.virtual_size_mib for image in cloud.library.images(source)]
+    volumes = [_volume(world, f"root-{n}", size_mib) for n, size_mib in enumerate(sizes)]
+    asked = {"template": template, "volumes": volumes, "source": str(source)}
+    return UUID(template["id"]), asked
+
+
+def _persistent_template(world: World) -> UUID:
+    template, asked = persist_template(world)
+    world.run("persist_template", template, **asked)
+    return template
+
+
+def _vm_of_volumes(world: World) -> UUID:
+    """A VM of a persistent template, as the API writes it down."""
+    template = _persistent_template(world)
+    vm = _vm_of(world.appliance("db", template=template))
+    for position, volume in enumerate(cloud.persistent.volumes(template)):
+        cloud.inventory.assign(volume.id, vm, position)
+        with cloud.database.write() as db:
+            which = models.VmDisk.vm_id == vm, models.VmDisk.position == position
+            db.execute(update(models.VmDisk).where(*which).values(volume_id=volume.id))
+    return vm
+
+
+def deploy_persistent(world: World) -> Asked:
+    return _vm_of_volumes(world), {}
+
+
+def undeploy_persistent(world: World) -> Asked:
+    vm = _vm_of_volumes(world)
+    world.run("deploy_vm", vm)
+    return vm, {}
+
+
+def delete_persistent(world: World) -> Asked:
+    """A template whose disks are volumes."""
+    template = _persistent_template(world)
+    volumes = [str(volume.id) for volume in cloud.persistent.volumes(template)]
+    asked = {"former": "AVAILABLE", "library": str(world.datacenter), "volumes": volumes}
+    return template, asked
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -362,17 +440,6 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
 URL = "https://images.example/secret-folder/image?right=secret"
 
 
-def _new_template(world: World) -> dict[str, str]:
-    from adapters.database.schema import FIRST_ENTERPRISE
-
-    return {
-        "id": str(uuid4()),
-        "enterprise_id": str(FIRST_ENTERPRISE),
-        "datacenter_id": str(world.datacenter),
-        "name": "imported",
-    }
-
-
 def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
     """Something of this kind that lies at an address, which is kept as a secret."""
     from adapters.images.memory import publish_source
@@ -380,7 +447,7 @@ def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
 
     publish_source(cloud.world, url, content.read_bytes())
     content.unlink()
-    secret, template = uuid4(), _new_template(world)
+    secret, template = uuid4(), _new_template(world, "imported")
     with cloud.database.write() as db:
         cloud.secrets.keep(db, secret, kept(Source(url=SecretStr(url))))
     wanted = {"source": str(secret), "format": kind}
@@ -547,6 +614,7 @@ SCENARIOS = {
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
+    "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
@@ -567,6 +635,12 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
+    "persist_template": Scenario("persist_template", persist_template),
+    "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),
+    "undeploy_vm-persistent": Scenario("undeploy_vm", undeploy_persistent),
+    "delete_template-persistent": Scenario("delete_template", delete_persistent),
+    "capture_volume": Scenario("capture_volume", capture_volume),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.allocation import Pin
+from adapters.amounts import Amounts
 from adapters.database.operations import Operation, Request
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.plans import Outlook
@@ -16,6 +17,7 @@ from flows.planning import look_ahead, with_pins
 from tests.flows.scenarios import SCENARIOS, rows
 from tests.worlds import World, photograph
 
+LESS = {"capture_volume"}  # how large an image becomes, only making it tells
 PLANNED = [name for name, each in SCENARIOS.items() if FLOWS[each.kind].planned]
 
 
@@ -64,7 +66,11 @@ def test_what_is_done_is_what_was_planned(name, world):
         assert (record.host_id, record.datastore) == (where.host, where.directory)
     for charge in outlook.charges:
         left = [charge] if any(n for _, n in charge.amounts.items()) else []
-        assert cloud.ledger.charged([charge]) == left
+        charged = cloud.ledger.charged([charge])
+        if name in LESS:
+            assert [x.amounts.beyond(charge.amounts) for x in charged] == [Amounts()]
+        else:
+            assert charged == left
 
 
 @pytest.mark.parametrize("name", PLANNED)

@@ -35,9 +35,15 @@ AT_HOSTS = {
     ("deploy_vm-seeded", "make-seed"),
     ("undeploy_vm-seeded", "remove-seed"),
 }
+SENT = {
+    ("persist_vm-sent", "fetch-disk"),
+    ("persist_vm-sent", "fill-volume"),
+    ("persist_vm-sent", "redefine-vm"),
+}
 ON_VSPHERE = ("deploy_vm", "undeploy_vm")
 NOT_THERE = ("open-scratch", "convert-disk")  # its images fit
 DONE_OTHERWISE = (
+    "fetch-disk",
     "hold-base",
     "make-disk",
     "define-vm",
@@ -50,7 +56,7 @@ DONE_OTHERWISE = (
 def are_of_interest(where: str, name: str, step: str) -> bool:
     if (name, step) in AT_HOSTS:
         return True
-    if (name, step) == ("resize_vm-on", "set-size"):
+    if (name, step) in {("resize_vm-on", "set-size"), *SENT}:
         return where == "vsphere"
     if where == "kvm":
         return name in REAL

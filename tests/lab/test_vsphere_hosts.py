@@ -118,18 +118,10 @@ def test_one_blueprint_runs_on_qemu_and_on_esxi(api, vcenter):
     (base,) = (path for path in (vcenter.files() / "cloudloom").glob("base-*.vmdk")
                if "-flat" not in path.name)  # fmt: skip
     assert equals_template(api, base)
-    refused(persisted(api, shops["virtual"]["vms"][0]), 422, "unsupported")
 
     for shop in shops.values():
         api.done(api.post(f"/v1/appliances/{shop['id']}/undeploy"))
     assert things_on(esx, vcenter.files()) == before
-
-
-def persisted(api, vm):
-    api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "off"}))
-    answer = api.post(f"/v1/vms/{vm['id']}/persist", json={"tier": "default"})
-    api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "on"}))
-    return answer
 
 
 def equals_template(api, disk: Path) -> bool:

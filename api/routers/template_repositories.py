@@ -39,7 +39,7 @@ from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
 from api.reports import Operation
-from api.routers.imports import ServerLogin, NewImport, require_http, start
+from api.routers.imports import NewImport, ServerLogin, require_http, start
 from api.starting import Starter, Starting
 from flows.cloud import cloud
 from flows.downloads import PACKAGES
@@ -186,17 +186,23 @@ def read_template_repository(repository_id: UUID, caller: Caller) -> TemplateRep
 def change_template_repository(
     repository_id: UUID, wanted: TemplateRepositoryChange, caller: Caller, match: Match
 ) -> TemplateRepository:
-    """Change a remote repository: what it lists stays until it is refreshed."""
+    """Change a remote repository: what it lists stays until it is refreshed.
+
+    Another server is not told the login that was for this one.
+    """
 
     def changed(db: Session) -> TemplateRepository:
         row = _held(db, caller, repository_id, match)
+        said, url = wanted.model_fields_set, row.url
+        if said & {"url", "login"} and (users := [*uses.operations(db, row)]):
+            raise uses.in_use(row, users)  # they ask that server, as that one
         try:
             with db.begin_nested():
                 row.name = wanted.name or row.name
                 row.url = _index(wanted.url) if wanted.url else row.url
         except IntegrityError as error:
             raise _taken(wanted.name) from error
-        if "login" in wanted.model_fields_set:
+        if "login" in said or _origin(row.url) != _origin(url):
             _keep_login(db, row, wanted.login)
         tell(db, "template-repository.changed", row)
         return _shown(row)

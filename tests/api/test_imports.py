@@ -2,6 +2,9 @@
 
 import hashlib
 import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -249,6 +252,30 @@ def test_a_killed_download_is_gone_on_with_by_another_runner(api: Api, over_http
     assert all(each["authorization"].startswith("Basic ") for each in server.asked)
     assert secrets() == 0
     assert b"geheim" not in dumped()
+
+
+def test_cancelled_under_way_it_leaves_nothing(api: Api, over_http: None) -> None:
+    """The server has sent a part, and is silent: nobody waits for it."""
+    before, gone = left(api), threading.Event()
+
+    def silent(on: Any) -> None:
+        on.say(200, Content_Length=len(LONG), ETag='"one"')
+        on.wfile.write(LONG[:300_000])
+        gone.wait(30)
+
+    with serving(silent) as server:
+        accepted = ask(api, url=server.url).json()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(FLOWS["import_from_url"], UUID(accepted["id"]))
+            until = time.monotonic() + 20
+            while not server.asked and time.monotonic() < until:
+                time.sleep(0.05)
+            answer = api.post(f"/v1/operations/{accepted['id']}/cancel")
+            assert answer.status_code == 202, answer.text
+            ended = running.result(timeout=30)
+        gone.set()
+    assert (ended.state, ended.left_behind) == (OperationState.CANCELLED, False)
+    assert (left(api), secrets(), used(api)) == (before, 0, 1)
 
 
 def test_what_is_not_public_is_not_downloaded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

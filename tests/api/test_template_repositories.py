@@ -16,10 +16,11 @@ from flows.cloud import cloud
 from flows.downloads import source_of
 from tests.adapters.test_downloads import breaking, serving, whole
 from tests.api.conftest import Api, dumped, refused
+from tests.api.test_cli import Workers, run, workers
 from tests.api.test_imports import die_at_the_first_error, left, over_http, secrets
 from tests.worlds import write_package
 
-__all__ = ["over_http"]  # a fixture
+__all__ = ["over_http", "workers"]  # fixtures
 
 URL = "https://images.example/ovfindex.xml"
 LOGIN = {"user": "ada", "password": "geheim-2"}
@@ -221,6 +222,24 @@ def test_a_login_is_kept_and_goes_with_its_repository(api: Api) -> None:
     assert secrets() == 0
 
 
+def test_a_login_is_not_told_to_another_server(api: Api) -> None:
+    """Who may change the address has not been told the password, and is not to be."""
+    where = create(api, login=LOGIN).headers["location"]
+    api.call("PATCH", where, json={"url": "https://images.example/moved"})
+    assert secrets() == 1
+    api.call("PATCH", where, json={"url": "https://elsewhere.example/moved"})
+    assert secrets() == 0
+
+
+def test_what_is_being_asked_is_not_changed_meanwhile(api: Api, path: str) -> None:
+    started = api.post(f"{path}/refresh")
+    for change in ({"login": LOGIN}, {"url": "https://elsewhere.example/"}):
+        refused(api.call("PATCH", path, json=change), 409, "in-use")
+    assert api.call("PATCH", path, json={"name": "x"}).status_code == 200
+    api.done(started)
+    assert api.call("PATCH", path, json={"login": LOGIN}).status_code == 200
+
+
 @pytest.mark.parametrize(("name", "goes"), [("Shop 2", True), ("tiny.ova", False)])
 def test_a_login_goes_to_the_indexs_own_server_only(
     api: Api, path: str, name: str, goes: bool
@@ -278,3 +297,40 @@ def test_an_interrupted_installation_goes_on_where_it_was(
         assert ended.state is OperationState.SUCCEEDED, ended.error
     assert server.asked[0]["path"] == "/ovfindex.xml"
     assert server.asked[-1]["range"] == f"bytes={half}-"
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def test_a_repository_is_used_from_the_command_line(
+    workers: Workers, shop: str, tmp_path: Path
+) -> None:
+    added = run(
+        *("repositories", "add", "name=more", f"url={URL}", "datacenter=main", "login=ada"),
+        typed="geheim-2\n",
+    )
+    assert added.exit_code == 0, added.output
+    assert "geheim" not in added.output
+    refreshed = run("repositories", "refresh", "more")
+    assert "refresh-repository more succeeded" in refreshed.output
+    listed = run("repositories", "packages", "more", "--category", "Shops").output
+    assert "Shop 2" in listed
+    assert "tiny.ova" not in listed
+    installed = run("repositories", "install", "more", "Shop 2", "--name", "mine")
+    assert "import-from-url mine succeeded" in installed.output
+    assert run("repositories", "install", "more", "nothing").exit_code == 1
+    assert "public" in run("repositories", "list").output
+    assert run("repositories", "delete", "more").exit_code == 0
+
+
+def test_an_address_is_imported_from_the_command_line(workers: Workers, shop: str) -> None:
+    url = "https://images.example/shop/shop.ovf"
+    told = run("import", url, "--name", "got", "--user", "ada", typed="geheim-2\n")
+    assert told.exit_code == 0, told.output
+    assert "import-from-url got succeeded" in told.output
+    assert "geheim" not in told.output
+    wrong = "sha256:" + "0" * 64
+    refused_ = run("import", url, "--name", "other", "--checksum", wrong)
+    assert refused_.exit_code == 1
+    assert run("import", url, "--name", "x", "--dry-run").exit_code == 2
+    assert run("import", "/nowhere.ova", "--name", "x").exit_code == 2

@@ -165,7 +165,11 @@ class _Fetching:
         def fetch(name: str, most_bytes: int, whole: tuple[int, int]) -> None:
             path = url.path.rpartition("/")[0] + "/" + quote(name)
             there = source.beside(url._replace(path=path).geturl())
-            found[name] = self._file(there, f"file-{len(found)}", most_bytes, whole)
+            try:
+                found[name] = self._file(there, f"file-{len(found)}", most_bytes, whole)
+            except NotFound as error:
+                text = f"{name} does not lie beside its descriptor"
+                raise NotFound(text, code=error.code) from error
 
         for ending in _ASIDE:
             try:

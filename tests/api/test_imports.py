@@ -19,6 +19,7 @@ from adapters.errors import AdapterError
 from adapters.images.addresses import networks
 from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
+from adapters.settings import Settings
 from adapters.types import OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -276,6 +277,33 @@ def test_cancelled_under_way_it_leaves_nothing(api: Api, over_http: None) -> Non
         gone.set()
     assert (ended.state, ended.left_behind) == (OperationState.CANCELLED, False)
     assert (left(api), secrets(), used(api)) == (before, 0, 1)
+
+
+def test_nor_is_it_told_when_something_goes_wrong(api: Api, over_http: None) -> None:
+    with serving(lambda on: on.say(404, Content_Length=0)) as server:
+        url = server.url.replace("/image", "/geheim-4/image.vmdk?right=geheim-5")
+        ended = api.run(ask(api, url=url))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "source-not-found")
+    assert b"geheim" not in dumped()
+    assert "geheim" not in str(ended)
+
+
+def test_what_is_missing_beside_a_descriptor_is_named(api: Api, descriptor: str) -> None:
+    disk = next(url for url in cloud.world.all("source") if "disk1" in url)
+    cloud.world.remove("source", disk)
+    ended = api.run(ask(api, url=descriptor, format=None))
+    assert ended["error"]["code"] == "source-not-found"
+    assert "packed-disk1.vmdk" in ended["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"download_networks": "10.0.0.0/8, here"}, {"download_proxy": "socks5://proxy:1080"}],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(api: Api, wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_not_public_is_not_downloaded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,9 +302,7 @@ def test_an_interrupted_installation_goes_on_where_it_was(
 # --- the command line ---------------------------------------------------------------------------
 
 
-def test_a_repository_is_used_from_the_command_line(
-    workers: Workers, shop: str, tmp_path: Path
-) -> None:
+def test_a_repository_is_used_from_the_command_line(shop: str, workers: Workers) -> None:
     added = run(
         *("repositories", "add", "name=more", f"url={URL}", "datacenter=main", "login=ada"),
         typed="geheim-2\n",
@@ -323,7 +321,7 @@ def test_a_repository_is_used_from_the_command_line(
     assert run("repositories", "delete", "more").exit_code == 0
 
 
-def test_an_address_is_imported_from_the_command_line(workers: Workers, shop: str) -> None:
+def test_an_address_is_imported_from_the_command_line(shop: str, workers: Workers) -> None:
     url = "https://images.example/shop/shop.ovf"
     told = run("import", url, "--name", "got", "--user", "ada", typed="geheim-2\n")
     assert told.exit_code == 0, told.output

@@ -1,13 +1,15 @@
 """What only some hypervisors can do, asked for before anything is begun: by ability, not type."""
 
+from typing import cast
 from uuid import UUID
 
 from adapters.errors import Unsupported
 from adapters.hypervisors.base import Capability
+from adapters.hypervisors.stills import Stilling
 from adapters.types import VmState
 from flows.cloud import cloud
 
-__all__ = ["Capability", "require_ability", "require_readable", "require_sockets"]
+__all__ = ["Capability", "require_ability", "require_readable", "require_sockets", "stilling"]
 
 _READING = {Capability.DISK_FILES, Capability.DISK_STREAM}
 
@@ -30,3 +32,11 @@ def require_sockets(vm: UUID) -> None:
     """Raise `Unsupported` where volumes neither come nor go now, for the VM is on."""
     if cloud.inventory.state(vm) is VmState.ON:
         require_ability(vm, Capability.HOT_ATTACH)
+
+
+def stilling(host: UUID) -> Stilling:
+    """A host that can show disks as they were. Raises `Unsupported`."""
+    hypervisor = cloud.hypervisor(host)
+    if Capability.STILLS not in hypervisor.capabilities:
+        raise Unsupported(f"host {host} has no {Capability.STILLS}")
+    return cast(Stilling, hypervisor)

@@ -2,6 +2,7 @@
 
 from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
+from flows.capture_image import capture_image
 from flows.capture_volume import capture_volume
 from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
@@ -44,6 +45,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     export_template,
     export_vm,
     delete_template,
+    capture_image,
     persist_template,
     capture_volume,
     create_iscsi_volume,

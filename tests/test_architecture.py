@@ -120,6 +120,7 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "capture_image",
     "capture_volume",
     "persist_template",
     "import_image",

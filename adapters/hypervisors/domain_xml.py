@@ -5,6 +5,7 @@ Documents are built as trees, never from pieces of text: a name cannot escape it
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
@@ -17,9 +18,11 @@ _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
 _SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
+FROZEN = "urn:cloudloom:frozen:1"  # marks a domain whose guest may hold still
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
 _FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
+_AGENT_SLOT = 0x17  # below those of eight NICs
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 _BOOT = {
@@ -121,6 +124,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
         _disc(devices, vm.seed)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
+    _agent(devices)
     _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
@@ -186,6 +190,18 @@ def secret_xml(secret: UUID, owner: Owner) -> str:
     return _document(element)
 
 
+def backup_xml(socket: str, disks: Mapping[str, tuple[UUID, str]]) -> str:
+    """Describe a job that serves disks under their ids, each with a file for what changes."""
+    backup = ET.Element("domainbackup", mode="pull")
+    ET.SubElement(backup, "server", transport="unix", socket=socket)
+    every = ET.SubElement(backup, "disks")
+    for device, (thing, scratch) in disks.items():
+        disk = ET.SubElement(every, "disk", name=device, type="file", exportname=str(thing))
+        ET.SubElement(disk, "driver", type="qcow2")
+        ET.SubElement(disk, "scratch", file=scratch)
+    return _document(backup)
+
+
 def target_device(position: int) -> str:
     """The n-th disk's name in the domain."""
     return f"vd{chr(ord('a') + position)}"
@@ -213,6 +229,15 @@ def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
     # Guests name disks in the bus's order, which must not be that of their coming.
     slot = f"{_FIRST_SLOT + position:#04x}"
     ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+
+
+def _agent(devices: ET.Element) -> None:
+    """Add the line on which QEMU's guest agent, where a guest has one, is spoken to."""
+    line = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(line, "target", type="virtio", name="org.qemu.guest_agent.0")
+    controller = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
+    slot = f"{_AGENT_SLOT:#04x}"
+    ET.SubElement(controller, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
 def _screen(devices: ET.Element, password: SecretStr | None) -> None:

@@ -3,7 +3,7 @@
 import socket
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -12,12 +12,15 @@ from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Unsupported
 from adapters.hypervisors import domain_xml
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
+from adapters.hypervisors.libvirt_news import listening
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
+from adapters.hypervisors.libvirt_stills import LibvirtStills
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 _POLL_S = 0.05
@@ -44,6 +47,8 @@ class KvmHypervisor:
             Capability.DISPLAY,
             Capability.DISK_FILES,
             Capability.SEED,
+            Capability.NEWS,
+            Capability.STILLS,
         }
     )
 
@@ -59,6 +64,7 @@ class KvmHypervisor:
         self._session = Session(uri)
         self._disks = LibvirtDisks(self._session)
         self._seeds = LibvirtSeeds(self._session)
+        self._stills = LibvirtStills(self._session, installation)
         self._connections = LibvirtConnections(self._session, installation, release_s)
         self._installation = installation
         self._domain_type = domain_type
@@ -244,6 +250,18 @@ class KvmHypervisor:
                 raise Refused(f"VM {vm} is {now}")
             domain.reset()
 
+    def open_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> Stills:
+        with speaking_libvirt():
+            return self._stills.open(self._running(vm), vm, disks, datastore)
+
+    def has_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> bool:
+        with speaking_libvirt():
+            return self._stills.has(self._find(vm), vm, disks, datastore)
+
+    def close_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> None:
+        with speaking_libvirt():
+            self._stills.close(self._find(vm), vm, disks, datastore)
+
     def console(self, vm: UUID) -> bytes:
         with speaking_libvirt():
             log = (domain := self._find(vm)) and _log_of(domain)
@@ -268,6 +286,15 @@ class KvmHypervisor:
                 if owner is not None and owner.get("installation") == str(self._installation):
                     found[UUID(domain.UUIDString())] = _power(domain)
         return found
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        former: dict[UUID, Power] = {}
+        with listening(self._session) as wait:
+            while True:
+                now = self.vms()
+                yield differences(former, now)
+                former = now
+                wait(timeout_s)
 
     def _used_files(self) -> set[str | None]:
         """The files that VMs are defined with, whosever they are."""

@@ -18,9 +18,9 @@ from adapters.hypervisors import domain_xml
 from adapters.hypervisors.libvirt_session import Session, says
 from adapters.types import Chap, Connection, Owner
 
-_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _NEXT = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-_SHOWS = {_LIVE: 0, _NEXT: libvirt.VIR_DOMAIN_XML_INACTIVE}
+_SHOWS = {LIVE: 0, _NEXT: libvirt.VIR_DOMAIN_XML_INACTIVE}
 _POLL_S = 0.05
 _ATTEMPTS = 4  # a guest is waited for in so many parts, between which its operation may stop
 _ASKED_ALREADY = "in the process of unplug"  # QEMU's words; libvirt has no code for it
@@ -81,16 +81,16 @@ class LibvirtConnections:
     def _unplug(self, domain: libvirt.virDomain, connection: Connection) -> None:
         """Ask the guest to release the disk, and wait until it has."""
         key = (connection.vm, connection.volume)
-        device = find_device(domain, connection.volume, _LIVE)
+        device = find_device(domain, connection.volume, LIVE)
         if device is not None:
             first = self._asked.setdefault(key, time.monotonic())
             try:
-                domain.detachDeviceAlias(_at(device, "alias", "name"), _LIVE)
+                domain.detachDeviceAlias(_at(device, "alias", "name"), LIVE)
             except libvirt.libvirtError as error:
                 if _ASKED_ALREADY not in str(error):
                     raise
             end = time.monotonic() + self._release_s / _ATTEMPTS
-            while domain.isActive() and find_device(domain, connection.volume, _LIVE) is not None:
+            while domain.isActive() and find_device(domain, connection.volume, LIVE) is not None:
                 now = time.monotonic()
                 if now > first + self._release_s:
                     self._asked.pop(key, None)  # who asks once more begins anew
@@ -115,7 +115,7 @@ def find_device(domain: libvirt.virDomain, thing: UUID, view: int = _NEXT) -> ET
 
 
 def _views(domain: libvirt.virDomain) -> tuple[int, ...]:
-    return (_LIVE, _NEXT) if domain.isActive() else (_NEXT,)
+    return (LIVE, _NEXT) if domain.isActive() else (_NEXT,)
 
 
 def _devices(domain: libvirt.virDomain, view: int) -> Iterator[ET.Element]:

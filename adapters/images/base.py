@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from adapters.forms import Form
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 
 Progress = Callable[[float], None]  # percent, 0 to 100
@@ -43,6 +44,11 @@ class ImageTool(Protocol):
         A form that is a set has its further files beside it, named after it. `way` is an answer
         of `fastest`; nothing is the plain one.
         """
+
+    def convert_still(
+        self, stills: Stills, disk: UUID, target: Path, form: Form, progress: Progress
+    ) -> None:
+        """Write `target`, a new file, of a disk as it was at one moment."""
 
     def fastest(self, folder: Path, has: Form, form: Form) -> str:
         """Measure in a folder which correct way from form to form is the fastest one there."""

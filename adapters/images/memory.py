@@ -16,10 +16,12 @@ from adapters.images.base import Progress, Wanted
 from adapters.images.partial import Mark, Partial
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 from adapters.world import World
 
 _MAX_BYTES = 2**20
+_SURPLUS_BYTES = 2**20  # by which an image is measured too large
 _WAYS = ("", "quick")
 
 
@@ -65,6 +67,19 @@ class MemoryImageTool:
             write_image(target, form.format, image["virtual_size_bytes"], image["content"])
 
         self.world.call("images.convert", target.name, effect, None)
+
+    def convert_still(
+        self, stills: Stills, disk: UUID, target: Path, form: Form, progress: Progress
+    ) -> None:
+        def effect() -> None:
+            still = self.world.find("still", disk)
+            if still is None:
+                raise Transient(f"nothing answers at {stills.socket}")
+            progress(0.0)
+            progress(100.0)
+            write_image(target, form.format, still["virtual_size_bytes"], still["content"])
+
+        self.world.call("images.convert_still", disk, effect, None)
 
     def fastest(self, folder: Path, has: Form, form: Form) -> str:
         def effect() -> str:
@@ -128,9 +143,9 @@ class MemoryImageTool:
 
         return self.world.call("images.equal", a.name, effect, lie=True)
 
-    def measure(self, source: Path, source_format: Format, form: Form) -> int:
+    def measure(self, source: Path, source_format: Format, form: Form) -> int:  # noqa: ARG002 - as the port
         def effect() -> int:
-            return len(json.dumps(_read(source, source_format))) + len(form.value)
+            return len(json.dumps(_read(source, source_format))) + _SURPLUS_BYTES
 
         return self.world.call("images.measure", source.name, effect, 0)
 

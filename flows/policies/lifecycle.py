@@ -9,6 +9,7 @@
 | power paused | ON |
 | reset | ON |
 | persist, export | CONFIGURED, OFF |
+| capture | CONFIGURED, ON, OFF, PAUSED |
 | seed, set up | NOT_ALLOCATED |
 | redefine | CONFIGURED, OFF |
 | grow | ON |
@@ -54,6 +55,7 @@ _ALLOWED = {
     "set up": frozenset({VmState.NOT_ALLOCATED}),
     "redefine": _STILL,
     "export": _STILL,
+    "capture": _STILL | {VmState.ON, VmState.PAUSED},
     "grow": frozenset({VmState.ON}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
@@ -86,6 +88,13 @@ def require_unprotected(deed: str, protected: Iterable[str]) -> None:
 def state_of(power: Power) -> VmState:
     """The state of a deployed VM whose hypervisor says this."""
     return _OF_POWER[power]
+
+
+def seen_as(state: VmState, power: Power | None) -> VmState:
+    """The state of a deployed VM that nobody works on, when it is seen so, or not at all."""
+    if power is None:
+        return VmState.UNKNOWN
+    return state if power is Power.OFF and state is VmState.CONFIGURED else state_of(power)
 
 
 def power_of(state: VmState) -> Power:

@@ -277,6 +277,7 @@ MATRIX: dict[str, Route] = {
     ),
     "POST /v1/templates/{template_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/vms/{vm_id}/export": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/vms/{vm_id}/capture": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY, name="new"),
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),

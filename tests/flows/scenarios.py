@@ -276,6 +276,25 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _captured(world: World, vm: UUID) -> Asked:
+    record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
+    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
+    return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def capture(world: World) -> Asked:
+    """A VM that is off, with one disk more than its template has."""
+    vm, asked = add_disk(world)
+    world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_on(world: World) -> Asked:
+    """One that is on, with its volume."""
+    return _captured(world, _deployed_vm(world))
+
+
 def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
     """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
 
@@ -635,6 +654,9 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "capture_image": Scenario("capture_image", capture),
+    "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),
     "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),

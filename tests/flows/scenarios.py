@@ -19,6 +19,9 @@ from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
 from adapters.types import Chap, Family, Format, Source
+from api import tokens
+from api.tickets import use_up
+from api.transfers import Transfer
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -328,31 +331,27 @@ def capture_volume(world: World) -> Asked:
     return UUID(template["id"]), {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
 
 
-def persist_template(world: World) -> Asked:
-    """Of two disks."""
-    source, template = packed_template(world), _new_template(world, "root")
+def persist_template(world: World, source: UUID | None = None) -> Asked:
+    source, template = source or world.template, _new_template(world, "root")
     sizes = [image.virtual_size_mib for image in cloud.library.images(source)]
     volumes = [_volume(world, f"root-{n}", size_mib) for n, size_mib in enumerate(sizes)]
     asked = {"template": template, "volumes": volumes, "source": str(source)}
     return UUID(template["id"]), asked
 
 
+def persist_disks(world: World) -> Asked:
+    """Of two disks."""
+    return persist_template(world, packed_template(world))
+
+
 def _persistent_template(world: World) -> UUID:
-    template, asked = persist_template(world)
+    template, asked = persist_disks(world)
     world.run("persist_template", template, **asked)
     return template
 
 
 def _vm_of_volumes(world: World) -> UUID:
-    """A VM of a persistent template, as the API writes it down."""
-    template = _persistent_template(world)
-    vm = _vm_of(world.appliance("db", template=template))
-    for position, volume in enumerate(cloud.persistent.volumes(template)):
-        cloud.inventory.assign(volume.id, vm, position)
-        with cloud.database.write() as db:
-            which = models.VmDisk.vm_id == vm, models.VmDisk.position == position
-            db.execute(update(models.VmDisk).where(*which).values(volume_id=volume.id))
-    return vm
+    return _vm_of(world.appliance("db", template=_persistent_template(world)))
 
 
 def deploy_persistent(world: World) -> Asked:
@@ -580,7 +579,8 @@ def export_vm(world: World) -> Asked:
 
 
 def unneeded_conversion(world: World) -> Asked:
-    """A conversion that nobody needs, an hour old; and a package that waited for days."""
+    """A conversion that nobody needs, an hour old; a package and an upload of days ago."""
+    abandoned_upload(world)
     template = world.image("foreign", Format.VMDK)
     world.run("convert_image", template, format="qcow2")
     world.run("export_template", template)
@@ -591,6 +591,17 @@ def unneeded_conversion(world: World) -> Asked:
     os.utime(path, (time.time() - 3600,) * 2)
     refresh_identities(world)
     return world.datacenter, {}
+
+
+def abandoned_upload(world: World) -> UUID:
+    """Half a file that was sent by somebody days ago."""
+    token = UUID(tokens.mint(cloud.database, "sender").split("_")[1])
+    ticket = Transfer.model_construct(id=uuid4(), token_id=token)
+    use_up(ticket)
+    path = cloud.repository(world.datacenter).scratch(ticket.scratch, 4)
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    return ticket.id
 
 
 def orphaned(world: World) -> Asked:
@@ -659,6 +670,7 @@ SCENARIOS = {
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),
+    "persist_template-disks": Scenario("persist_template", persist_disks),
     "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),
     "undeploy_vm-persistent": Scenario("undeploy_vm", undeploy_persistent),
     "delete_template-persistent": Scenario("delete_template", delete_persistent),

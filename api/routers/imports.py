@@ -22,6 +22,7 @@ from api.forcing import Forcing
 from api.once import Once
 from api.permissions import needs
 from api.reports import Operation
+from api.routers.template_records import Category
 from api.starting import Starter
 from flows.charges import require_within
 from flows.cloud import cloud
@@ -86,6 +87,7 @@ class NewImport(Address, Forcing):
         pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$",
         description="What it has to have; of an OVF its descriptor: the others have a manifest.",
     )
+    category: Category | None = Field(None, description="What it is filed under.")
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
 
@@ -158,13 +160,15 @@ def start(
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=new.name,
+        category=new.category,
+        owner_id=caller.user_id,
         **new.wishes.model_dump(include={"cpu", "ram_mib"}, exclude_none=True),
     )
     source, force = uuid5(starter.id, "source"), new.by(caller)
     wanted = Wanted(source=source, format=new.kind, checksum=new.checksum, login=login)
 
     def plan(db: Session) -> accepted.Request:
-        mine = finding.templates(caller).filter_by(datacenter_id=where, name=new.name)
+        mine = finding.own_templates(caller).filter_by(datacenter_id=where, name=new.name)
         if db.scalars(mine).first():
             raise Conflict(f"there is a template called {new.name}", code="name-taken")
         return starter.request(

@@ -46,6 +46,7 @@ from flows.downloads import PACKAGES
 
 router = APIRouter(prefix="/template-repositories", tags=["templates"])
 _INDEX = "ovfindex.xml"
+_CATEGORY_LENGTH = 63
 
 
 def _shown_to_all(url: str) -> str:
@@ -314,6 +315,7 @@ def _import(source: TemplateRepository, package: RemotePackage, wish: Installati
         url=SecretStr(package.url),
         name=wish.name or _called(package.name),
         datacenter=str(source.datacenter_id),
+        category=package.category[:_CATEGORY_LENGTH].strip() or None,
         **wish.model_dump(exclude={"name"}),
     )
 

@@ -171,6 +171,7 @@ def test_a_package_is_installed_with_what_lies_beside_it(api: Api, shop: str) ->
     ended = api.done(api.post(f"{shop}/install"))
     template = api.get(f"/v1/templates/{ended['target']['id']}").json()
     assert (template["name"], template["cpu"], len(template["disks"])) == ("Shop-2", 4, 2)
+    assert template["category"] == "Shops"
     paths = {disk["path"] for disk in template["disks"]}
     assert left(api) - before == {f"templates/{template['id']}", *paths}
     assert secrets() == 0

@@ -298,6 +298,13 @@ def capture_on(world: World) -> Asked:
     return _captured(world, _deployed_vm(world))
 
 
+def capture_on_alone(world: World) -> Asked:
+    """One that is on, and has no volume."""
+    vm = _vm_of(world.appliance("db"))
+    world.run("deploy_vm", vm)
+    return _captured(world, vm)
+
+
 def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
     """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
 
@@ -667,6 +674,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "capture_image": Scenario("capture_image", capture),
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),

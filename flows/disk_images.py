@@ -1,11 +1,9 @@
 """Disks in the library: what a VM's disk holds becomes an image there, whole or not at all."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 from adapters.database.records import Image, VolumeRecord
-from adapters.errors import Unsupported
 from adapters.forms import Form
 from adapters.stills import Stills
 from adapters.types import Disk, Format, Identity, Value
@@ -15,8 +13,7 @@ from flows.fetch_disk import disk_file
 from flows.planning import planning
 from flows.running import epoch, mark, telling
 from flows.steps import Effect, step
-
-_SURPLUS = 1024  # the part of an image's size that its tables are, at most
+from flows.volume_images import most_mib
 
 
 class HeldDisk(Value):
@@ -140,21 +137,16 @@ def path_of(template: UUID, position: int, form: Form) -> str:
     return f"templates/{template}/{form.format.disk_name(position)}"
 
 
-def taken_mib(images: Sequence[Image]) -> int:
-    """What images take, in MiB that are begun."""
-    return -(-sum(image.identity.size_bytes for image in images) // 2**20)
-
-
 def _most_bytes(disk: HeldDisk, is_on: bool, form: Form, host: UUID) -> int:  # noqa: FBT001 - a fact
     seen = Capability.DISK_FILES in cloud.hypervisor(host).capabilities
     if disk.disk and seen and not is_on:
         return cloud.images.measure(*_file(disk, host), form)
-    return (disk.size_mib + -(-disk.size_mib // _SURPLUS) + 1) * 2**20
+    return most_mib(disk.size_mib) * 2**20
 
 
 def _file(disk: HeldDisk, host: UUID) -> tuple[Path, Format]:
     if disk.disk is None:
-        raise Unsupported(f"volume {disk.id} is read while its VM is on only")
+        raise TypeError(f"volume {disk.id} is no file")
     return disk_file(disk.disk, host)
 
 

@@ -27,7 +27,7 @@ from api import (
     vm_verbs,
     volume_verbs,
 )
-from api.command_line import Force, NoWait, Verbs, complaints, console
+from api.command_line import Force, NoWait, Verbs, complaints, console, session_file
 from api.command_line import client as _client
 from api.command_line import find as _find
 from api.command_line import finish as _finish
@@ -193,11 +193,12 @@ def import_(
 ) -> None:
     """Send an image or an OVA into a library, or have it downloaded: it becomes a template.
 
-    A VMDK's extents are sent along. Of an OVF at an address, what lies beside it comes too.
+    What breaks off goes on by itself; what was ended goes on with the same command. A VMDK's
+    extents are sent along. Of an OVF at an address, what lies beside it comes too.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    from api.client import files_of
+    from api import sending
 
     if library_verbs.is_address(what):
         if dry_run or plan:
@@ -225,12 +226,15 @@ def import_(
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
     with _client() as client:
         if dry_run:
-            planned_verbs.show(client.plan_upload(file, **asked))
+            planned_verbs.show(sending.plan(client, file, asked))
             return
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
-            size = sum(each.stat().st_size for each in files_of(file, asked["format"]))
+            size = sum(each.stat().st_size for each in sending.files_of(file, asked["format"]))
             bar = progress.add_task(f"upload {file.name}", total=size)
-            operation = client.upload(file, lambda sent: progress.advance(bar, sent), **asked)
+            notes = session_file().with_name("uploads")
+            operation = sending.send(
+                client, file, asked, lambda sent: progress.update(bar, completed=sent), notes
+            )
         _finish(client, operation, wait=not no_wait)
 
 

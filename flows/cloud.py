@@ -13,6 +13,7 @@ from adapters.database.claims import Claims
 from adapters.database.equipment import Equipment
 from adapters.database.explanations import Explanations
 from adapters.database.figures import Figures
+from adapters.database.following import Following
 from adapters.database.hardware import Hardware
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
@@ -125,6 +126,11 @@ class Cloud:
     def history(self) -> History:
         """What is over."""
         return History(self.database)
+
+    @cached_property
+    def following(self) -> Following:
+        """What hypervisors say becomes states."""
+        return Following(self.database)
 
     @cached_property
     def inventory(self) -> Inventory:

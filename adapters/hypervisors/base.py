@@ -48,11 +48,12 @@ How each method is done (KVM here; the others when they come, so that the port f
 | console | serial log file | datastore file | host file | named pipe |
 | terminal | openConsole | `Unsupported` (VSPC would need a listener) | console URL | named pipe |
 | display | openGraphicsFD, VNC that listens nowhere | `Unsupported` (WebMKS is no plain socket) | console URL | enhanced session |
+| changes | lifecycle events | WaitForUpdatesEx on the host's VMs | event.from | CIM event subscription |
 | vms | listAllDomains | host.vm, one property query | VM.get_all_records | Get-VM |
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -79,6 +80,7 @@ class Capability(StrEnum):
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
     STILLS = "stills"  # disks of a VM that is on can be read as they are at one moment (`stills`)
     DISK_STREAM = "disk-stream"  # a disk that no VM runs with is sent to whoever asks
+    NEWS = "news"  # it tells at once when a VM is switched, or gone, whoever did it
     SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 
 
@@ -94,6 +96,14 @@ class Display:
 
     kind: DisplayKind
     line: socket.socket
+
+
+def differences(
+    former: Mapping[UUID, Power], now: Mapping[UUID, Power]
+) -> dict[UUID, Power | None]:
+    """What has changed from one answer of `vms` to another."""
+    gone: dict[UUID, Power | None] = dict.fromkeys(former.keys() - now.keys())
+    return gone | {vm: power for vm, power in now.items() if former.get(vm) is not power}
 
 
 class Hypervisor(Protocol):
@@ -221,3 +231,11 @@ class Hypervisor(Protocol):
 
     def vms(self) -> dict[UUID, Power]:
         """Every VM of this installation on the host."""
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        """Tell all `vms`, then again and again what has changed since: None for one that is gone.
+
+        Answers as soon as something has, and after `timeout_s` at the latest, maybe with nothing.
+        Who has heard enough closes it. Raises `Transient` when the host is not heard any more,
+        `Unsupported` without `NEWS`.
+        """

@@ -3,7 +3,7 @@
 import socket
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -12,10 +12,11 @@ from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Unsupported
 from adapters.hypervisors import domain_xml
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
+from adapters.hypervisors.libvirt_news import listening
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
 from adapters.hypervisors.libvirt_stills import LibvirtStills
@@ -46,6 +47,7 @@ class KvmHypervisor:
             Capability.DISPLAY,
             Capability.DISK_FILES,
             Capability.SEED,
+            Capability.NEWS,
             Capability.STILLS,
         }
     )
@@ -284,6 +286,15 @@ class KvmHypervisor:
                 if owner is not None and owner.get("installation") == str(self._installation):
                     found[UUID(domain.UUIDString())] = _power(domain)
         return found
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        former: dict[UUID, Power] = {}
+        with listening(self._session) as wait:
+            while True:
+                now = self.vms()
+                yield differences(former, now)
+                former = now
+                wait(timeout_s)
 
     def _used_files(self) -> set[str | None]:
         """The files that VMs are defined with, whosever they are."""

@@ -8,6 +8,8 @@ there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
 
 import socket
+import time
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
-from adapters.hypervisors.base import Capability, Display, DisplayKind
+from adapters.hypervisors.base import Capability, Display, DisplayKind, differences
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import open_line
 from adapters.hypervisors.memory_stills import MemoryStills
@@ -24,6 +26,7 @@ from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, V
 from adapters.world import World
 
 _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
+_POLL_S = 0.5
 _VNC = b"RFB 003.008\n"  # the first word of its server
 
 Properties = dict[str, Any]
@@ -250,14 +253,20 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
         return Display(kind=DisplayKind.VNC, line=line)
 
     def vms(self) -> dict[UUID, Power]:
-        def effect() -> dict[UUID, Power]:
-            return {
-                UUID(vm): Power(found["power"])
-                for vm, found in self.world.all("vm").items()
-                if self._is_ours(found)
-            }
+        return self.world.call("hypervisors.vms", self.host, self._vms, {})
 
-        return self.world.call("hypervisors.vms", self.host, effect, {})
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        former: dict[UUID, Power] = {}
+        while True:
+            now = self._vms()
+            yield differences(former, now)
+            former, until = now, time.monotonic() + timeout_s
+            while self._vms() == former and time.monotonic() < until:
+                time.sleep(min(_POLL_S, timeout_s))
+
+    def _vms(self) -> dict[UUID, Power]:
+        every = self.world.all("vm").items()
+        return {UUID(vm): Power(found["power"]) for vm, found in every if self._is_ours(found)}
 
     def guest_writes(self, vm: UUID) -> None:
         """Let the guest write to every volume that it is connected to and that lets it in."""

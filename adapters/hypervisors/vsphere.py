@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.vsphere_disks import VsphereDisks
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
-from adapters.vsphere.session import Session
+from adapters.vsphere.session import Session, vms_of
 
 _POLL_S = 0.2
 _MIB = 2**20
@@ -173,37 +173,29 @@ class VsphereHypervisor:
                 self._datastores.delete_file(path)
 
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
-        if self.has_vm(vm):
-            return
-        for disk in vm.disks:
-            if not self.has_disk(disk):
-                raise NotFound(f"VM {vm.id} needs disk {disk.id}")
-        if vm.seed and not self.has_seed(vm.seed):
-            raise NotFound(f"VM {vm.id} needs its seed")
         with self._session.speaking():
+            if self._has(vm):
+                return
+            for disk in self._disks.missing(vm.disks):
+                raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+            if vm.seed and not self._seeds.has(vm.seed):
+                raise NotFound(f"VM {vm.id} needs its seed")
             directory = vm.disks[0].datastore if vm.disks else self._datastores.largest()
             place = Place.parse(directory)
             paths = {disk.id: self.disk_path(disk) for disk in vm.disks}
             console = str(place / f"console-{vm.id}.log")
-            network = next(iter(self._session.host.network), None)
-            if vm.nics and network is None:
-                raise Refused("the host has no network, not even for cards that lead nowhere")
+            cards = [self._card(place, nic) for place, nic in enumerate(vm.nics)]
             seed = self._seeds.path(vm.seed) if vm.seed else ""
-            wanted = spec.vm_spec(vm, paths, place.datastore, console, network, seed)
+            wanted = spec.vm_spec(vm, paths, place.datastore, console, cards, seed)
             try:
-                self._session.create(wanted)
+                self._session.know(vm.id, self._session.create(wanted))
             except vim.fault.DuplicateName as error:
                 text = f"a VM {spec.vm_name(vm.id)} is there, and is another's"
                 raise Conflict(text) from error
 
     def has_vm(self, vm: Vm) -> bool:
         with self._session.speaking():
-            found = self._find(vm.id)
-            if found is None:
-                return False
-            if found.marks.get(spec.DIGEST) != vm.digest:
-                raise Conflict(f"VM {vm.id} is defined, and otherwise")
-            return True
+            return self._has(vm)
 
     def set_size(self, former: Vm, vm: Vm) -> None:
         with self._session.speaking():
@@ -302,12 +294,28 @@ class VsphereHypervisor:
     def vms(self) -> dict[UUID, Power]:
         paths = ("config.instanceUuid", "config.extraConfig", "runtime.powerState")
         with self._session.speaking():
-            every = self._session.properties(self._session.host.vm, *paths)
+            every = self._session.vms(*paths)
         return {
             UUID(has["config.instanceUuid"]): _POWER[has["runtime.powerState"]]
             for has in every.values()
-            if self._is_ours(has.get("config.extraConfig", []))
+            if has.keys() == set(paths) and self._is_ours(has["config.extraConfig"])
         }
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        """VMs are heard of wherever they were when this began, and where they are made."""
+        former: dict[UUID, Power] = {}
+        with self._session.speaking():
+            wanted = vms_of(self._session.host, "runtime.powerState")
+            with self._session.news(*wanted) as heard:
+                heard(0)
+                while True:
+                    now = self.vms()
+                    yield differences(former, now)
+                    former = now
+                    heard(timeout_s)
+
+    def _card(self, place: int, nic: Nic) -> Any:
+        return spec.card(place, nic, self._session.network, self._session.network_name)
 
     def _switch_on(self, found: "Found") -> None:
         """Start it, once it can have all that it needs: a host may start it without."""
@@ -332,22 +340,27 @@ class VsphereHypervisor:
 
     def _used_files(self) -> set[str]:
         """The files that VMs are defined with, whosever they are."""
-        every = self._session.properties(self._session.host.vm, "config.hardware.device")
+        every = self._session.vms("config.hardware.device")
         devices = [has.get("config.hardware.device", []) for has in every.values()]
         return set().union(*map(spec.files_of, devices))
 
     def _find(self, vm: UUID) -> "Found | None":
         """Answer the VM as it is, or None. Raises `Conflict` when it is not ours."""
-        there = self._session.find(vm)
-        if there is None:
+        if (looked := self._session.look_at(vm, *sorted(_LOOKED_AT))) is None:
             return None
-        has = self._session.properties([there], *_LOOKED_AT)[there]
+        there, has = looked
         if _LOOKED_AT - has.keys():
             raise Transient(f"VM {vm} cannot be looked at now")
         extra, devices, power = (has[name] for name in sorted(_LOOKED_AT))
         if not self._is_ours(extra):
             raise Conflict(f"VM {vm} is another's")
         return Found(there, spec.marks(extra), list(devices), _POWER[power])
+
+    def _has(self, vm: Vm) -> bool:
+        found = self._find(vm.id)
+        if found and found.marks.get(spec.DIGEST) != vm.digest:
+            raise Conflict(f"VM {vm.id} is defined, and otherwise")
+        return found is not None
 
     def _require(self, vm: UUID) -> "Found":
         found = self._find(vm)

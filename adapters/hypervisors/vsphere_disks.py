@@ -1,7 +1,8 @@
 """Disks of VMs on an ESXi host's datastores, and what they are sent from."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -31,18 +32,23 @@ class VsphereDisks:
 
     def ensure(self, disk: Disk) -> None:
         """Make it. Raises `OutOfSpace`, `NotFound` without its base, `Conflict`."""
-        if self.has(disk):
+        base = Place.parse(disk.base.path) if disk.base else None
+        beside = base is not None and base.folder == Place.parse(disk.datastore)
+        patterns = [f"{_any_of(disk)}*", *([base.name] if base and beside else [])]
+        there = self._datastores.disks(disk.datastore, *patterns)
+        if _is_among(there, disk):
             return
         path = self.path(disk)
-        if disk.size_mib > self._datastores.capacity(disk.datastore).total_mib:
+        if disk.size_mib > self._datastores.total_mib(Place.parse(path).datastore):
             raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
-        if disk.base is None:
+        if base is None:
             self._datastores.create(path, disk.size_mib)
             return
-        base = Place.parse(disk.base.path)
-        has_mib = self._datastores.disks(str(base.folder), base.name).get(base.name)
+        if not beside:
+            there = self._datastores.disks(str(base.folder), base.name)
+        has_mib = there.get(base.name)
         if has_mib is None:
-            raise NotFound(f"no base {disk.base.path}")
+            raise NotFound(f"no base {base}")
         if has_mib == disk.size_mib:
             self._datastores.overlay(str(base), path, disk.size_mib, _maker(disk))
         else:  # an overlay is as large as what it lies over
@@ -50,13 +56,16 @@ class VsphereDisks:
 
     def has(self, disk: Disk) -> bool:
         """Whether this very disk is there. Raises `Conflict`."""
-        try:
-            found = self._datastores.disks(disk.datastore, f"disk-{disk.id}.*")
-        except (NotFound, vim.fault.FileNotFound):
-            return False
-        if found and found != {spec.disk_name(disk): disk.size_mib}:
-            raise Conflict(f"disk {disk.id} is there, and is another disk")
-        return bool(found)
+        return not self.missing([disk])
+
+    def missing(self, disks: Sequence[Disk]) -> list[Disk]:
+        """Those that are not there. Raises `Conflict`."""
+        there: dict[str, int] = {}
+        for datastore in {disk.datastore for disk in disks}:
+            patterns = [f"{_any_of(disk)}*" for disk in disks if disk.datastore == datastore]
+            with suppress(NotFound, vim.fault.FileNotFound):
+                there |= self._datastores.disks(datastore, *patterns)
+        return [disk for disk in disks if not _is_among(there, disk)]
 
     def delete(self, disk: Disk) -> None:
         """Remove it, with the machine that was to make it; absent is success."""
@@ -83,6 +92,18 @@ class VsphereDisks:
     def stop_sending(self, disk: Disk) -> None:
         """Remove that machine; absent is success."""
         self._datastores.discard_machine(_sender(disk), keep_disks=True)
+
+
+def _any_of(disk: Disk) -> str:
+    """How the name of any disk of that id begins."""
+    return f"disk-{disk.id}."
+
+
+def _is_among(there: Mapping[str, int], disk: Disk) -> bool:
+    found = {name: mib for name, mib in there.items() if name.startswith(_any_of(disk))}
+    if found and found != {spec.disk_name(disk): disk.size_mib}:
+        raise Conflict(f"disk {disk.id} is there, and is another disk")
+    return bool(found)
 
 
 def _maker(disk: Disk) -> str:

@@ -49,9 +49,9 @@ def disk_name(disk: Disk) -> str:
 
 
 def vm_spec(
-    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any, seed: str
+    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, cards: list[Any], seed: str
 ) -> Any:
-    """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
+    """Define a VM: its disks, which are there, by where they are; its network cards."""
     return vim.vm.ConfigSpec(
         name=vm_name(vm.id),
         annotation=vm.name,
@@ -78,7 +78,7 @@ def vm_spec(
             ),
             *(_disk(disk, disks[disk.id]) for disk in vm.disks),
             *([_disc(seed)] if seed else []),
-            *(_card(place, nic, network) for place, nic in enumerate(vm.nics)),
+            *cards,
             _Change(
                 operation="add",
                 device=_DEVICE.VirtualSerialPort(
@@ -129,13 +129,11 @@ def _disc(path: str) -> Any:
     )
 
 
-def _card(place: int, nic: Nic, network: Any) -> Any:
+def card(place: int, nic: Nic, network: Any, name: str) -> Any:
     """Make a card that leads nowhere: as isolated as a `user` network is."""
     if nic.model not in _CARDS:
         raise Unsupported(f"vSphere has no card {nic.model}")
-    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(
-        deviceName=network.name, network=network
-    )
+    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
     return _Change(
         operation="add",
         device=_CARDS[nic.model](

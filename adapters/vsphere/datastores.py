@@ -63,10 +63,15 @@ class Datastores:
 
     def capacity(self, directory: str) -> Capacity:
         """Room in the datastore of a directory. Raises `NotFound` without either."""
-        place = Place.parse(directory)
         self.disks(directory, "none")
-        summary = self._session.datastore(place.datastore).summary
+        store = self._session.datastore(Place.parse(directory).datastore)
+        summary = self._session.properties([store], "summary")[store]["summary"]
         return Capacity(total_mib=summary.capacity // _MIB, free_mib=summary.freeSpace // _MIB)
+
+    def total_mib(self, name: str) -> int:
+        """The size of a datastore. Raises `NotFound`."""
+        store, path = self._session.datastore(name), "summary.capacity"
+        return int(self._session.properties([store], path)[store][path]) // _MIB
 
     def largest(self) -> str:
         """The datastore with the most room, for what is small and asks for none."""
@@ -76,18 +81,18 @@ class Datastores:
             raise NotFound("the host has no datastore")
         return str(Place(max(usable, key=lambda summary: summary.freeSpace).name, ""))
 
-    def disks(self, directory: str, pattern: str) -> dict[str, int]:
+    def disks(self, directory: str, *patterns: str) -> dict[str, int]:
         """The disks there by name, with their sizes in MiB. Raises `NotFound`."""
         disk = vim.host.DatastoreBrowser.VmDiskQuery
-        found = self._search(directory, pattern, disk(details=disk.Details(capacityKb=True)))
+        found = self._search(directory, patterns, disk(details=disk.Details(capacityKb=True)))
         return {each.path: (each.capacityKb or 0) // 1024 for each in found}
 
     def images(self, directory: str, pattern: str) -> list[str]:
         """The images of CD-ROMs there, by name. Raises `NotFound`."""
         query = vim.host.DatastoreBrowser.IsoImageQuery()
-        return [each.path for each in self._search(directory, pattern, query)]
+        return [each.path for each in self._search(directory, (pattern,), query)]
 
-    def _search(self, directory: str, pattern: str, query: Any) -> list[Any]:
+    def _search(self, directory: str, patterns: tuple[str, ...], query: Any) -> list[Any]:
         place = Place.parse(directory)
         kinds = vim.host.DatastoreBrowser
         spec = kinds.SearchSpec(
@@ -95,7 +100,7 @@ class Datastores:
             details=kinds.FileInfo.Details(
                 fileType=True, fileSize=False, modification=False, fileOwner=False
             ),
-            matchPattern=[pattern],
+            matchPattern=list(patterns),
         )
         browser = self._session.browser(place.datastore)
         return list(self._session.wait(browser.SearchDatastore_Task(str(place), spec)).file)
@@ -136,7 +141,6 @@ class Datastores:
 
         Only a VM can make such a disk: a machine of that name is there for as long as it takes.
         """
-        self.discard_machine(name, keep_disks=True)
         backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
             fileName=str(Place.parse(path)),
             diskMode="persistent",
@@ -145,8 +149,13 @@ class Datastores:
                 fileName=str(Place.parse(base)), diskMode="persistent"
             ),
         )
-        self._session.create(machine(name, Place.parse(path).datastore, backing, size_mib))
-        self.discard_machine(name, keep_disks=True)
+        spec = machine(name, Place.parse(path).datastore, backing, size_mib)
+        try:
+            made = self._session.create(spec)
+        except vim.fault.DuplicateName:  # somebody died who had one
+            self.discard_machine(name, keep_disks=True)
+            made = self._session.create(spec)
+        self._discard(made)
 
     def delete(self, path: str) -> None:
         """Remove a disk; absent is success."""
@@ -200,14 +209,20 @@ class Datastores:
         """Remove a machine that was there for a moment; absent is success."""
         vm = self._session.child(name)
         if vm is not None:
-            disks = self.drop_disks(vm)
-            self._session.wait(vm.Destroy_Task())
+            disks = self._discard(vm)
             for disk in disks if not keep_disks else ():
                 self.delete(disk)
 
+    def _discard(self, machine: Any) -> list[str]:
+        disks = self.drop_disks(machine)
+        self._session.wait(machine.Destroy_Task())
+        return disks
+
     def drop_disks(self, vm: Any) -> list[str]:
         """Take its disks away from a machine; where they are."""
-        disks = disks_of(vm)
+        path = "config.hardware.device"
+        devices = self._session.properties([vm], path)[vm].get(path, [])
+        disks = [each for each in devices if isinstance(each, vim.vm.device.VirtualDisk)]
         if disks:
             remove = [vim.vm.device.VirtualDeviceSpec(operation="remove", device=x) for x in disks]
             self._session.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=remove)))
@@ -220,12 +235,6 @@ class Datastores:
     @property
     def _manager(self) -> Any:
         return self._session.content.virtualDiskManager
-
-
-def disks_of(vm: Any) -> list[Any]:
-    """The disk devices of a VM."""
-    devices = vm.config.hardware.device
-    return [each for each in devices if isinstance(each, vim.vm.device.VirtualDisk)]
 
 
 def machine(name: str, datastore: str, backing: Any, size_mib: int, *, is_new: bool = True) -> Any:

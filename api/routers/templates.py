@@ -24,7 +24,6 @@ from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, Send, chosen, sender
 from api.errors import Problem
 from api.forcing import ForcingQuery
-from api.gateway import Transfer, address
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Once
@@ -32,6 +31,7 @@ from api.permissions import needs
 from api.planning import ANSWERS, DryRun, PlanId, starter_of
 from api.reports import Operation
 from api.starting import Starting
+from api.transfers import Transfer, address
 from flows.charges import require_within
 from flows.cloud import cloud
 
@@ -47,7 +47,10 @@ _UPLOAD = {
     "requestBody": {
         "required": True,
         "description": (
-            "The image itself, streamed; sent to where the answer's `Location` says. An OVA "
+            "The image itself, streamed; sent to where the answer's `Location` says, in one "
+            "request, or by [tus](https://tus.io) 1.0.0 (`Tus-Resumable`, `Upload-Length`), "
+            "which goes on after whatever breaks off; its last answer's `Location` is the "
+            "operation. An OVA "
             "(`format=ova`) becomes a template of all its disks. A VMDK of "
             "several files is sent as a form: its descriptor first, then every extent that it "
             "names, by that name, and nothing else: `curl --location-trusted -F "

@@ -90,6 +90,13 @@ def state_of(power: Power) -> VmState:
     return _OF_POWER[power]
 
 
+def seen_as(state: VmState, power: Power | None) -> VmState:
+    """The state of a deployed VM that nobody works on, when it is seen so, or not at all."""
+    if power is None:
+        return VmState.UNKNOWN
+    return state if power is Power.OFF and state is VmState.CONFIGURED else state_of(power)
+
+
 def power_of(state: VmState) -> Power:
     """What the hypervisor says of a deployed VM in this state."""
     return next((power for power, each in _OF_POWER.items() if each is state), Power.OFF)

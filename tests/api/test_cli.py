@@ -55,8 +55,11 @@ class Workers:
 
 
 @pytest.fixture
-def workers(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+def workers(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workers]:
     made = Workers()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     api.client.app.dependency_overrides[sender] = lambda: made.send  # type: ignore[attr-defined]
     config = uvicorn.Config(api.client.app, port=0, log_level="warning", ws="none", lifespan="on")
     server = uvicorn.Server(config)

@@ -9,6 +9,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -702,6 +703,31 @@ def test_lists_the_vms_of_its_installation_only(counterpart):
     counterpart.ours.set_power(mine.id, Power.ON, timeout_s=0)
     assert counterpart.ours.vms() == {mine.id: Power.ON}
     assert counterpart.others.vms() == {theirs.id: Power.OFF}
+
+
+def test_tells_what_has_changed_since(counterpart, ours, defined):
+    counterpart.others.ensure_vm(bare_vm(OTHERS))
+    with closing(ours.changes(20)) as changes:
+        assert next(changes) == {defined.id: Power.OFF}
+        for power in (Power.ON, Power.PAUSED, Power.ON, Power.OFF):
+            ours.set_power(defined.id, power, timeout_s=0)
+            assert soon(changes) == {defined.id: power}
+        ours.delete_vm(defined.id)
+        assert soon(changes) == {defined.id: None}
+        another = bare_vm()
+        ours.ensure_vm(another)
+        assert soon(changes) == {another.id: Power.OFF}
+
+
+def soon(changes):
+    """The next news; an answer may say that there is none."""
+    return next(filter(None, changes))
+
+
+def test_tells_now_and_then_that_nothing_has_changed(ours, defined):
+    with closing(ours.changes(1)) as changes:
+        assert next(changes) == {defined.id: Power.OFF}
+        assert next(changes) == {}
 
 
 def test_lists_the_disks_of_its_installation_and_removes_one_that_no_vm_has(counterpart, vm):

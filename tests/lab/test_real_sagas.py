@@ -35,6 +35,7 @@ AT_HOSTS = {
     ("deploy_vm-seeded", "make-seed"),
     ("undeploy_vm-seeded", "remove-seed"),
 }
+AT_ESXI = {("attach_volume", "connect-volume"), ("detach_volume", "disconnect-volume")}
 SENT = {
     ("persist_vm-sent", "fetch-disk"),
     ("persist_vm-sent", "fill-volume"),
@@ -56,7 +57,7 @@ DONE_OTHERWISE = (
 def are_of_interest(where: str, name: str, step: str) -> bool:
     if (name, step) in AT_HOSTS:
         return True
-    if (name, step) in {("resize_vm-on", "set-size"), *SENT}:
+    if (name, step) in {("resize_vm-on", "set-size"), *SENT, *AT_ESXI}:
         return where == "vsphere"
     if where == "kvm":
         return name in REAL

@@ -12,7 +12,7 @@ MEANINGS = {
     "changed-meanwhile": "What was decided on has changed while the request was made: ask again.",
     "conflict": "There is something under that name that is not ours, or is different.",
     "conversion-damaged": "A converted image is not what was made: convert again.",
-    "copy-differs": "A volume is not equal to the disk that it was filled from.",
+    "copy-differs": "A volume, or the image of one, is not equal to what it was copied from.",
     "dependency-circle": "VMs wait for each other.",
     "depends-on-failed": "A VM was given up, since one that it depends on was.",
     "disk-of-template": "The VM is made from this disk: it goes with the VM.",

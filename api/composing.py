@@ -26,6 +26,7 @@ from api.tokens import Caller
 from api.user_data import kept
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
+from flows.policies.guests import disk_bus
 from flows.policies.layers import layers_of
 from flows.policies.nics import nic_model
 
@@ -100,6 +101,7 @@ class Composer:
         self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
     ) -> None:
         template, vm_id = self._template(db, vm, writing=True), uuid4()
+        expected = Hardware.model_validate(template.hardware or {})
         row = models.VirtualMachine(
             id=vm_id,
             appliance_id=self.appliance,
@@ -117,6 +119,9 @@ class Composer:
             user_data_id=kept(db, vm.wanted.user_data),
             boot=vm.wanted.boot,
             screen_id=kept(db, vm.wanted.vnc_password),
+            firmware=vm.wanted.firmware or expected.firmware,
+            bus=disk_bus(self._family, [vm.wanted.bus] if vm.wanted.bus else expected.buses),
+            guest_system=expected.system or None,
         )
         db.add(row)
         db.flush()
@@ -149,7 +154,6 @@ class Composer:
         for place, disk in enumerate(vm.wanted.disks, start=beyond):
             size_mib = disk.size_mib
             db.add(models.VmDisk(id=uuid4(), vm_id=vm_id, position=place, size_mib=size_mib))
-        wished = Hardware.model_validate(template.hardware or {}).nics
         for index, network in enumerate(vm.wanted.networks):
             if network not in networks:
                 raise NotFound(f"there is no network {network}", code="unknown-network")
@@ -160,7 +164,7 @@ class Composer:
                     network_id=networks[network],
                     position=index,
                     mac=new_mac(db),
-                    model=nic_model(self._family, wished, index) or None,
+                    model=nic_model(self._family, expected.nics, index) or None,
                 )
             )
             db.flush()

@@ -149,6 +149,10 @@ def show(plan: dict[str, Any]) -> None:
     for each in (placement_table(plan), limits_after(plan)):
         if each.row_count:
             console.print(each)
+    for each in plan["disks"]:
+        becomes = ", ".join(f"{form} on {family}" for family, form in each["becomes"].items())
+        size = f"{each['virtual_size_mib']:,} MiB"
+        console.print(f"{escape(each['file'])}: {each['format']}, {size}; {becomes}")
     if plan["copies"]:
         console.print(f"{plan['bytes_to_copy']:,} bytes to copy or convert")
     if plan["needs_approval"]:

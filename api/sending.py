@@ -18,7 +18,9 @@ from urllib.parse import urljoin
 import httpx
 
 from adapters.errors import AdapterError, BadImage, problem_of
+from adapters.images.ova import descriptor_of
 from adapters.images.vmdk import digest_of, extent_names
+from adapters.packages import PACKAGE
 from adapters.types import Format
 from api.client import (
     SILENCE_S,
@@ -44,7 +46,15 @@ Reached = Callable[[int], None]  # told how many bytes have been sent, counted f
 def plan(client: Client, image: Path, wishes: Wishes) -> Any:
     """What sending an image would do."""
     query = {**_told_of(files_of(image, wishes.get("format")), wishes), "dry_run": "true"}
-    return client.ask("POST", "/v1/templates", params=query).json()
+    said = _descriptor_of(image) if wishes.get("format") == PACKAGE else None
+    return client.ask("POST", "/v1/templates", params=query, content=said).json()
+
+
+def _descriptor_of(package: Path) -> bytes:
+    try:
+        return descriptor_of(package)
+    except AdapterError as error:
+        raise Refusal(problem_of(error)) from error
 
 
 def send(

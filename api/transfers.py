@@ -20,6 +20,7 @@ from api.starting import Starter
 from api.tickets import Ticket, sign
 from flows.charges import require_within
 from flows.cloud import cloud
+from flows.unpacking import package_of
 from flows.uploads import take_upload
 
 VALID_S = 3600
@@ -128,7 +129,10 @@ def start(
     template = transfer.template
     uses = [cloud.ledger.of_template(template, size_mib)]
     taken = take_upload.intent(template.id, template.datacenter_id, transfer.scratch)
-    starter.foresee(transfer.stand_ins, size_mib=size_mib)
+    package = None
+    if transfer.plan and transfer.format == PACKAGE:
+        package = package_of(template.datacenter_id, transfer.scratch)
+    starter.foresee(transfer.stand_ins, size_mib=size_mib, ova=package)
     return starter.start(
         lambda _db: transfer.request_of(starter, digest, intents=[taken]),
         partial(require_within, uses, transfer.force),

@@ -4,6 +4,7 @@ from typing import cast
 from uuid import UUID
 
 from adapters.errors import Unsupported
+from adapters.guests import Bus
 from adapters.hypervisors.base import Capability
 from adapters.hypervisors.stills import Stilling
 from adapters.types import VmState
@@ -32,6 +33,9 @@ def require_sockets(vm: UUID) -> None:
     """Raise `Unsupported` where volumes neither come nor go now, for the VM is on."""
     if cloud.inventory.state(vm) is VmState.ON:
         require_ability(vm, Capability.HOT_ATTACH)
+        record = cloud.inventory.vm(vm)
+        if record.settings.bus not in {None, Bus.VIRTIO}:
+            raise Unsupported(f"VM {record.name} is on: its bus takes no volume now")
 
 
 def stilling(host: UUID) -> Stilling:

@@ -8,12 +8,13 @@ from adapters.packages import Wishes
 from adapters.types import Role
 from flows.charges import charge_template, lower_template
 from flows.create_iscsi_volume import as_volume
+from flows.disk_images import path_of, taken_mib
 from flows.import_image import enter_template, offer_template
 from flows.import_package import equip_template
 from flows.operation import operation
 from flows.places import at_repository
 from flows.survey import survey_volumes
-from flows.volume_images import most_mib, path_of, read_volume, taken_mib
+from flows.volume_images import FORM, most_mib, read_volume
 
 
 @operation("template", role=Role.IMAGES, planned=True)
@@ -30,7 +31,7 @@ def capture_volume(request: Operation) -> None:
                 as_volume(volume),
                 volume.pool_id,
                 uuid5(template.id, f"disk-{position}"),
-                path_of(template.id, position),
+                path_of(template.id, position, FORM),
                 template.datacenter_id,
             )
             for position, volume in enumerate(volumes)

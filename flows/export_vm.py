@@ -48,4 +48,7 @@ def sources(vm: VmRecord) -> list[SourceDisk]:
 def wishes_of(vm: VmRecord) -> Wishes:
     """What the VM has, as far as other products know of it."""
     nics = tuple(WishedNic(network=f"network {n}") for n, _ in enumerate(vm.nics, start=1))
-    return Wishes(cpu=vm.cpu, ram_mib=vm.ram_mib, hardware=Hardware(nics=nics))
+    now = vm.settings
+    buses = (now.bus,) * len(vm.local_disks) if now.bus else ()
+    has = Hardware(firmware=now.firmware, buses=buses, nics=nics, system=now.system)
+    return Wishes(cpu=vm.cpu, ram_mib=vm.ram_mib, hardware=has)

@@ -1,6 +1,5 @@
 """Volumes in the library: what a volume holds becomes an image there, whole or not at all."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from adapters.database.records import Image
@@ -13,7 +12,7 @@ from flows.planning import planning
 from flows.running import epoch, mark, telling
 from flows.steps import step
 
-_FORM = Form.QCOW2
+FORM = Form.QCOW2  # that they have in the library
 _SURPLUS = 1024  # the part of an image's size that its tables are, at most
 
 
@@ -30,8 +29,8 @@ def read_volume(volume: Volume, pool: UUID, image: UUID, path: str, datacenter: 
         repository.clear(whose)
         scratch = repository.scratch(f"{whose}-{epoch()}", most_mib(volume.size_mib) * 2**20)
         opened = open_export(volume, pool, whose)
-        cloud.images.read_target(*opened, scratch, _FORM, telling())
-        same = cloud.images.equals_target(scratch, _FORM.format, *opened)
+        cloud.images.read_target(*opened, scratch, FORM, telling())
+        same = cloud.images.equals_target(scratch, FORM.format, *opened)
         close_exports(volume, pool, whose)
         if not same:
             raise Refused("the image does not equal the volume it is of", code="copy-differs")
@@ -63,19 +62,9 @@ def _(volume: Volume, pool: UUID, image: UUID, path: str, datacenter: UUID) -> b
     return there or are_open(volume, pool, whose)
 
 
-def path_of(template: UUID, position: int) -> str:
-    """Where the library has the image of a template's disk that was a volume."""
-    return f"templates/{template}/{_FORM.format.disk_name(position)}"
-
-
 def most_mib(size_mib: int) -> int:
     """How much of the repository a volume's image may take."""
     return size_mib + -(-size_mib // _SURPLUS) + 1
-
-
-def taken_mib(images: Sequence[Image]) -> int:
-    """What images take, in MiB that are begun."""
-    return -(-sum(image.identity.size_bytes for image in images) // 2**20)
 
 
 def _reader(image: UUID) -> str:
@@ -85,7 +74,7 @@ def _reader(image: UUID) -> str:
 def _image(volume: Volume, image: UUID, path: str, digest: str, identity: Identity) -> Image:
     return Image(
         id=image,
-        format=_FORM.format,
+        format=FORM.format,
         digest=digest,
         path=path,
         virtual_size_mib=volume.size_mib,

@@ -124,6 +124,7 @@ PLANNED = {
     "capture_volume",
     "persist_template",
     "import_image",
+    "import_package",
     "resize_vm",
     "resize_volume",
 }

@@ -199,6 +199,9 @@ class VirtualMachine(Labelled, Base):
     boot: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     screen_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
     leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
+    firmware: Mapped[str | None] = mapped_column(String(16))
+    bus: Mapped[str | None] = mapped_column(String(16))
+    guest_system: Mapped[str | None] = mapped_column(String(64))
 
 
 class VmDisk(Base):

@@ -14,7 +14,8 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
    both, and so does disconnecting; a connection that is in one of them only is there, is made
    whole by connecting, and taken away by disconnecting.
 8. A running guest is asked to release a volume, never robbed of it: the bytes it has not written
-   yet are its own. Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
+   yet are its own. Where the bus of its disks has no word for that, it neither comes nor goes while
+   the guest runs (`Unsupported`, `InUse`). Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
    volume still being connected. Who asks once more is waited for once more.
 9. A line (`terminal`, `display`) is a connected stream socket: `asyncio.open_connection(sock=...)`
    takes it. It ends when the VM goes off. No address leads to a guest that others could find.
@@ -39,6 +40,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
 | send_disk | `Unsupported`: its files are seen | CreateVM with the disk, ExportVm lease | export_raw_vdi | Convert-VHD, SMB |
 | ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
+| firmwares | getDomainCapabilities | both | both | generations 1 and 2 |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | set_size | `Unsupported`: a CPU cannot be taken back before the guest has set up its ACPI | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
@@ -62,6 +64,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from adapters.guests import Firmware
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 
@@ -166,10 +169,14 @@ class Hypervisor(Protocol):
     def discard_seed(self, datastore: str, vm: UUID) -> None:
         """Remove one of `seeds` by its VM alone. Raises `InUse` while that is defined with it."""
 
+    def firmwares(self) -> frozenset[Firmware]:
+        """What its VMs may start by."""
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         """Define the VM, off; `screen` is the password that opens its screen, where it has one.
 
-        Raises `NotFound` when a disk or its seed is missing, `Conflict`.
+        Raises `NotFound` when a disk or its seed is missing, `Conflict`, and `Unsupported` when
+        the host has not what its guest expects. What its firmware remembers is new.
         """
 
     def has_vm(self, vm: Vm) -> bool:
@@ -188,7 +195,8 @@ class Hypervisor(Protocol):
     def connect(self, connection: Connection, chap: Chap) -> None:
         """Give the VM the volume as a disk, a running one at once.
 
-        Raises `NotFound`, `Conflict`, and `Transient` when the volume does not let it in.
+        Raises `NotFound`, `Conflict`, `Transient` when the volume does not let it in, and
+        `Unsupported` when a VM that is on has its disks on another bus than virtio.
         """
 
     def has_connection(self, connection: Connection) -> bool:

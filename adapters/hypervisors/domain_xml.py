@@ -12,7 +12,9 @@ from uuid import UUID, uuid5
 from pydantic import SecretStr
 
 from adapters.errors import Unsupported
-from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
+from adapters.guests import Boot, Bus, Firmware
+from adapters.hypervisors.libvirt_buses import add_controllers, hang, pci_slot, seed_device
+from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
@@ -21,7 +23,6 @@ NAMESPACE = "urn:cloudloom:owner:1"
 FROZEN = "urn:cloudloom:frozen:1"  # marks a domain whose guest may hold still
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
-_FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
 _AGENT_SLOT = 0x17  # below those of eight NICs
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
@@ -101,7 +102,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     _text(domain, "vcpu", str(vm.cpu))
     if domain_type == "kvm":
         ET.SubElement(domain, "cpu", mode="host-passthrough")
-    system = ET.SubElement(domain, "os")
+    system = _system(domain, vm.settings.firmware)
     _text(system, "type", "hvm", arch="x86_64", machine="pc")
     for device in vm.settings.boot:
         ET.SubElement(system, "boot", dev=_BOOT[device])
@@ -119,9 +120,10 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
         ET.SubElement(sleeps, kind, enabled="no")
     devices = ET.SubElement(domain, "devices")
     for disk in sorted(vm.disks, key=lambda each: each.position):
-        _disk(devices, disk)
+        _disk(devices, disk, vm.settings.bus)
+    add_controllers(devices, vm.settings.bus)
     if vm.seed:
-        _disc(devices, vm.seed)
+        _disc(devices, vm.seed, vm.settings.bus)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
     _agent(devices)
@@ -144,7 +146,7 @@ def connection_xml(connection: Connection, secret: UUID, user: str) -> str:
     ET.SubElement(auth, "secret", type="iscsi", uuid=str(secret))
     initiator = ET.SubElement(source, "initiator")
     ET.SubElement(initiator, "iqn", name=connection.initiator)
-    _as_virtio(disk, connection.position, connection.volume)
+    hang(disk, connection.bus, connection.position, serial(connection.volume))
     return _document(disk)
 
 
@@ -202,33 +204,29 @@ def backup_xml(socket: str, disks: Mapping[str, tuple[UUID, str]]) -> str:
     return _document(backup)
 
 
-def target_device(position: int) -> str:
-    """The n-th disk's name in the domain."""
-    return f"vd{chr(ord('a') + position)}"
+def _system(domain: ET.Element, firmware: Firmware) -> ET.Element:
+    """Say what starts the guest; libvirt finds a file for EFI, and keeps the VM's variables."""
+    if firmware is Firmware.BIOS:
+        return ET.SubElement(domain, "os")
+    system = ET.SubElement(domain, "os", firmware=firmware.value)
+    ET.SubElement(ET.SubElement(system, "firmware"), "feature", enabled="no", name="secure-boot")
+    return system
 
 
-def _disk(devices: ET.Element, disk: Disk) -> None:
+def _disk(devices: ET.Element, disk: Disk, bus: Bus | None) -> None:
     element = ET.SubElement(devices, "disk", type="file", device="disk")
     ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
     ET.SubElement(element, "source", file=disk_path(disk))
-    _as_virtio(element, disk.position, disk.id)
+    hang(element, bus, disk.position, serial(disk.id))
 
 
-def _disc(devices: ET.Element, seed: Seed) -> None:
+def _disc(devices: ET.Element, seed: Seed, bus: Bus | None) -> None:
     """Add a seed: as a CD, which takes none of the slots that disks and NICs have."""
     element = ET.SubElement(devices, "disk", type="file", device="cdrom")
     ET.SubElement(element, "driver", name="qemu", type="raw")
     ET.SubElement(element, "source", file=seed_path(seed))
-    ET.SubElement(element, "target", dev="hda", bus="ide")
+    ET.SubElement(element, "target", dev=seed_device(bus), bus="ide")
     ET.SubElement(element, "readonly")
-
-
-def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
-    ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
-    _text(disk, "serial", serial(thing))
-    # Guests name disks in the bus's order, which must not be that of their coming.
-    slot = f"{_FIRST_SLOT + position:#04x}"
-    ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
 
 
 def _agent(devices: ET.Element) -> None:
@@ -236,8 +234,7 @@ def _agent(devices: ET.Element) -> None:
     line = ET.SubElement(devices, "channel", type="unix")
     ET.SubElement(line, "target", type="virtio", name="org.qemu.guest_agent.0")
     controller = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
-    slot = f"{_AGENT_SLOT:#04x}"
-    ET.SubElement(controller, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+    controller.append(pci_slot(_AGENT_SLOT))
 
 
 def _screen(devices: ET.Element, password: SecretStr | None) -> None:
@@ -248,8 +245,7 @@ def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     ET.SubElement(graphics, "listen", type="none")
     video = ET.SubElement(devices, "video")
     ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")
-    slot = f"{_SCREEN_SLOT:#04x}"
-    ET.SubElement(video, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+    video.append(pci_slot(_SCREEN_SLOT))
 
 
 def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:

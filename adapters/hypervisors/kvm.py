@@ -11,6 +11,7 @@ import libvirt
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Unsupported
+from adapters.guests import Firmware
 from adapters.hypervisors import domain_xml
 from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
@@ -153,6 +154,21 @@ class KvmHypervisor:
         if path:
             self._disks.discard(path)
 
+    def firmwares(self) -> frozenset[Firmware]:
+        """BIOS, and what libvirt has found a file for."""
+        with speaking_libvirt():
+            try:
+                text = self._session().getDomainCapabilities(
+                    None, "x86_64", "pc", self._domain_type
+                )
+            except libvirt.libvirtError as error:
+                if not says(error, libvirt.VIR_ERR_NO_SUPPORT):
+                    raise
+                return frozenset({Firmware.BIOS})
+        root = ET.fromstring(text)  # noqa: S314 - libvirt's own words
+        said = {each.text for each in root.iterfind("os/enum[@name='firmware']/value")}
+        return frozenset({Firmware.BIOS} | {each for each in Firmware if each in said})
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         if self.has_vm(vm):
             return
@@ -161,6 +177,8 @@ class KvmHypervisor:
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
         if vm.seed and not self.has_seed(vm.seed):
             raise NotFound(f"VM {vm.id} needs its seed")
+        if (needs := vm.settings.firmware) is not Firmware.BIOS and needs not in self.firmwares():
+            raise Unsupported(f"the host starts no VM by {needs}")
         self._consoles.mkdir(parents=True, exist_ok=True)
         log = str(self._consoles / f"{domain_xml.vm_name(vm.id)}.log")
         with speaking_libvirt():
@@ -193,6 +211,7 @@ class KvmHypervisor:
                 domain.undefineFlags(
                     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
                 )
 
     def connect(self, connection: Connection, chap: Chap) -> None:

@@ -17,17 +17,17 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
+from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.guests import Bus
 from adapters.hypervisors.base import Capability, Display, DisplayKind, differences
 from adapters.hypervisors.memory_files import MemoryFiles
-from adapters.hypervisors.memory_lines import open_line
+from adapters.hypervisors.memory_lines import VNC, open_line, security
 from adapters.hypervisors.memory_stills import MemoryStills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
 _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
 _POLL_S = 0.5
-_VNC = b"RFB 003.008\n"  # the first word of its server
 
 Properties = dict[str, Any]
 
@@ -166,6 +166,8 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
             if connection.position in self._taken(connection.vm):
                 raise Conflict(f"VM {connection.vm} has another disk there")
             if vm["power"] != Power.OFF:
+                if connection.bus not in {None, Bus.VIRTIO}:
+                    raise Unsupported(f"VM {connection.vm} is on")
                 self._require_let_in(self._of_connection(connection))
             self.world.put("connection", _key(connection), self._of_connection(connection))
 
@@ -249,7 +251,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
 
         self.world.call("hypervisors.display", vm, effect, None)
         asks = (self._vm(vm) or {}).get("asks", False)
-        line = open_line(_VNC, partial(_security, asks), lambda: self._is_on(vm), lambda: None)
+        line = open_line(VNC, partial(security, asks), lambda: self._is_on(vm), lambda: None)
         return Display(kind=DisplayKind.VNC, line=line)
 
     def vms(self) -> dict[UUID, Power]:
@@ -377,8 +379,3 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
 
 def _key(connection: Connection) -> str:
     return f"{connection.vm}.{connection.volume}"
-
-
-def _security(asks: bool, heard: bytes) -> bytes:  # noqa: FBT001 - as `partial` gives it
-    """What a VNC server answers to a client's version: that it asks for a password, or not."""
-    return bytes([1, 2 if asks else 1]) if heard == _VNC else b""

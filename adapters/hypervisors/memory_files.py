@@ -1,4 +1,4 @@
-"""Files of a pretended host: its disks' bytes, and seeds, which are `seed` in its world."""
+"""What a pretended host starts VMs by, and its files: disks' bytes, and seeds (`seed`)."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.errors import Conflict, InUse, NotFound
+from adapters.guests import Firmware
 from adapters.types import Disk, Power, Seed, Vm
 from adapters.world import World
 
@@ -14,11 +15,15 @@ _DATASTORE_MIB = 2**20
 
 
 class MemoryFiles:
-    """What the hypervisor twin knows of files."""
+    """What the hypervisor twin knows of firmware and files."""
 
     world: World
     host: UUID
     installation: UUID
+
+    def firmwares(self) -> frozenset[Firmware]:
+        every = frozenset(Firmware)
+        return self.world.call("hypervisors.firmwares", self.host, lambda: every, every)
 
     def disk_path(self, disk: Disk) -> str:
         return f"{disk.datastore}/disk-{disk.id}.{disk.installation}.qcow2"

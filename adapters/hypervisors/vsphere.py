@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
+from adapters.guests import Firmware
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.vsphere_disks import VsphereDisks
@@ -25,8 +26,6 @@ from adapters.vsphere.session import Session, vms_of
 _POLL_S = 0.2
 _MIB = 2**20
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
-
-
 _LOOKED_AT = {"config.extraConfig", "config.hardware.device", "runtime.powerState"}
 
 
@@ -172,6 +171,9 @@ class VsphereHypervisor:
             if path:
                 self._datastores.delete_file(path)
 
+    def firmwares(self) -> frozenset[Firmware]:
+        return frozenset(Firmware)
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
         with self._session.speaking():
             if self._has(vm):
@@ -223,7 +225,7 @@ class VsphereHypervisor:
             found = self._require(connection.vm)
             if found.has(connection):
                 return
-            if spec.disks_at(found.devices, connection.position):
+            if spec.disks_at(found.devices, connection):
                 raise Conflict(f"VM {connection.vm} has another disk there")
             if found.power is not Power.OFF:
                 raise Unsupported(f"VM {connection.vm} is on: it cannot be given a volume")

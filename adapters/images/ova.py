@@ -83,6 +83,12 @@ def _inspected(
     return info
 
 
+def descriptor_of(path: Path) -> bytes:
+    """What an archive says of itself. Raises `BadPackage`."""
+    with UntrustedFile.open(path) as file:
+        return Ova(file).descriptor
+
+
 class Ova:
     """An archive whose headers, descriptor and manifest have been looked at."""
 
@@ -95,7 +101,7 @@ class Ova:
         stem = own.name[: -len(".ovf")]
         self._manifest: dict[str, manifest.Digest] = {}
         self._own = {own.name}
-        descriptor = self._text(own, ovf.DESCRIPTOR_MAX_BYTES)
+        self.descriptor = descriptor = self._text(own, ovf.DESCRIPTOR_MAX_BYTES)
         if listed := self._one(".mf", stem):
             self._own.add(listed.name)
             text = self._text(listed, manifest.MANIFEST_MAX_BYTES)

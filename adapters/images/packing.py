@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+from adapters.guests import Bus, Firmware
 from adapters.images import manifest
-from adapters.packages import Bus, Firmware, Package, PackagedDisk
+from adapters.packages import ANY_BUS, Package, PackagedDisk
 from adapters.types import Format
 
 _ENVELOPE = "http://schemas.dmtf.org/ovf/envelope/"
@@ -41,6 +42,8 @@ _CONTROLLERS = {  # resource type and subtype
     Bus.IDE: ("5", "PIIX4"),
     Bus.SATA: ("20", "AHCI"),
     Bus.SCSI: ("6", "lsilogic"),
+    Bus.LSISAS: ("6", "lsilogicsas"),
+    Bus.PVSCSI: ("6", "VirtualSCSI"),
     Bus.VIRTIO: ("6", "VirtioSCSI"),
     Bus.NVME: ("20", "vmware.nvme.controller"),
 }
@@ -121,6 +124,8 @@ class _Descriptor:
             self._section(system, "ProductSection", "What it is", **said)
         system_kind = self._element("OperatingSystemSection", system, id="1")  # "other"
         self._info(system_kind, "The guest's system")
+        if package.hardware.system:
+            system_kind.set(f"{{{_VMWARE}}}osType", package.hardware.system)
         self._hardware(system)
         text = ET.tostring(self._root, encoding="unicode")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
@@ -183,6 +188,7 @@ class _Descriptor:
             bus = self._bus(n)
             if bus is not former or slot == _SLOTS.get(bus, 15):
                 kind, subtype = _CONTROLLERS[bus]
+                any_bus = {} if self._package.hardware.buses else {"Description": ANY_BUS}
                 count = count + 1 if bus is former else 0
                 controller = self._item(
                     section,
@@ -190,6 +196,7 @@ class _Descriptor:
                     f"{bus.upper()} controller {count}",
                     Address=str(count),
                     ResourceSubType=subtype,
+                    **any_bus,
                 )
                 former, slot = bus, 0
             self._item(

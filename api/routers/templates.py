@@ -17,7 +17,15 @@ from adapters.database.persistent import is_of_volumes, require_images, volumes_
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Hardware, Wishes
+from adapters.packages import (
+    MAX_CPU,
+    MAX_RAM_MIB,
+    PACKAGE,
+    About,
+    Hardware,
+    Package,
+    Wishes,
+)
 from adapters.privileges import Privilege
 from adapters.types import ConversionState, Family, Format, TemplateState
 from api import finding
@@ -34,6 +42,7 @@ from api.starting import Starting
 from api.transfers import Transfer, address
 from flows.charges import require_within
 from flows.cloud import cloud
+from flows.unpacking import described
 
 router = APIRouter(prefix="/templates", tags=["templates"])
 _DIGEST = (
@@ -54,7 +63,8 @@ _UPLOAD = {
             "(`format=ova`) becomes a template of all its disks. A VMDK of "
             "several files is sent as a form: its descriptor first, then every extent that it "
             "names, by that name, and nothing else: `curl --location-trusted -F "
-            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`"
+            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`. "
+            "To plan a package (`dry_run`), its descriptor alone: the `.ovf` in it."
         ),
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -139,6 +149,13 @@ class NewConversion(BaseModel):
         return {"format": form.format, "subformat": form.subformat}
 
 
+async def _descriptor(request: Request) -> bytes:
+    """What is sent to plan a package by; else nothing is read of a body, which may be an image."""
+    said = request.query_params
+    planned = said.get("dry_run", "false").lower() in {"true", "1", "on", "yes", "t", "y"}
+    return await request.body() if planned and said.get("format") == PACKAGE else b""
+
+
 @router.post(
     "",
     status_code=307,
@@ -153,6 +170,7 @@ class NewConversion(BaseModel):
 def create_template(
     request: Request,
     caller: Caller,
+    descriptor: Annotated[bytes, Depends(_descriptor)],
     name: Name,
     format: Annotated[  # noqa: A002 - the API's word
         Format | Literal["ova"], Query(description="What the file is: a disk, or a package.")
@@ -176,9 +194,14 @@ def create_template(
     route, said = f"POST {request.url.path}", str(request.query_params)
     once = Once(caller, route, idempotency_key, said.encode())
     starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
-    if dry_run and (format == PACKAGE or size_bytes is None):
-        text = "a plan needs size_bytes, and is of one image: what a package has, nobody knows yet"
+    if dry_run and (size_bytes is None or (format == PACKAGE and not descriptor)):
+        text = "a plan needs size_bytes, and of a package its descriptor, as the request's body"
         raise Problem(422, "invalid-request", text)
+    package = None
+    if format == PACKAGE and (dry_run or plan):
+        sent = described(descriptor).model_dump(mode="json") if dry_run else None
+        if kept := starter.kept("package", sent):
+            package = Package.model_validate(kept)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, datacenter).id
         taken = finding.templates(caller).filter_by(datacenter_id=where, name=name)
@@ -206,7 +229,7 @@ def create_template(
         plan=plan,
     )
     size_mib = -(-(size_bytes or 1) // 2**20)
-    starter.foresee(transfer.stand_ins, size_mib=size_mib)
+    starter.foresee(transfer.stand_ins, size_mib=size_mib, ova=package)
     if dry_run:
         return starter.start(lambda _db: transfer.request_of(starter, ""), wish=transfer.wish)
     starter.require_as_shown(lambda _db: transfer.request_of(starter, ""), transfer.wish)

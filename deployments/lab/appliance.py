@@ -40,12 +40,14 @@ _MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_net", "af_packet", "button", "evdev"),
     *("virtio_console", "vfat", "nls_cp437", "nls_ascii"),
 )
-_ARGUMENTS = (
+ARGUMENTS = (
     "console=ttyS0 quiet loglevel=3 tsc=unstable no_timer_check random.trust_cpu=1 "
     "mitigations=off nokaslr lpj=4000000 8250.nr_uarts=1 cryptomgr.notests rdinit=/init"
 )
 # No SERIAL line: the boot loader must not take a byte sent to the guest as a wish to stop.
-_SYSLINUX = f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {_ARGUMENTS}\n"  # noqa: E501
+_SYSLINUX = (
+    f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {ARGUMENTS}\n"
+)
 _LEASE = """#!/bin/sh
 case $1 in bound|renew)
     ip addr add "$ip/$mask" dev "$interface"

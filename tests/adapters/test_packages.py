@@ -244,6 +244,7 @@ PACKAGE = Package(
             WishedNic(network="back", model="vmxnet3"),
             WishedNic(network="back", model="vmxnet3"),
         ),
+        system="debian12_64Guest",
     ),
     about={"product": "Shop", "vendor": "Example", "version": "1.2", "licence": "Do\nno <harm>."},
 )
@@ -261,8 +262,9 @@ def test_what_vmware_writes():
     ]
     assert package.hardware == Hardware(
         firmware=Firmware.EFI,
-        buses=(Bus.SCSI, Bus.SCSI),
+        buses=(Bus.PVSCSI, Bus.PVSCSI),
         nics=(WishedNic(network="VM Network", model="vmxnet3"),),
+        system="otherLinux64Guest",
     )
     about = package.about
     assert (about.product, about.vendor, about.version) == ("Shop", "Example", "1.2")
@@ -437,6 +439,15 @@ def test_who_signs_has_to_be_trusted_where_somebody_is(tmp_path, keys):
     assert code_of(expired, tmp_path / "no", [root]) == "package-signer-unknown"
     unsigned = archive(tmp_path / "y.ova", full(tmp_path))
     assert code_of(unsigned, tmp_path / "no", [root]) == "package-signature-invalid"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_who_expects_no_bus_still_expects_none(version):
+    hardware = PACKAGE.hardware.model_copy(update={"buses": ()})
+    package = PACKAGE.model_copy(update={"hardware": hardware})
+    written = packing.describe(package, version)
+    assert b"lsilogic" in written  # which others take
+    assert ovf.read(written) == package
 
 
 # --- ours, read by others --------------------------------------------------------------------

@@ -118,6 +118,21 @@ def test_a_template_is_packed_and_fetched(workers: Workers, tmp_path: Path) -> N
     assert vm.exit_code == 1
 
 
+def test_a_template_is_made_persistent_and_what_it_holds_an_ordinary_one(workers: Workers) -> None:
+    plan = run("persist-template", "tiny", "root", "--in", "demo", "--dry-run").output
+    assert re.search(r"virtual-datacenter +storage_mib +0 +16", plan)
+    (made,) = re.findall(r"--plan ([0-9a-f-]{36})", plan)
+    done = run("persist-template", "tiny", "root", "--in", "demo", "--plan", made)
+    assert "persist-template root succeeded" in done.output
+    again = run("persist-template", "root", "more", "--in", "demo")
+    assert (again.exit_code, "(template-persistent)" in again.output) == (1, True)
+    kept = run("capture-template", "root", "kept")
+    assert "capture-volume kept succeeded" in kept.output
+    assert run("create-volume", "data", "8", "--in", "demo").exit_code == 0
+    blank = run("capture-volume", "data", "blank")
+    assert "capture-volume blank succeeded" in blank.output
+
+
 def test_a_download_goes_on_where_it_broke_off(
     workers: Workers, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
+from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
@@ -41,7 +42,6 @@ from adapters.storage.tgt import Tgt
 from adapters.types import (
     MOST_DISKS,
     Base,
-    Boot,
     Chap,
     Connection,
     Disk,
@@ -941,6 +941,62 @@ def test_a_vm_is_told_what_to_start_from(ours, defined):
         ours.has_vm(defined)
     ours.set_power(other.id, Power.ON, timeout_s=0)
     assert ours.power(other.id) is Power.ON
+
+
+@pytest.mark.parametrize("bus", [Bus.SATA, Bus.IDE, Bus.LSISAS, Bus.PVSCSI])
+def test_disks_and_volumes_hang_where_the_guest_expects_them(counterpart, ours, vm, bus):
+    more = tuple(
+        Disk(
+            id=uuid4(), vm=vm.id, position=n, size_mib=1, datastore=counterpart.datastore,
+            installation=OURS,
+        )
+        for n in range(1, MOST_DISKS - 1)
+    )  # fmt: skip
+    seed = Seed(
+        id=vm.id, hostname="a", secret=uuid4(), datastore=counterpart.datastore, installation=OURS
+    )
+    wanted = changed(vm, disks=(*vm.disks, *more), seed=seed, settings=Settings(bus=bus))
+    for disk in wanted.disks:
+        ours.ensure_disk(disk)
+    ours.ensure_seed(seed, seed_image(seed.id, seed.hostname, USER_DATA))
+    ours.ensure_vm(wanted)
+    assert ours.has_vm(wanted)
+    with pytest.raises(Conflict):
+        ours.has_vm(changed(wanted, settings=Settings()))
+    connection, chap = counterpart.connection(wanted, MOST_DISKS - 1)
+    connection = connection.model_copy(update={"bus": bus})
+    ours.connect(connection, chap)
+    ours.connect(connection, chap)
+    assert ours.has_connection(connection)
+    ours.disconnect(connection)
+    assert not ours.has_connection(connection)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    with pytest.raises(Unsupported):
+        ours.connect(connection, chap)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.delete_vm(vm.id)
+    assert ours.power(vm.id) is None
+
+
+def test_a_vm_starts_by_the_firmware_that_its_guest_expects(counterpart, ours, vm):
+    assert Firmware.BIOS in ours.firmwares()
+    wanted = changed(vm, settings=Settings(firmware=Firmware.EFI, system="debian12_64Guest"))
+    before = counterpart.photograph()
+    ours.ensure_disk(vm.disks[0])
+    if Firmware.EFI not in ours.firmwares():
+        with pytest.raises(Unsupported):
+            ours.ensure_vm(wanted)
+    else:
+        ours.ensure_vm(wanted)
+        assert ours.has_vm(wanted)
+        with pytest.raises(Conflict):
+            ours.has_vm(vm)
+        ours.set_power(vm.id, Power.ON, timeout_s=0)
+        assert ours.power(vm.id) is Power.ON
+        ours.set_power(vm.id, Power.OFF, timeout_s=0)
+        ours.delete_vm(vm.id)
+    ours.delete_disk(vm.disks[0])
+    assert counterpart.photograph() == before
 
 
 NOTHING, VNC_PASSWORD = 1, 2  # kinds of security, in RFB's numbers

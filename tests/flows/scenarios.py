@@ -335,31 +335,27 @@ def capture_volume(world: World) -> Asked:
     return UUID(template["id"]), {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
 
 
-def persist_template(world: World) -> Asked:
-    """Of two disks."""
-    source, template = packed_template(world), _new_template(world, "root")
+def persist_template(world: World, source: UUID | None = None) -> Asked:
+    source, template = source or world.template, _new_template(world, "root")
     sizes = [image.virtual_size_mib for image in cloud.library.images(source)]
     volumes = [_volume(world, f"root-{n}", size_mib) for n, size_mib in enumerate(sizes)]
     asked = {"template": template, "volumes": volumes, "source": str(source)}
     return UUID(template["id"]), asked
 
 
+def persist_disks(world: World) -> Asked:
+    """Of two disks."""
+    return persist_template(world, packed_template(world))
+
+
 def _persistent_template(world: World) -> UUID:
-    template, asked = persist_template(world)
+    template, asked = persist_disks(world)
     world.run("persist_template", template, **asked)
     return template
 
 
 def _vm_of_volumes(world: World) -> UUID:
-    """A VM of a persistent template, as the API writes it down."""
-    template = _persistent_template(world)
-    vm = _vm_of(world.appliance("db", template=template))
-    for position, volume in enumerate(cloud.persistent.volumes(template)):
-        cloud.inventory.assign(volume.id, vm, position)
-        with cloud.database.write() as db:
-            which = models.VmDisk.vm_id == vm, models.VmDisk.position == position
-            db.execute(update(models.VmDisk).where(*which).values(volume_id=volume.id))
-    return vm
+    return _vm_of(world.appliance("db", template=_persistent_template(world)))
 
 
 def deploy_persistent(world: World) -> Asked:
@@ -635,6 +631,7 @@ SCENARIOS = {
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),
+    "persist_template-disks": Scenario("persist_template", persist_disks),
     "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),
     "undeploy_vm-persistent": Scenario("undeploy_vm", undeploy_persistent),
     "delete_template-persistent": Scenario("delete_template", delete_persistent),

@@ -424,6 +424,45 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
         assert (now["written"], now["content"]) == (True, volume["content"])
 
 
+COPYING = {"persist_template", "persist_template-disks", "capture_volume"}
+
+
+def copies() -> dict[str, Any]:
+    """What every template's files and every volume hold."""
+    with cloud.database.read() as db:
+        where = dict(db.execute(select(models.Template.id, models.Template.datacenter_id)).all())
+        disks = [(x.template_id, x.path) for x in db.scalars(select(models.TemplateDisk))]
+    images = {
+        path: cloud.repository(where[template]).path(path).read_bytes()
+        for template, path in disks
+        if path
+    }
+    return images | {key: x["content"] for key, x in cloud.world.all("volume").items()}
+
+
+@pytest.mark.parametrize("then", ["resumed", "unwound"])
+@pytest.mark.parametrize(
+    ("name", "place"), [each for each in every_step() if each.values[0] in COPYING]
+)
+def test_no_crash_loses_what_is_copied(name, place, then, breaker):
+    """Neither between volumes and templates: what is there is read, and what is made is new."""
+    broken = breaker(name)
+    had = copies()
+    assert had
+
+    def kill(do, arguments):
+        do(**arguments)
+        broken.kill()
+
+    broken.at(place, kill)
+    broken.run_until_killed()
+    assert had.items() <= copies().items()
+    if then == "unwound":
+        cloud.operations.want(broken.operation.id, "unwind")
+    assert broken.run().ended
+    assert had.items() <= copies().items()
+
+
 @pytest.mark.parametrize(("name", "place"), repeatable_steps())
 def test_a_real_sigkill_is_resumed(name, place, prepared, monkeypatch):
     """The runner is a process of its own, and dies right after the step's effect."""

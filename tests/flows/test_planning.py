@@ -14,6 +14,7 @@ from adapters.types import Format, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from flows.planning import look_ahead, with_pins
+from flows.unpacking import package_in
 from tests.flows.scenarios import SCENARIOS, rows
 from tests.worlds import World, photograph
 
@@ -39,7 +40,10 @@ def asked(world: World, kind: str, target: UUID, arguments: dict[str, Any]) -> R
 
 
 def looked(request: Request) -> Outlook:
-    sent = {"size_mib": 1} if request.kind == "import_image" else {}
+    sent = {"size_mib": 1} if request.kind.startswith("import") else {}
+    if request.kind == "import_package":
+        scratch = cloud.repository(request.datacenter_id).find_scratch(request.arguments["upload"])
+        sent |= {"ova": package_in(scratch)}
     return look_ahead(FLOWS[request.kind].body, request, **sent)
 
 

@@ -28,6 +28,8 @@ REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
 AT_HOSTS = {
     ("resize_vm", "define-anew"),
     ("resize_volume", "grow-volume"),
+    ("persist_template", "pour-image"),
+    ("capture_volume", "read-volume"),
     ("add_disk", "make-disk"),
     ("add_disk", "define-anew"),
     ("delete_disk", "remove-disk"),

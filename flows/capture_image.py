@@ -7,11 +7,10 @@ from adapters.database.records import Image, NewTemplate, VmRecord
 from adapters.packages import Wishes
 from adapters.stills import Stills
 from adapters.types import Finding, Role, VmState
-from flows import volume_images
 from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import charge_template, lower_template
 from flows.create_iscsi_volume import as_volume
-from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of
+from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib
 from flows.fetch_disk import fetch_disks
 from flows.import_image import enter_template, offer_template
 from flows.import_package import equip_template
@@ -20,7 +19,7 @@ from flows.places import at_host, converting
 from flows.policies.conversion import captured_form
 from flows.survey import survey_vm
 from flows.upkeep import publish_report
-from flows.volume_images import read_volume, taken_mib
+from flows.volume_images import FORM, read_volume
 
 
 @operation("vm", role=Role.IMAGES, planned=True)
@@ -52,7 +51,7 @@ def copied(
     """Put a disk into the library; of a VM that is off, a volume is read where it is."""
     image, form = uuid5(template, f"disk-{position}"), captured_form(vm.family)
     if disk.volume and not stills:
-        path = volume_images.path_of(template, position)
+        path = path_of(template, position, FORM)
         volume = disk.volume
         return read_volume(as_volume(volume), volume.pool_id, image, path, vm.datacenter_id)
     path = path_of(template, position, form)

@@ -1,5 +1,6 @@
 """Disks in the library: what a VM's disk holds becomes an image there, whole or not at all."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -135,6 +136,11 @@ def _(
 def path_of(template: UUID, position: int, form: Form) -> str:
     """Where the library has the image of a template's disk."""
     return f"templates/{template}/{form.format.disk_name(position)}"
+
+
+def taken_mib(images: Sequence[Image]) -> int:
+    """What images take, in MiB that are begun."""
+    return -(-sum(image.identity.size_bytes for image in images) // 2**20)
 
 
 def _most_bytes(disk: HeldDisk, is_on: bool, form: Form, host: UUID) -> int:  # noqa: FBT001 - a fact

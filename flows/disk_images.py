@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters.database.records import Image, VolumeRecord
+from adapters.errors import Unsupported
 from adapters.forms import Form
 from adapters.stills import Stills
 from adapters.types import Disk, Format, Identity, Value
@@ -152,7 +153,7 @@ def _most_bytes(disk: HeldDisk, is_on: bool, form: Form, host: UUID) -> int:  # 
 
 def _file(disk: HeldDisk, host: UUID) -> tuple[Path, Format]:
     if disk.disk is None:
-        raise TypeError(f"volume {disk.id} is no file")
+        raise Unsupported(f"volume {disk.id} is not read while its VM is on")
     return disk_file(disk.disk, host)
 
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from api import sending
+from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.api.conftest import Api
 from tests.api.test_cli import Workers, run
@@ -114,6 +116,27 @@ def note_of_a_broken_one(api: Api, through: Any, image: Path) -> None:
         through(300_000)
         assert "(unreachable)" in run("import", image, *WORDS).output
     assert len(notes()) == len(incoming(api)) == 1
+
+
+def test_the_protocols_own_client_sends_in_pieces(api: Api, workers: Workers, image: Path) -> None:
+    """Follow a redirect to the gateway, begin, break off, go on: as others have understood tus."""
+    from tusclient.client import TusClient
+
+    workers.resting = True
+    url, size = os.environ["CLOUDLOOM_URL"], image.stat().st_size
+    wishes = {"name": "new", "format": "vmdk", "datacenter": "main"}
+    where = api.post("/v1/templates", params=wishes).headers["location"]
+    client = TusClient(f"{url}{where}")
+    with image.open("rb") as file:
+        first = client.uploader(file_stream=file, chunk_size=100_000)
+        first.upload(stop_at=300_000)
+        assert [each.stat().st_size for each in incoming(api)] == [300_000]
+        second = client.uploader(file_stream=file, chunk_size=100_000, url=first.url)
+        assert second.offset == 300_000
+        second.upload()
+        assert second.offset == size
+    (accepted,) = api.get("/v1/operations").json()
+    assert FLOWS["import_image"](UUID(accepted["id"])).state == "succeeded"
 
 
 def test_what_is_refused_for_good_is_not_tried_again(

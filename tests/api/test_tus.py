@@ -1,11 +1,13 @@
 """Uploads in several goes, by tus: what has come stays, and goes on wherever it broke off."""
 
 import asyncio
+import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -343,3 +345,24 @@ def test_an_import_that_is_cancelled_before_it_begins_leaves_no_upload(api: Api)
     ended = unwind_operation(UUID(operation))
     assert (ended.state, ended.left_behind) == ("cancelled", False)
     assert incoming(api) == []
+
+
+def test_what_nobody_goes_on_with_goes_by_itself(api: Api) -> None:
+    """But not what is young, what an import is to take, and what is not known to be ours."""
+    old = begun(api)
+    taken = begun(api)
+    go_on(api, taken, 0, IMAGE)
+    foreign = api.world.home / "repository" / "incoming" / f"upload-{uuid4()}"
+    foreign.write_bytes(b"of another installation")
+    for path in incoming(api):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    young = begun(api)
+    trim = FLOWS["trim_history"](api.world.accept("trim_history", api.world.datacenter).id)
+    assert trim.state == "succeeded", trim.error
+    assert api.client.head(old, headers=TUS).status_code == 404
+    refused(go_on(api, old, 0, IMAGE), 404, "upload-missing")
+    assert state(api, young) == (0, None)
+    assert foreign.exists()
+    assert len(incoming(api)) == 3
+    FLOWS["import_image"](api.sent[0].id)
+    assert len(incoming(api)) == 2

@@ -19,6 +19,9 @@ from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
 from adapters.database.session import utc_now
 from adapters.types import Chap, Family, Format, Source
+from api import tokens
+from api.tickets import use_up
+from api.transfers import Transfer
 from flows.cloud import cloud
 from tests.worlds import (
     DATABASE,
@@ -302,6 +305,13 @@ def capture_on(world: World) -> Asked:
     return _captured(world, _deployed_vm(world))
 
 
+def capture_on_alone(world: World) -> Asked:
+    """One that is on, and has no volume."""
+    vm = _vm_of(world.appliance("db"))
+    world.run("deploy_vm", vm)
+    return _captured(world, vm)
+
+
 def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
     """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
 
@@ -553,7 +563,8 @@ def export_vm(world: World) -> Asked:
 
 
 def unneeded_conversion(world: World) -> Asked:
-    """A conversion that nobody needs, an hour old; and a package that waited for days."""
+    """A conversion that nobody needs, an hour old; a package and an upload of days ago."""
+    abandoned_upload(world)
     template = world.image("foreign", Format.VMDK)
     world.run("convert_image", template, format="qcow2")
     world.run("export_template", template)
@@ -564,6 +575,17 @@ def unneeded_conversion(world: World) -> Asked:
     os.utime(path, (time.time() - 3600,) * 2)
     refresh_identities(world)
     return world.datacenter, {}
+
+
+def abandoned_upload(world: World) -> UUID:
+    """Half a file that was sent by somebody days ago."""
+    token = UUID(tokens.mint(cloud.database, "sender").split("_")[1])
+    ticket = Transfer.model_construct(id=uuid4(), token_id=token)
+    use_up(ticket)
+    path = cloud.repository(world.datacenter).scratch(ticket.scratch, 4)
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    return ticket.id
 
 
 def orphaned(world: World) -> Asked:
@@ -628,6 +650,7 @@ SCENARIOS = {
     "capture_image": Scenario("capture_image", capture),
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
     "capture_image-persistent": Scenario("capture_image", capture_persistent),
+    "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
     "persist_template": Scenario("persist_template", persist_template),

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,9 +14,14 @@ from adapters.errors import Conflict, InUse
 
 
 def remove_user(db: Session, user: UUID) -> None:
-    """Remove a user with all of his tokens: one that lost its user would be the enterprise's."""
+    """Remove a user with all of his tokens: one that lost its user would be the enterprise's.
+
+    His templates are nobody's then, of the same enterprise.
+    """
     _remove_tokens(db, list(db.scalars(select(ApiToken.id).where(ApiToken.user_id == user))))
     db.execute(delete(LoginAttempts).where(LoginAttempts.user_id == user))
+    owned = update(models.Template).where(models.Template.owner_id == user)
+    db.execute(owned.values(owner_id=None))
     db.execute(delete(User).where(User.id == user))
 
 

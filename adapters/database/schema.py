@@ -15,6 +15,7 @@ from adapters.database import (
     conventions,
     events,
     figures,
+    icons,
     indexes,
     ledger,
     models,
@@ -30,6 +31,7 @@ from adapters.privileges import STOCK, Stock
 PARTS = (
     events,
     figures,
+    icons,
     indexes,
     ledger,
     models,

@@ -154,7 +154,7 @@ def start(starter: Starter, caller: tokens.Caller, new: NewImport, where: UUID) 
     wanted = Wanted(source=source, format=new.kind, checksum=new.checksum)
 
     def plan(db: Session) -> accepted.Request:
-        mine = finding.templates(caller).filter_by(datacenter_id=where, name=new.name)
+        mine = finding.own_templates(caller).filter_by(datacenter_id=where, name=new.name)
         if db.scalars(mine).first():
             raise Conflict(f"there is a template called {new.name}", code="name-taken")
         return starter.request(

@@ -74,7 +74,7 @@ KINDS = {
         _shared(models.Tier),
     ),
     "templates": Kind(
-        "template_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.template
+        "template_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.own_template
     ),
     "virtual-datacenters": Kind(
         "virtual_datacenter_id",

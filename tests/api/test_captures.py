@@ -64,6 +64,7 @@ def test_what_a_guest_has_written_is_in_a_vm_of_its_capture(
     written(api, web, "by the guest")
     template = captured(api, web)
     assert template["state"] == "AVAILABLE"
+    assert template["master_id"] == api.get(web).json()["template_id"]
     assert (template["cpu"], template["ram_mib"]) == (2, 96)
     written(api, web, "later")
     assert content(api, template) == "by the guest"

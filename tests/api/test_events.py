@@ -360,6 +360,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/export"),
     ),
+    "PATCH /v1/templates/{template_id}": (
+        "template.changed",
+        changed(lambda api: f"/v1/templates/{api.world.template}", category="systems"),
+    ),
     "POST /v1/vms/{vm_id}/capture": (
         "operation.accepted",
         lambda api: api.post(f"{deployed(api)}/capture", json={"name": "captured"}),

@@ -43,12 +43,17 @@ class Hardware(Value):
 
 
 class About(Value):
-    """What a package says of what is in it."""
+    """What a template, or a package, says of what is in it."""
 
     product: str = ""
     vendor: str = ""
     version: str = ""
     licence: str = ""
+    description: str = ""
+
+    def over(self, other: "About") -> "About":
+        """What it says, and what the other says where it says nothing."""
+        return other.model_copy(update={key: said for key, said in self if said})
 
 
 class Wishes(Value):
@@ -81,3 +86,17 @@ class Package(Wishes):
     name: str
     disks: tuple[PackagedDisk, ...]
     files: tuple[PackagedFile, ...]  # all of them, those of no disk included
+
+
+class RemotePackage(Value):
+    """What a remote repository's index says of a package."""
+
+    url: str
+    name: str
+    description: str = ""
+    category: str = ""
+    vendor: str = ""
+    version: str = ""
+    disk_format: str = ""  # in the index's own words
+    size_mib: int | None = None
+    icon: str = ""

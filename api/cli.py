@@ -24,6 +24,7 @@ from api import (
     limit_verbs,
     persistence_verbs,
     planned_verbs,
+    template_verbs,
     vm_verbs,
     volume_verbs,
 )
@@ -182,6 +183,14 @@ def import_(
         int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
+    category: template_verbs.Category = None,
+    description: template_verbs.Text = None,
+    version: template_verbs.Version = None,
+    licence: template_verbs.Licence = None,
+    shared: Annotated[bool, typer.Option("--shared", help="Every enterprise sees it.")] = False,
+    master: Annotated[
+        str | None, typer.Option(help="The template that it is an instance of.")
+    ] = None,
     checksum: Annotated[
         str, typer.Option(help="sha256:... or sha512:..., of what lies at an address.")
     ] = "",
@@ -221,6 +230,12 @@ def import_(
         "datacenter": datacenter,
         "cpu": cpu,
         "ram_mib": ram_mib,
+        "category": category,
+        "description": description,
+        "version": version,
+        "licence": licence,
+        "shared": "true" if shared else None,
+        "master": master,
         "force": "true" if force else None,
         "force_reason": force or None,
         "plan": str(plan) if plan else None,
@@ -407,10 +422,11 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 
 
 infrastructure_verbs.add_to(app, _client, _show)
-composition_verbs.add_to(app, _finish)
+composition_verbs.add_to(app)
 hardware_verbs.add_to(app, _finish)
 volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
+template_verbs.add_to(app, _finish)
 persistence_verbs.add_to(app)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)

@@ -99,9 +99,9 @@ def find(client_: "Client", kind: str, name: str) -> str:
     """The id of what is meant by an id or a name."""
     from api.client import Refusal
 
-    found = [
-        each["id"] for each in client_.all(f"/v1/{kind}") if name in (each["id"], each["name"])
-    ]
+    named = [each for each in client_.all(f"/v1/{kind}") if name in (each["id"], each["name"])]
+    own = [each for each in named if each.get("own", True)]  # before what others share
+    found = [each["id"] for each in own or named]
     if len(found) == 1:
         return str(found[0])
     if found:

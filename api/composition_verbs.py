@@ -1,4 +1,4 @@
-"""`cloudloom appliances ...`, `templates ...`: what there is, and changing what it is made of."""
+"""`cloudloom appliances ...`: what there is, and changing what it is made of."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,9 +8,7 @@ from api.command_line import Verbs, client, console, find, show
 from api.infrastructure_verbs import values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from api.client import Client, Operation
+    from api.client import Client
 
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")]
 Approval = Annotated[
@@ -22,14 +20,12 @@ Force = Annotated[
     str | None, typer.Option(metavar="REASON", help="Pass soft limits, for this reason.")
 ]
 _APPLIANCE = ("id", "name", "state", "virtual_datacenter_id", "approval")
-_TEMPLATE = ("id", "name", "state", "datacenter_id", "cpu", "ram_mib")
 _VM = ("id", "name", "state", "cpu", "ram_mib", "depends_on", "leaving")
 
 
-def add_to(app: typer.Typer, finish: "Callable[..., None]") -> None:
-    """Give the command line these nouns; `finish` waits for an operation's end."""
+def add_to(app: typer.Typer) -> None:
+    """Give the command line this noun."""
     app.add_typer(_appliances(), name="appliances")
-    app.add_typer(_templates(finish), name="templates")
 
 
 def _appliances() -> typer.Typer:
@@ -103,33 +99,6 @@ def _appliances() -> typer.Typer:
         """Let a VM stay that was to leave its appliance."""
         with client() as api:
             show([api.post(f"{_path(api, 'vms', vm)}/keep")], *_VM)
-
-    return verbs
-
-
-def _templates(finish: "Callable[..., None]") -> typer.Typer:
-    verbs = typer.Typer(cls=Verbs, help="Templates.", no_args_is_help=True)
-
-    @verbs.command("list")
-    def list_() -> None:
-        """List the templates."""
-        with client() as api:
-            show(api.all("/v1/templates"), *_TEMPLATE)
-
-    @verbs.command("show")
-    def show_(template: str) -> None:
-        """Show a template, and its disks."""
-        with client() as api:
-            found = api.get(_path(api, "templates", template))
-        show([found], *_TEMPLATE)
-        show(found["disks"], "position", "format", "virtual_size_mib", "size_bytes", "digest")
-
-    @verbs.command("delete")
-    def delete(template: str, *, no_wait: NoWait = False) -> None:
-        """Delete a template that no VM is made of."""
-        with client() as api:
-            begun: Operation = api.start(_path(api, "templates", template), method="DELETE")
-            finish(api, begun, wait=not no_wait)
 
     return verbs
 

@@ -1,8 +1,8 @@
 """Finding what a request names: by id or name, and only what belongs to the caller's enterprise.
 
-What is another's is not found, in the same words as what does not exist; nor is what is in a
-virtual datacenter that the caller's user may not look into. Who administers all enterprises finds
-every one of them, with their users, roles and operations.
+What is another's is not found, in the same words as what does not exist, unless it is a template
+that is shared; nor is what is in a virtual datacenter that the caller's user may not look into.
+Who administers all enterprises finds every one of them, with their users, roles and operations.
 """
 
 from typing import Any, TypeVar, cast
@@ -13,9 +13,12 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.events import singular
 from adapters.database.packages import PackageRow
 from adapters.database.people import ApiToken, Role, User
-from adapters.errors import NotFound
+from adapters.database.repositories import RemotePackageRow, TemplateRepositoryRow
+from adapters.errors import Conflict, NotAllowed, NotFound
+from adapters.types import TemplateState
 from api.tokens import Caller
 
 T = TypeVar("T", bound=Base)
@@ -54,14 +57,48 @@ def package(db: Session, caller: Caller, ref: UUID) -> PackageRow:
     return _one(db, PackageRow, ref, packages(caller))
 
 
+def repository(db: Session, caller: Caller, ref: str | UUID) -> TemplateRepositoryRow:
+    """A remote repository."""
+    return _one(db, TemplateRepositoryRow, ref, repositories(caller))
+
+
+def remote_package(
+    db: Session, repository: TemplateRepositoryRow, ref: str | UUID
+) -> RemotePackageRow:
+    """A package that a repository lists."""
+    return _one(db, RemotePackageRow, ref, remote_packages(repository))
+
+
 def template(
     db: Session, caller: Caller, ref: str | UUID, datacenter: UUID | None = None
 ) -> models.Template:
-    """A template, of a datacenter when one is given."""
-    query = templates(caller)
+    """A template, of a datacenter when one is given: one's own before one that is shared.
+
+    Raises `Conflict` for the name of several shared ones: whose is meant, nobody knows.
+    """
+    table = models.Template
+    own, seen = own_templates(caller), templates(caller)
     if datacenter:
-        query = query.where(models.Template.datacenter_id == datacenter)
-    return _one(db, models.Template, ref, query)
+        own, seen = (each.where(table.datacenter_id == datacenter) for each in (own, seen))
+    named = seen.where(table.name == ref).limit(2) if isinstance(ref, str) else None
+    if named is not None and len(db.scalars(named).all()) > 1:
+        if found := db.scalars(own.where(table.name == ref)).first():
+            return found
+        text = f"there are several templates called {ref}, of others or elsewhere: say its id"
+        raise Conflict(text, code="name-ambiguous")
+    return _one(db, table, ref, seen)
+
+
+def own_template(db: Session, caller: Caller, ref: UUID) -> models.Template:
+    """A template that the caller's enterprise may change.
+
+    Raises `Conflict` for one that it only sees.
+    """
+    row = template(db, caller, ref)
+    if row.enterprise_id != caller.enterprise_id:
+        text = f"template {row.name} is shared by another enterprise, which alone changes it"
+        raise NotAllowed(text, code="shared-by-others")
+    return row
 
 
 def virtual_datacenter(db: Session, caller: Caller, ref: str | UUID) -> models.VirtualDatacenter:
@@ -136,9 +173,30 @@ def operations(caller: Caller) -> Select[tuple[models.Operation]]:
 
 
 def templates(caller: Caller) -> Select[tuple[models.Template]]:
-    """The caller's templates."""
+    """The templates that the caller may use: the enterprise's own, and those that are shared.
+
+    Of the others' shared ones only those are there that VMs can be made of.
+    """
+    table = models.Template
+    others = table.shared & (table.state == TemplateState.AVAILABLE)
+    return select(table).where(or_(table.enterprise_id == caller.enterprise_id, others))
+
+
+def own_templates(caller: Caller) -> Select[tuple[models.Template]]:
+    """The templates of the caller's enterprise."""
     table = models.Template
     return select(table).where(table.enterprise_id == caller.enterprise_id)
+
+
+def repositories(caller: Caller) -> Select[tuple[TemplateRepositoryRow]]:
+    """The caller's remote repositories."""
+    table = TemplateRepositoryRow
+    return select(table).where(table.enterprise_id == caller.enterprise_id)
+
+
+def remote_packages(repository: TemplateRepositoryRow) -> Select[tuple[RemotePackageRow]]:
+    """What a remote repository lists."""
+    return select(RemotePackageRow).where(RemotePackageRow.repository_id == repository.id)
 
 
 def packages(caller: Caller) -> Select[tuple[PackageRow]]:
@@ -214,7 +272,7 @@ def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) 
 
 def _noun(table: Any) -> str:
     noun: str = table.__tablename__
-    return _NOUNS.get(table, noun.rstrip("s").replace("_", "-"))
+    return _NOUNS.get(table, singular(noun).replace("_", "-"))
 
 
 _NOUNS: dict[Any, str] = {models.VirtualMachine: "vm"}

@@ -38,6 +38,10 @@ class Sought:
     ) -> None:
         self._labels = [each.partition("=") for each in label]
 
+    def __bool__(self) -> bool:
+        """Whether any are sought."""
+        return bool(self._labels)
+
     def among(self, query: Select[tuple[R]], table: Any) -> Select[tuple[R]]:
         """Those of the query that have them."""
         for key, said, value in self._labels:

@@ -2,21 +2,27 @@
 
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import ENDED
 from adapters.database.people import ApiToken, LoginAttempts, Role, User
+from adapters.database.repositories import TemplateRepositoryRow
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.errors import Conflict, InUse
 
 
 def remove_user(db: Session, user: UUID) -> None:
-    """Remove a user with all of his tokens: one that lost its user would be the enterprise's."""
+    """Remove a user with all of his tokens: one that lost its user would be the enterprise's.
+
+    His templates are nobody's then, of the same enterprise.
+    """
     _remove_tokens(db, list(db.scalars(select(ApiToken.id).where(ApiToken.user_id == user))))
     db.execute(delete(LoginAttempts).where(LoginAttempts.user_id == user))
+    owned = update(models.Template).where(models.Template.owner_id == user)
+    db.execute(owned.values(owner_id=None))
     db.execute(delete(User).where(User.id == user))
 
 
@@ -44,6 +50,7 @@ def _what_is_left(db: Session, enterprise: UUID) -> list[str]:
     for table, noun in (
         (models.VirtualDatacenter, "virtual datacenter"),
         (models.Template, "template"),
+        (TemplateRepositoryRow, "template repository"),
     ):
         names = select(table.name).where(table.enterprise_id == enterprise).limit(20)
         left += [f"{noun} {name}" for name in db.scalars(names)]

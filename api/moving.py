@@ -84,7 +84,7 @@ class Copier:
         there = destination(db, self._caller, row, self._where)
         vms = staying(db, row)
         _require_no_persistent(db, vms)
-        _require_available(db, vms)
+        _require_available(db, self._caller, vms)
         networks = networks_there(db, vms, there)
         copy = models.Appliance(
             id=self.id,
@@ -195,9 +195,15 @@ def _require_no_persistent(db: Session, vms: Sequence[models.VirtualMachine]) ->
         raise refusal
 
 
-def _require_available(db: Session, vms: Sequence[models.VirtualMachine]) -> None:
+def _require_available(db: Session, caller: Caller, vms: Sequence[models.VirtualMachine]) -> None:
+    """Raise `Conflict` for a template that no VM can be made of, or not by the caller."""
+    mine = finding.templates(caller).with_only_columns(models.Template.id)
+    usable = {*db.scalars(mine.where(models.Template.id.in_([vm.template_id for vm in vms])))}
     for key in sorted({vm.template_id for vm in vms}):
         row = finding.held(db, db.get_one(models.Template, key), shared=True)
         if row.state is not TemplateState.AVAILABLE:
             text = f"template {row.name} is {row.state}"
+            raise Conflict(text, code="template-not-available")
+        if key not in usable:
+            text = f"template {row.name} is shared no more"
             raise Conflict(text, code="template-not-available")

@@ -10,7 +10,7 @@ from adapters.types import Role, VmState
 from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import charge_template, lower_template
 from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib
-from flows.fetch_disk import fetch_disks
+from flows.fetch_disk import are_seen, fetch_disks
 from flows.import_image import enter_template, offer_template
 from flows.import_package import equip_template
 from flows.operation import operation
@@ -66,11 +66,12 @@ def is_on(vm: VmRecord) -> bool:
 
 
 def moment_of(vm: VmRecord, disks: list[HeldDisk]) -> Stills | None:
-    """Let the disks of a VM that is on be read as they are now; have those of one that is off."""
-    if not is_on(vm):
-        fetch_disks([each.disk for each in disks if each.disk], vm.host)
-        return None
-    return open_stills(vm.id, [disk.id for disk in disks], vm.datastore, vm.host)
+    """Let the disks of a VM that is on be read as they are now; have sent what has to be."""
+    stills = None
+    if is_on(vm):
+        stills = open_stills(vm.id, [disk.id for disk in disks], vm.datastore, vm.host)
+    fetch_disks([each.disk for each in disks if each.disk], vm.host)
+    return stills if are_seen(vm.host) else None
 
 
 def held_disks(vm: VmRecord, wanted: list[UUID]) -> list[HeldDisk]:

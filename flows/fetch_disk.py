@@ -15,16 +15,20 @@ from flows.steps import Effect, step
 
 def fetch_disks(disks: list[Disk], host: UUID) -> None:
     """See to it that `disk_file` can tell where these are, until the operation ends."""
-    if Capability.DISK_FILES not in cloud.hypervisor(host).capabilities:
+    if not are_seen(host):
         for disk in disks:
             fetch_disk(disk, host)
 
 
+def are_seen(host: UUID) -> bool:
+    """Whether disks can be read where they are."""
+    return Capability.DISK_FILES in cloud.hypervisor(host).capabilities
+
+
 def disk_file(disk: Disk, host: UUID) -> tuple[Path, Format]:
     """Where the content of a disk is that was fetched, if it had to be."""
-    hypervisor = cloud.hypervisor(host)
-    if Capability.DISK_FILES in hypervisor.capabilities:
-        return Path(hypervisor.disk_path(disk)), Format.QCOW2
+    if are_seen(host):
+        return Path(cloud.hypervisor(host).disk_path(disk)), Format.QCOW2
     return _repository(host).path(f"{INCOMING}/{_fetched(disk)}"), Format.VMDK
 
 

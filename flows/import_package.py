@@ -5,7 +5,7 @@ from uuid import UUID, uuid5
 
 from adapters.database.operations import Operation
 from adapters.database.records import Image, NewTemplate
-from adapters.packages import Wishes
+from adapters.packages import About, Wishes
 from adapters.types import Identity, Role
 from flows.charges import charge_template
 from flows.cloud import cloud
@@ -39,7 +39,7 @@ def shelve_package(template: NewTemplate, digest: str, asked: Wishes) -> None:
         cpu=asked.cpu or package.cpu,
         ram_mib=asked.ram_mib or package.ram_mib,
         hardware=package.hardware,
-        about=package.about,
+        about=(template.about or About()).over(package.about),
     )
     equip_template(template.id, wishes)
     offer_template(template.id, images)

@@ -1,14 +1,16 @@
 """The library's rows: templates, their disks' images, and conversions of those."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import Session, aliased
 
 from adapters.database import models
+from adapters.database.icons import TemplateIcon
 from adapters.database.records import Conversion, Image, Kept, NewTemplate
 from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, InUse, NotFound
@@ -43,10 +45,15 @@ class Library:
         self._database = database
 
     def enter_template(self, template: NewTemplate) -> None:
-        """Write a template down, DOWNLOADING. Raises `Conflict` when its name is taken."""
+        """Write a template down, DOWNLOADING. Raises `Conflict` when its name is taken.
+
+        So it does when it is to be an instance of a master that is not there any more.
+        """
         with self._database.write() as db:
             if db.get(models.Template, template.id):
                 return
+            if template.master_id:
+                _require_staying(db, template.master_id)
             try:
                 with db.begin_nested():
                     db.add(
@@ -69,9 +76,8 @@ class Library:
     def forget_template(self, template: UUID) -> None:
         """Remove a template's rows; absent is success."""
         with self._database.write() as db:
-            db.execute(
-                delete(models.TemplateDisk).where(models.TemplateDisk.template_id == template)
-            )
+            for table in (models.TemplateDisk, TemplateIcon):
+                db.execute(delete(table).where(table.template_id == template))
             db.execute(delete(models.Template).where(models.Template.id == template))
 
     def offer(self, template: UUID, images: list[Image]) -> None:
@@ -103,15 +109,12 @@ class Library:
                 row.state = TemplateState.DOWNLOADING
 
     def retire(self, template: UUID) -> None:
-        """It is DELETING: no VM is made of it any more. Raises `InUse` while there is one."""
-        table = models.VirtualMachine
-        users = select(table.name).where(table.template_id == template).order_by(table.name)
+        """It is DELETING: nothing is made of it any more. Raises `InUse` while something is."""
         with self._database.write() as db:
             row = db.get(models.Template, template, with_for_update=True)
             if row is None:
                 raise NotFound(f"no template {template}")
-            if names := list(db.scalars(users.limit(_TOLD))):
-                told = [f"vm {name}" for name in names]
+            if told := [*_made_of(db, row)]:
                 raise InUse(f"template {row.name} is in use by {told[0]}", users=told)
             row.state = TemplateState.DELETING
 
@@ -275,6 +278,38 @@ class Library:
             if row is None or row.state is not ConversionState.FINISHED:
                 return None
             return _converted(row, conversion.source.virtual_size_mib)
+
+
+def _require_staying(db: Session, master: UUID) -> None:
+    """Hold a master, so that it does not go before its instance is there."""
+    row = db.get(models.Template, master, with_for_update={"read": True})
+    if row is None or row.state is TemplateState.DELETING:
+        text = f"there is no master {master} any more"
+        raise Conflict(text, code="template-not-available")
+
+
+def _made_of(db: Session, row: models.Template) -> Iterator[str]:
+    """The VMs and instances of a template: its enterprise's by name, others' without one."""
+    vms, instances = models.VirtualMachine, aliased(models.Template)
+    of_vms = (
+        select(vms.name, models.VirtualDatacenter.enterprise_id)
+        .join(models.Appliance, models.Appliance.id == vms.appliance_id)
+        .join(
+            models.VirtualDatacenter,
+            models.VirtualDatacenter.id == models.Appliance.virtual_datacenter_id,
+        )
+        .where(vms.template_id == row.id)
+        .order_by(vms.name)
+    )
+    of_instances = (
+        select(instances.name, instances.enterprise_id)
+        .where(instances.master_id == row.id)
+        .order_by(instances.name)
+    )
+    for kind, query in (("vm", of_vms), ("template", of_instances)):
+        for name, enterprise in db.execute(query.limit(_TOLD)):
+            own = enterprise == row.enterprise_id
+            yield f"{kind} {name}" if own else f"a {kind} of another enterprise"
 
 
 def _converted(row: models.Conversion, virtual_size_mib: int = 0) -> Image:

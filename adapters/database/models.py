@@ -82,7 +82,10 @@ class Secret(Base):
 
 
 class Template(Labelled, Base):
-    """Images with their hardware wishes, in a datacenter's library; `about` is what it says."""
+    """Images with their hardware wishes, in a datacenter's library; `about` is what it says.
+
+    Every enterprise sees one that is `shared`; one with a master is an instance of that.
+    """
 
     __tablename__ = "templates"
     __table_args__ = table(UniqueConstraint("enterprise_id", "datacenter_id", "name"))
@@ -96,6 +99,10 @@ class Template(Labelled, Base):
     created_at: Mapped[datetime]
     hardware: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     about: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    category: Mapped[str | None] = mapped_column(String(63))
+    shared: Mapped[bool] = mapped_column(default=False)
+    owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
+    master_id: Mapped[UUID | None] = mapped_column(ForeignKey("templates.id"))
 
 
 class TemplateDisk(Base):

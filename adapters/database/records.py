@@ -5,6 +5,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
+from adapters.packages import About
 from adapters.types import (
     Base,
     Disk,
@@ -61,6 +62,11 @@ class NewTemplate(Value):
     name: str
     cpu: int = 1
     ram_mib: int = 128
+    category: str | None = None
+    shared: bool = False
+    owner_id: UUID | None = None  # the user
+    master_id: UUID | None = None  # the template that it is an instance of
+    about: About | None = None
 
 
 class Conversion(Value):

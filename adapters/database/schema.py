@@ -15,12 +15,14 @@ from adapters.database import (
     conventions,
     events,
     figures,
+    icons,
     indexes,
     ledger,
     models,
     packages,
     people,
     plans,
+    repositories,
     ways,
 )
 from adapters.database.session import Database
@@ -30,11 +32,13 @@ from adapters.privileges import STOCK, Stock
 PARTS = (
     events,
     figures,
+    icons,
     indexes,
     ledger,
     models,
     packages,
     plans,
+    repositories,
     ways,
 )  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata

@@ -46,7 +46,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
-| open_stills | backup job (pull), fsFreeze where an agent answers | snapshot, NFC lease | VDI.snapshot | Checkpoint-VM |
+| open_stills | backup job (pull), fsFreeze where an agent answers | snapshot; its disks are sent | VDI.snapshot | Checkpoint-VM |
 | console | serial log file | datastore file | host file | named pipe |
 | terminal | openConsole | `Unsupported` (VSPC would need a listener) | console URL | named pipe |
 | display | openGraphicsFD, VNC that listens nowhere | `Unsupported` (WebMKS is no plain socket) | console URL | enhanced session |
@@ -144,8 +144,8 @@ class Hypervisor(Protocol):
     def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
         """Write what a guest would see of it to a new file here, as a streamOptimized VMDK.
 
-        `progress` hears of percents. Raises `NotFound`, `InUse` while a running VM has the disk,
-        `OutOfSpace` here, `Unsupported` without `DISK_STREAM`.
+        `progress` hears of percents. Raises `NotFound`, `InUse` while a running VM has the disk
+        (unless there are stills of it: then as they are), `OutOfSpace` here, `Unsupported` without `DISK_STREAM`.
         """
 
     def is_sending(self, disk: Disk) -> bool:

@@ -32,13 +32,16 @@ class MemoryFiles:
         def effect() -> None:
             if self._disk(disk) is None:
                 raise NotFound(f"no disk {disk.id}")
-            vm = self.world.find("vm", disk.vm)
-            if vm and vm["power"] != Power.OFF and str(disk.id) in vm["disks"]:
+            still, vm = self.world.find("still", disk.id), self.world.find("vm", disk.vm)
+            used = vm and vm["power"] != Power.OFF and str(disk.id) in vm["disks"]
+            if used and still is None:
                 raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
             self.world.put("sending", disk.id, {"host": str(self.host)})
             progress(0.0)
             path = Path(self.disk_path(disk))
             image = json.loads(path.read_text()) if path.is_file() else _image(disk, "")
+            if still is not None:
+                image["content"] = still["content"]
             target.write_text(json.dumps({**image, "format": "vmdk"}))
             progress(100.0)
             self.world.remove("sending", disk.id)

@@ -2,9 +2,8 @@
 
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +17,10 @@ from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.vsphere_disks import VsphereDisks
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
+from adapters.hypervisors.vsphere_spec import Found
+from adapters.hypervisors.vsphere_stills import VsphereStills
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session, vms_of
@@ -27,37 +29,6 @@ _POLL_S = 0.2
 _MIB = 2**20
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
 _LOOKED_AT = {"config.extraConfig", "config.hardware.device", "runtime.powerState"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A VM of ours, as it was when it was looked at."""
-
-    vm: Any
-    marks: dict[str, str]
-    devices: list[Any]
-    power: Power
-
-    @property
-    def connections(self) -> list[Connection]:
-        """The volumes that it has."""
-        return spec.connections(self.marks)
-
-    @property
-    def files(self) -> set[str]:
-        """The files that it is defined with."""
-        return spec.files_of(self.devices)
-
-    def noted(self, connection: Connection) -> Connection | None:
-        """How it has that volume, if it has it."""
-        return next((x for x in self.connections if x.volume == connection.volume), None)
-
-    def has(self, connection: Connection) -> bool:
-        """Whether it has the volume so. Raises `Conflict` when it has it otherwise."""
-        noted = self.noted(connection)
-        if noted is not None and noted != connection:
-            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
-        return noted is not None
 
 
 class VsphereHypervisor:
@@ -70,7 +41,7 @@ class VsphereHypervisor:
 
     capabilities = frozenset(Capability) - {
         *(Capability.ISCSI_PER_VM, Capability.HOT_ATTACH, Capability.DISK_FILES),
-        *(Capability.TERMINAL, Capability.DISPLAY, Capability.STILLS),
+        *(Capability.TERMINAL, Capability.DISPLAY),
     }
 
     def __init__(self, session: Session, installation: UUID) -> None:
@@ -78,6 +49,7 @@ class VsphereHypervisor:
         self._datastores = Datastores(self._session)
         self._disks = VsphereDisks(self._session, self._datastores)
         self._seeds = VsphereSeeds(self._datastores)
+        self._stills = VsphereStills(self._session)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation
 
@@ -131,8 +103,27 @@ class VsphereHypervisor:
 
     def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
         with self._session.speaking():
-            self._require_unused(disk)
+            found = self._find(disk.vm)
+            if not found or not self._stills.are_there(disk.vm, found.vm):
+                self._require_unused(disk)
             self._disks.send(disk, target, progress)
+
+    def open_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> Stills:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            found = self._require(self._running(vm))
+            if found.connections:
+                raise Unsupported(f"VM {vm} has volumes: ESXi takes no snapshot of such")
+            return self._stills.open(vm, found.vm)
+
+    def has_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> bool:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            found = self._find(vm)
+            return found is not None and self._stills.are_there(vm, found.vm)
+
+    def close_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> None:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            if found := self._find(vm):
+                self._stills.close(vm, found.vm)
 
     def is_sending(self, disk: Disk) -> bool:
         with self._session.speaking():
@@ -214,6 +205,7 @@ class VsphereHypervisor:
                 return
             if found.power is not Power.OFF:
                 raise InUse(f"VM {vm} is on", users=(str(vm),))
+            self._stills.close(vm, found.vm)
             self._session.wait(found.vm.ReconfigVM_Task(spec.stripped(found.devices)))
             self._volumes.log_out(found.connections)
             if console := spec.console_of(found.devices):
@@ -319,7 +311,7 @@ class VsphereHypervisor:
     def _card(self, place: int, nic: Nic) -> Any:
         return spec.card(place, nic, self._session.network, self._session.network_name)
 
-    def _switch_on(self, found: "Found") -> None:
+    def _switch_on(self, found: Found) -> None:
         """Start it, once it can have all that it needs: a host may start it without."""
         self._volumes.require(found.connections)
         self._session.wait(found.vm.PowerOnVM_Task())
@@ -346,7 +338,7 @@ class VsphereHypervisor:
         devices = [has.get("config.hardware.device", []) for has in every.values()]
         return set().union(*map(spec.files_of, devices))
 
-    def _find(self, vm: UUID) -> "Found | None":
+    def _find(self, vm: UUID) -> Found | None:
         """Answer the VM as it is, or None. Raises `Conflict` when it is not ours."""
         if (looked := self._session.look_at(vm, *sorted(_LOOKED_AT))) is None:
             return None
@@ -364,7 +356,7 @@ class VsphereHypervisor:
             raise Conflict(f"VM {vm.id} is defined, and otherwise")
         return found is not None
 
-    def _require(self, vm: UUID) -> "Found":
+    def _require(self, vm: UUID) -> Found:
         found = self._find(vm)
         if found is None:
             raise NotFound(f"no VM {vm}")

@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pyVmomi import vim
 
-from adapters.errors import Unsupported
+from adapters.errors import Conflict, Unsupported
 from adapters.guests import Boot, Bus, bus_at
-from adapters.types import Connection, Disk, Nic, Vm
+from adapters.types import Connection, Disk, Nic, Power, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
@@ -38,6 +39,37 @@ _SCSI = {  # that volumes hang on, too, whatever disks do: a LUN goes to no othe
 }
 _SYSTEMS = set(vim.vm.GuestOsDescriptor.GuestOsIdentifier.values)
 _Change = _DEVICE.VirtualDeviceSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """A VM of ours, as it was when it was looked at."""
+
+    vm: Any
+    marks: dict[str, str]
+    devices: list[Any]
+    power: Power
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The volumes that it has."""
+        return connections(self.marks)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that it is defined with."""
+        return files_of(self.devices)
+
+    def noted(self, connection: Connection) -> Connection | None:
+        """How it has that volume, if it has it."""
+        return next((x for x in self.connections if x.volume == connection.volume), None)
+
+    def has(self, connection: Connection) -> bool:
+        """Whether it has the volume so. Raises `Conflict` when it has it otherwise."""
+        noted = self.noted(connection)
+        if noted is not None and noted != connection:
+            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
+        return noted is not None
 
 
 def vm_name(vm: UUID) -> str:

@@ -309,11 +309,13 @@ def _guest_system(system: Element) -> str:
 def _about(system: Element) -> About:
     product = next(iter(_children(system, "ProductSection")), None)
     licences = [_text(each, "License") for each in _children(system, "EulaSection")]
+    notes = [_text(each, "Annotation") for each in _children(system, "AnnotationSection")]
     return About(
         product=_line(_text(product, "Product")),
         vendor=_line(_text(product, "Vendor")),
         version=_line(_text(product, "FullVersion") or _text(product, "Version")),
         licence="\n\n".join(filter(None, licences))[:_NOTE_MAX],
+        description="\n\n".join(filter(None, notes))[:_NOTE_MAX],
     )
 
 

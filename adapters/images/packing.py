@@ -122,6 +122,8 @@ class _Descriptor:
         about = package.about.model_dump(include={"product", "vendor", "version"})
         if said := {name.capitalize(): value for name, value in about.items() if value}:
             self._section(system, "ProductSection", "What it is", **said)
+        if note := package.about.description:
+            self._section(system, "AnnotationSection", "What is said of it", Annotation=note)
         system_kind = self._element("OperatingSystemSection", system, id="1")  # "other"
         self._info(system_kind, "The guest's system")
         if package.hardware.system:

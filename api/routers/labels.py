@@ -74,7 +74,10 @@ KINDS = {
         _shared(models.Tier),
     ),
     "templates": Kind(
-        "template_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.template
+        "template_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.own_template
+    ),
+    "template-repositories": Kind(
+        "repository_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.repository
     ),
     "virtual-datacenters": Kind(
         "virtual_datacenter_id",

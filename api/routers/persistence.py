@@ -115,7 +115,7 @@ def capture_template(
 ) -> Response:
     """Make an ordinary template of a persistent one, which stays; its VM, if any, is off."""
     with cloud.database.read() as db:
-        row = finding.template(db, caller, template_id)
+        row = finding.own_template(db, caller, template_id)
         rows = volumes_of(db, row.id)
         if not rows:
             text = f"template {row.name} is in the library already"
@@ -221,6 +221,8 @@ def _instance(
         enterprise_id=caller.enterprise_id,
         datacenter_id=vdc.datacenter_id,
         name=name,
+        owner_id=caller.user_id,
+        master_id=origin and origin.id,
         **({"cpu": origin.cpu, "ram_mib": origin.ram_mib} if origin else {}),
     )
 

@@ -1,13 +1,11 @@
 """Templates: images with their hardware wishes, in a datacenter's library."""
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -22,12 +20,11 @@ from adapters.packages import (
     MAX_RAM_MIB,
     PACKAGE,
     About,
-    Hardware,
     Package,
     Wishes,
 )
 from adapters.privileges import Privilege
-from adapters.types import ConversionState, Family, Format, TemplateState
+from adapters.types import Family, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, Send, chosen, sender
 from api.errors import Problem
@@ -38,7 +35,9 @@ from api.once import Once
 from api.permissions import needs
 from api.planning import ANSWERS, DryRun, PlanId, starter_of
 from api.reports import Operation
+from api.routers.template_records import NOTE, Category, Line
 from api.starting import Starting
+from api.template_view import Template, template_of, templates_of
 from api.transfers import Transfer, address
 from flows.charges import require_within
 from flows.cloud import cloud
@@ -51,6 +50,10 @@ _DIGEST = (
 _SUBFORMAT = f"""How its bytes are laid out, where there are several ways; empty: as usual. {
     "; ".join(f"`{form.format}`: `{form.subformat}`" for form in Form if form.subformat)
 }."""
+_SAID = "What {}: unless said, what a package says."
+Said = Annotated[
+    str, StringConstraints(pattern=NOTE, max_length=1000, strip_whitespace=True)
+]  # in an address
 _WISH = "Unless said, what a package says, or {}."
 _UPLOAD = {
     "requestBody": {
@@ -81,49 +84,6 @@ _UPLOAD = {
         },
     }
 }
-
-
-class Conversion(BaseModel):
-    """An image in another format."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    format: Format
-    subformat: str = Field(validation_alias="options", description="Empty: its usual one.")
-    state: ConversionState
-    path: str
-
-
-class TemplateDisk(BaseModel):
-    """One disk of a template: an image, or a volume where the template is persistent."""
-
-    id: UUID
-    position: int
-    format: Format
-    subformat: str
-    digest: str
-    path: str
-    size_bytes: int
-    virtual_size_mib: int
-    volume_id: UUID | None
-    conversions: list[Conversion]
-
-
-class Template(BaseModel):
-    """Images with their hardware wishes; packages tell more of these, and something of theirs."""
-
-    id: UUID
-    datacenter_id: UUID
-    name: str
-    state: TemplateState
-    cpu: int
-    ram_mib: int
-    created_at: datetime
-    hardware: Hardware | None
-    about: About | None
-    disks: list[TemplateDisk]
-    labels: dict[str, str]
 
 
 class NewConversion(BaseModel):
@@ -186,13 +146,21 @@ def create_template(
     size_bytes: Annotated[
         int | None, Query(gt=0, le=2**53 - 1, description="How much will be sent.")
     ] = None,
+    category: Annotated[Category | None, Query(description="What it is filed under.")] = None,
+    description: Annotated[Said, Query(description=_SAID.format("is said of it"))] = "",
+    version: Annotated[Line, Query(description=_SAID.format("version it is of"))] = "",
+    licence: Annotated[Said, Query(description=_SAID.format("licence it is under"))] = "",
+    shared: Annotated[bool, Query(description="Whether every enterprise sees it.")] = False,  # noqa: FBT002 - a query parameter
+    master: Annotated[
+        Reference | None, Query(description="The template that it is an instance of.")
+    ] = None,
     dry_run: DryRun = False,  # noqa: FBT002 - a query parameter
     plan: PlanId = None,
     idempotency_key: Key = None,
 ) -> Response:
     """Import an image: the answer says where it may be sent, once, within an hour."""
-    route, said = f"POST {request.url.path}", str(request.query_params)
-    once = Once(caller, route, idempotency_key, said.encode())
+    route, query = f"POST {request.url.path}", str(request.query_params)
+    once = Once(caller, route, idempotency_key, query.encode())
     starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
     if dry_run and (size_bytes is None or (format == PACKAGE and not descriptor)):
         text = "a plan needs size_bytes, and of a package its descriptor, as the request's body"
@@ -204,14 +172,21 @@ def create_template(
             package = Package.model_validate(kept)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, datacenter).id
-        taken = finding.templates(caller).filter_by(datacenter_id=where, name=name)
+        taken = finding.own_templates(caller).filter_by(datacenter_id=where, name=name)
         if db.scalars(taken).first():
             raise Conflict(f"there is a template called {name}", code="name-taken")
+        of = finding.template(db, caller, master, where).id if master else None
+    said = About(version=version, licence=licence, description=description)
     template = NewTemplate(
         id=uuid5(starter.id, "template"),
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=name,
+        category=category,
+        shared=shared,
+        owner_id=caller.user_id,
+        master_id=of,
+        about=said if said != About() else None,
         **{k: v for k, v in {"cpu": cpu, "ram_mib": ram_mib}.items() if v},
     )
     force = forcing.by(caller)
@@ -219,7 +194,7 @@ def create_template(
         token_id=caller.token_id,
         route=route,
         key=idempotency_key,
-        request=said,
+        request=query,
         template=template,
         force=force,
         format=format,
@@ -247,23 +222,42 @@ def list_templates(
     state: TemplateState | None = None,
     datacenter_id: UUID | None = None,
     *,
+    category: str | None = None,
+    shared: bool | None = None,
+    own: bool | None = None,
+    master_id: UUID | None = None,
+    is_instance: bool | None = None,
     is_persistent: bool | None = None,
 ) -> list[Template]:
-    """List templates."""
-    query = chosen(finding.templates(caller), name=name, state=state, datacenter_id=datacenter_id)
+    """List the enterprise's templates, and those that others share."""
+    table = models.Template
+    query = chosen(
+        finding.templates(caller),
+        name=name,
+        state=state,
+        datacenter_id=datacenter_id,
+        category=category,
+        shared=shared,
+        master_id=master_id,
+    )
+    if own is not None:
+        query = query.where((table.enterprise_id == caller.enterprise_id) == own)
+    if is_instance is not None:
+        query = query.where(table.master_id.is_not(None) == is_instance)
     if is_persistent is not None:
         query = query.where(is_of_volumes() == is_persistent)
-    query = sought.among(query, models.Template)
+    if sought:  # labels are their enterprise's own
+        query = sought.among(query.where(table.enterprise_id == caller.enterprise_id), table)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.Template, "name", "created_at")
-        return _templates(db, rows)
+        return templates_of(db, caller, rows)
 
 
 @router.get("/{template_id}", dependencies=[needs(Privilege.APPLIB_VIEW)])
 def read_template(template_id: UUID, caller: Caller) -> Template:
     """Read a template, with its disks and their conversions."""
     with cloud.database.read() as db:
-        return _templates(db, [finding.template(db, caller, template_id)])[0]
+        return template_of(db, caller, finding.template(db, caller, template_id))
 
 
 @router.delete(
@@ -278,7 +272,7 @@ def delete_template(
     """Delete a template that no VM is made of, with its conversions that no other one has."""
 
     def plan(db: Session) -> accepted.Request:
-        row = finding.template(db, caller, template_id)
+        row = finding.own_template(db, caller, template_id)
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
         where = row.datacenter_id  # its library is what the operation is about, too
@@ -295,8 +289,8 @@ def delete_template(
         )
 
     def unchanged(db: Session) -> None:
-        row = finding.template(db, caller, template_id)
-        match.require(db, row, lambda db, row: _templates(db, [row])[0])
+        row = finding.own_template(db, caller, template_id)
+        match.require(db, row, lambda db, row: template_of(db, caller, row))
 
     return starter.start(plan, unchanged=unchanged)
 
@@ -339,8 +333,8 @@ def export(template_id: UUID, caller: Caller, starter: Starting) -> Response:
 def _available(
     db: Session, caller: Caller, template_id: UUID, starter: Starting
 ) -> models.Template:
-    """A template that is there, and free."""
-    row = finding.template(db, caller, template_id)
+    """A template of the caller's enterprise that is there, and free."""
+    row = finding.own_template(db, caller, template_id)
     starter.require_free(db, "template", row.id)
     if row.state is not TemplateState.AVAILABLE:
         text = f"template {row.name} is {row.state}"
@@ -350,56 +344,20 @@ def _available(
 
 
 def _require_unused(db: Session, caller: Caller, row: models.Template) -> None:
-    """Raise `InUse` while a VM is made of it: it names those that the caller may see."""
-    table = models.VirtualMachine
-    if db.scalars(select(table.id).where(table.template_id == row.id).limit(1)).first():
-        seen = finding.vms(caller).where(table.template_id == row.id).order_by(table.name)
-        users = db.scalars(seen.limit(uses.TOLD))
-        raise uses.in_use(row, [uses.User(kind="vm", id=vm.id, name=vm.name) for vm in users])
-
-
-def _templates(db: Session, rows: Sequence[models.Template]) -> list[Template]:
-    """Templates with their disks and conversions, however many, by two queries."""
-    table = models.TemplateDisk
-    mine = select(table).where(table.template_id.in_([row.id for row in rows]))
-    disks = list(db.scalars(mine.order_by(table.position)))
-    digests = models.Conversion.source_digest.in_({disk.digest for disk in disks})
-    made: dict[tuple[UUID, str], list[Conversion]] = {}
-    for each in db.scalars(select(models.Conversion).where(digests)):
-        key = each.datacenter_id, each.source_digest
-        made.setdefault(key, []).append(Conversion.model_validate(each))
-    return [
-        Template(
-            id=row.id,
-            datacenter_id=row.datacenter_id,
-            name=row.name,
-            state=row.state,
-            cpu=row.cpu,
-            ram_mib=row.ram_mib,
-            created_at=row.created_at,
-            hardware=row.hardware and Hardware.model_validate(row.hardware),
-            about=row.about and About.model_validate(row.about),
-            disks=[
-                _disk(disk, made.get((row.datacenter_id, disk.digest), []))
-                for disk in disks
-                if disk.template_id == row.id
-            ],
-            labels=row.labels,
-        )
-        for row in rows
+    """Raise `InUse` while something is made of it: it names what the caller may see."""
+    vms, instances = models.VirtualMachine, models.Template
+    seen = finding.vms(caller).where(vms.template_id == row.id).order_by(vms.name)
+    known = finding.own_templates(caller).where(instances.master_id == row.id)
+    users = [
+        *(uses.User(kind="vm", id=x.id, name=x.name) for x in db.scalars(seen.limit(uses.TOLD))),
+        *(
+            uses.User(kind="template", id=x.id, name=x.name)
+            for x in db.scalars(known.order_by(instances.name).limit(uses.TOLD))
+        ),
     ]
-
-
-def _disk(row: models.TemplateDisk, conversions: list[Conversion]) -> TemplateDisk:
-    return TemplateDisk(
-        id=row.id,
-        position=row.position,
-        format=row.format,
-        subformat=row.subformat,
-        digest=row.digest,
-        path=row.path,
-        size_bytes=row.size_bytes,
-        virtual_size_mib=row.virtual_size_mib,
-        volume_id=row.volume_id,
-        conversions=conversions,
+    others = (
+        select(vms.id).where(vms.template_id == row.id).limit(1),
+        select(instances.id).where(instances.master_id == row.id).limit(1),
     )
+    if users or any(db.scalars(each).first() for each in others):
+        raise uses.in_use(row, users)

@@ -69,6 +69,8 @@ def capture(vm_id: UUID, wish: Capture, caller: Caller, starter: PlannedStarting
                 name=wish.name,
                 cpu=vm.cpu,
                 ram_mib=vm.ram_mib,
+                owner_id=caller.user_id,
+                master_id=vm.template_id,
             ),
             disks=[disk for _, disk in disks],
             wishes=_wishes(db, vm, [position for position, _ in disks]),

@@ -15,13 +15,16 @@ import pytest
 from adapters.database import models
 from adapters.database.packages import KeptPackage
 from adapters.database.people import ApiToken, User
+from adapters.database.repositories import package_id
 from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.packages import RemotePackage
 from adapters.privileges import Privilege, Stock
 from api.app import create_app
 from api.routers.labels import KINDS as LABELLED
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.people import user
+from tests.api.test_template_records import PICTURE
 from tests.worlds import World, photograph
 
 APP = """\
@@ -34,6 +37,9 @@ vms:
 NEW_APP = APP.replace("secret-shop", "more").replace(
     ", volumes: [{name: secret-data, size_mib: 8}]", ""
 )
+SHARED_APP = """\
+{appliance: their-shop, virtual_datacenter: demo, vms: [{name: their-vm, template: tiny}]}
+"""
 P = Privilege
 PASSWORD = "correct horse battery"
 YAML = {"headers": {"Content-Type": "application/yaml"}}
@@ -51,6 +57,8 @@ class Ours:
 def ours(api: Api) -> Ours:
     shop = api.appliance(APP)
     (vm,) = shop["vms"]
+    icon = {"icon": PICTURE}
+    assert api.call("PATCH", f"/v1/templates/{api.world.template}", json=icon).status_code == 200
     operation = api.post(f"/v1/vms/{vm['id']}/deploy")
     assert operation.json()["state"] == "waiting"
     member = user(api, Stock.USER, name="secret-ada")
@@ -84,6 +92,7 @@ def ours(api: Api) -> Ours:
         "virtual_datacenter_id": str(world.vdc),
         "template_id": str(world.template),
         "package_id": str(kept_package(world)),
+        **remote_package(api),
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
         "disk_id": vm["disks"][0]["id"],
@@ -106,6 +115,14 @@ def kept_package(world: World) -> UUID:
     )
     cloud.packages.enter(package)
     return package.id
+
+
+def remote_package(api: Api) -> dict[str, str]:
+    wish = {"name": "secret-source", "url": "https://images.example", "datacenter": "main"}
+    made = UUID(api.post("/v1/template-repositories", json=wish).json()["id"])
+    url = "https://images.example/secret.ovf"
+    cloud.repositories.refresh(made, uuid4(), [RemotePackage(url=url, name="secret-shop")])
+    return {"repository_id": str(made), "remote_package_id": str(package_id(made, url))}
 
 
 @dataclass
@@ -258,6 +275,8 @@ MATRIX: dict[str, Route] = {
         datacenter="main",
     ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
+    "GET /v1/templates/{template_id}/icon": of(P.APPLIB_VIEW),
+    "PATCH /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY, category="other"),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
@@ -270,6 +289,21 @@ MATRIX: dict[str, Route] = {
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),
+    "GET /v1/template-repositories": own(P.APPLIB_VIEW),
+    "POST /v1/template-repositories": own(
+        P.APPLIB_ALLOW_MODIFY, name="new", url="https://images.example/", datacenter="main"
+    ),
+    "GET /v1/template-repositories/{repository_id}": of(P.APPLIB_VIEW),
+    "PATCH /v1/template-repositories/{repository_id}": of(P.APPLIB_ALLOW_MODIFY, name="other"),
+    "DELETE /v1/template-repositories/{repository_id}": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/template-repositories/{repository_id}/refresh": of(P.APPLIB_ALLOW_MODIFY),
+    "GET /v1/template-repositories/{repository_id}/packages": of(P.APPLIB_VIEW),
+    "GET /v1/template-repositories/{repository_id}/packages/{remote_package_id}": of(
+        P.APPLIB_VIEW
+    ),
+    "POST /v1/template-repositories/{repository_id}/packages/{remote_package_id}/install": of(
+        P.APPLIB_UPLOAD_IMAGE, name="new"
+    ),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
         P.VDC_MANAGE_STORAGE,
@@ -401,10 +435,10 @@ def _of_ours(photo: Any, enterprise: UUID) -> Any:
     """What there is but for the other enterprise's people and virtual datacenters."""
     theirs = (
         *("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks"),
-        "secrets",
+        *("secrets", "template_repositories"),
     )
     tables = {name: rows for name, rows in photo["tables"].items() if name not in theirs}
-    for name in ("users", "virtual_datacenters"):
+    for name in ("users", "virtual_datacenters", "template_repositories"):
         tables[name] = [row for row in photo["tables"][name] if str(enterprise) not in row]
     return {**photo, "tables": tables}
 
@@ -490,6 +524,68 @@ def test_what_is_in_a_virtual_datacenter_that_he_may_not_see_is_not_there(ours: 
     both = user(api, Stock.USER, virtual_datacenters=[UUID(made), api.world.vdc])
     assert len(both.get("/v1/virtual-datacenters").json()) == 2
     assert both.get(f"/v1/vms/{ours.ids['vm_id']}").status_code == 200
+
+
+CHANGING = {
+    "PATCH /v1/templates/{template_id}",
+    "DELETE /v1/templates/{template_id}",
+    "POST /v1/templates/{template_id}/conversions",
+    "POST /v1/templates/{template_id}/export",
+    "POST /v1/templates/{template_id}/capture",
+    "GET /v1/templates/{template_id}/labels",
+    "PUT /v1/templates/{template_id}/labels",
+}
+
+
+def test_a_shared_template_is_seen_and_used_and_nothing_else_of_ours(
+    ours: Ours, subtests: pytest.Subtests
+) -> None:
+    api, template = ours.api, ours.ids["template_id"]
+    path = f"/v1/templates/{template}"
+    api.call("PUT", f"{path}/labels", json={"secret-key": "x"})
+    said = {"shared": True, "owner_id": ours.ids["user_id"], "icon": PICTURE}
+    assert api.call("PATCH", path, json=said).status_code == 200
+    enterprise = uuid4()
+    api.world.add(models.Enterprise(id=enterprise, name="others"))
+    other = user(api, Stock.ENTERPRISE_ADMIN, enterprise=enterprise)
+    seen = other.get(path).json()
+    assert other.get("/v1/templates").json() == [seen]
+    assert other.get("/v1/templates?label=secret-key").json() == []
+    assert (seen["own"], seen["shared"]) == (False, True)
+    assert (seen["owner_id"], seen["labels"]) == (None, {})
+    assert other.get(f"{path}/icon").status_code == 200
+    hidden = [each for key, each in ours.ids.items() if key not in {*EVERYBODYS, "template_id"}]
+    before = photograph()
+    for name in sorted(name for name in GUARDED if "{template_id}" in name):
+        with subtests.test(name):
+            answer = asked(ours, other, name, ours.ids)
+            if name in CHANGING:
+                refused(answer, 403, "shared-by-others")
+            elif name.endswith("/persist"):  # what is asked names a virtual datacenter of ours
+                refused(answer, 404, "unknown-virtual-datacenter")
+                continue
+            else:
+                assert answer.status_code == 200
+            assert not [each for each in [*hidden, "secret-"] if each in answer.text]
+    assert photograph() == before
+
+    body = {"name": "demo", "datacenter": "main", "family": "memory"}
+    assert other.post("/v1/virtual-datacenters", json=body).status_code == 201
+    theirs = other.appliance(SHARED_APP)
+    other.done(other.post(f"/v1/appliances/{theirs['id']}/deploy"))
+    for list_ in ("operations", "events", "vms", "appliances"):
+        assert "their-shop" not in api.get(f"/v1/{list_}").text
+        assert "secret-" not in other.get(f"/v1/{list_}").text
+    told = refused(api.delete(path), 409, "in-use")
+    assert "their" not in json.dumps(told)
+
+    api.call("PATCH", path, json={"shared": False})
+    refused(other.get(path), 404, "not-found")
+    copying = other.post(f"/v1/appliances/{theirs['id']}/copy", json={"name": "more"})
+    refused(copying, 409, "template-not-available")
+    more = other.post(f"/v1/appliances/{theirs['id']}/vms", json={"name": "a", "template": "tiny"})
+    refused(more, 404, "unknown-template")
+    other.done(other.post(f"/v1/appliances/{theirs['id']}/undeploy"))
 
 
 def test_who_makes_a_virtual_datacenter_may_look_into_it(ours: Ours) -> None:

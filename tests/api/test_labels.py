@@ -38,14 +38,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "hosts": {"maintenance": True},
     "storage-devices": {"name": "other"},
     "storage-pools": {"name": "other"},
+    "templates": {"category": "systems"},
     "tiers": {"name": "silver"},
     "virtual-datacenters": {"name": "other"},
+    "template-repositories": {"name": "other"},
     "appliances": {"approval": True},
     "vms": {"protected": True},
 }
 
 
-GOING = sorted({*CHANGES, "datacenters", "templates", "volumes"} - {"vms"})
+GOING = sorted({*CHANGES, "datacenters", "volumes"} - {"vms"})
 
 
 def put(api: Api, path: str, labels: Any, **options: Any) -> Any:

@@ -22,7 +22,13 @@ SAID: dict[str, Any] = {
         nics=(WishedNic(network="front", model="vmxnet3"),),
         system="debian12_64Guest",
     ),
-    "about": {"product": "Shop", "vendor": "Example", "version": "1.2", "licence": "Do no harm."},
+    "about": {
+        "product": "Shop",
+        "vendor": "Example",
+        "version": "1.2",
+        "licence": "Do no harm.",
+        "description": "It sells.",
+    },
 }
 
 

@@ -39,6 +39,8 @@ AT_HOSTS = {
 }
 AT_ESXI = {("attach_volume", "connect-volume"), ("detach_volume", "disconnect-volume")}
 SENT = {
+    ("capture_image-sent-on", "open-stills"),
+    ("capture_image-sent-on", "fetch-disk"),
     ("persist_vm-sent", "fetch-disk"),
     ("persist_vm-sent", "fill-volume"),
     ("persist_vm-sent", "redefine-vm"),
@@ -46,6 +48,7 @@ SENT = {
 ON_VSPHERE = ("deploy_vm", "undeploy_vm")
 NOT_THERE = ("open-scratch", "convert-disk")  # its images fit
 DONE_OTHERWISE = (
+    "open-stills",
     "fetch-disk",
     "hold-base",
     "make-disk",

@@ -2,14 +2,17 @@
 
 import subprocess
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from pyVmomi import vim
 
+from adapters.errors import Conflict, InUse, Unsupported
 from adapters.types import Power
 from adapters.vsphere.datastores import machine
+from flows.catalog import FLOWS
 from flows.cloud import cloud
+from tests.flows.scenarios import SCENARIOS
 from tests.lab import vsphere_world
 
 pytestmark = pytest.mark.lab
@@ -40,8 +43,7 @@ def vm(world):
 
 def flat_of(world, vm) -> Path:
     disk = cloud.inventory.vm(vm).local_disks[0]
-    (found,) = world.files.glob(f"*/disk-{disk.id}.*-flat.vmdk")
-    return found
+    return min(world.files.glob(f"*/disk-{disk.id}.*-flat.vmdk"), key=lambda path: len(path.name))
 
 
 def equal(a: Path, a_format: str, b: Path) -> bool:
@@ -58,6 +60,70 @@ def test_a_package_has_what_the_guest_wrote(world, vm, tmp_path):
     assert equal(disk, "vmdk", flat_of(world, vm))
     assert vsphere_world.things_on(world.hosts[0], world.files) == before
     assert not list((world.home / "repository" / "incoming").glob("fetched-*"))
+
+
+def test_a_vm_that_is_on_is_captured_by_a_snapshot_that_goes_again(world, tmp_path):
+    operation = SCENARIOS["capture_image-sent-on"].accept(world)
+    vm = operation.target_id
+    with flat_of(world, vm).open("r+b") as disk:
+        disk.write(WRITTEN)
+    before = vsphere_world.things_on(world.hosts[0], world.files)
+    ended = FLOWS["capture_image"](operation.id)
+    assert ended.state == "succeeded", ended.error
+    assert not ended.left_behind
+    template = operation.arguments["template"]["id"]
+    (image,) = cloud.library.images(UUID(template))
+    path = cloud.repository(world.datacenter).path(image.path)
+    assert equal(path, image.format, flat_of(world, vm))
+    hypervisor = cloud.hypervisor(world.hosts[0])
+    assert hypervisor.power(vm) is Power.ON
+    assert not hypervisor.has_stills(vm, [], "")
+    assert vsphere_world.things_on(world.hosts[0], world.files) == before
+
+
+def test_a_disk_is_sent_of_a_vm_that_is_on_only_while_there_are_stills(world, tmp_path):
+    hypervisor = cloud.hypervisor(world.hosts[0])
+    (record,) = cloud.inventory.vms_of(world.appliance("db"))
+    world.run("deploy_vm", record.id)
+    record = cloud.inventory.vm(record.id)
+    disk = record.disk(record.local_disks[0])
+    hypervisor.open_stills(record.id, [disk.id], disk.datastore)
+    hypervisor.open_stills(record.id, [disk.id], disk.datastore)
+    wanted, own = tmp_path / "wanted", flat_of(world, record.id)
+    wanted.write_bytes(own.read_bytes())
+    with own.with_name(own.name.replace("-flat", "-000001-flat")).open("r+b") as written:
+        written.write(WRITTEN)  # as a guest does under a snapshot
+    assert hypervisor.has_disk(disk)
+    hypervisor.send_disk(disk, tmp_path / "still", lambda _percent: None)
+    hypervisor.close_stills(record.id, [disk.id], disk.datastore)
+    hypervisor.close_stills(record.id, [disk.id], disk.datastore)
+    assert equal(tmp_path / "still", "vmdk", wanted)
+    assert own.read_bytes().startswith(WRITTEN)
+    with pytest.raises(InUse):
+        hypervisor.send_disk(disk, tmp_path / "none", lambda _percent: None)
+    hypervisor.set_power(record.id, Power.OFF, timeout_s=0)
+    with pytest.raises(Conflict):
+        hypervisor.open_stills(record.id, [disk.id], disk.datastore)
+
+
+def test_a_vm_goes_with_a_snapshot_that_was_left(world):
+    hypervisor = cloud.hypervisor(world.hosts[0])
+    before = vsphere_world.things_on(world.hosts[0], world.files)
+    (record,) = cloud.inventory.vms_of(world.appliance("db"))
+    world.run("deploy_vm", record.id)
+    hypervisor.open_stills(record.id, [], "")
+    world.run("undeploy_vm", record.id)
+    after = vsphere_world.things_on(world.hosts[0], world.files)
+    assert (after["vms"], after["targets"]) == (before["vms"], before["targets"])
+    assert not list((world.files / str(world.datacenter)).glob("disk-*"))
+
+
+def test_no_snapshot_is_taken_of_a_vm_with_volumes(world, vm):
+    hypervisor = cloud.hypervisor(world.hosts[0])
+    world.run("change_power", vm, power="on", former="OFF")
+    with pytest.raises(Unsupported):
+        hypervisor.open_stills(vm, [], "")
+    assert not hypervisor.has_stills(vm, [], "")
 
 
 def test_a_persistent_vm_boots_from_a_volume_that_has_what_the_guest_wrote(world, vm, tmp_path):

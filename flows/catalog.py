@@ -24,6 +24,7 @@ from flows.persist_template import persist_template
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.redefine_vm import redefine_vm
+from flows.refresh_repository import refresh_repository
 from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
@@ -39,6 +40,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
     import_from_url,
+    refresh_repository,
     convert_image,
     export_template,
     export_vm,

@@ -504,6 +504,36 @@ def download_descriptor(world: World) -> Asked:
     return from_url(world, "ovf", path, f"https://images.example/{name}")
 
 
+INDEX = b"""<RepositorySpace RepositoryName="public">
+<OVFDescription OVFFile="tiny/tiny.ovf" OVFCategories="OS"><Product>Tiny</Product></OVFDescription>
+<OVFDescription OVFFile="shop.ova" OVFCategories="Shops"><Product>Shop</Product></OVFDescription>
+</RepositorySpace>"""
+
+
+def refresh(world: World) -> Asked:
+    """An index of two packages, in the place of one that had another."""
+    from adapters.database.repositories import TemplateRepositoryRow
+    from adapters.database.schema import FIRST_ENTERPRISE
+    from adapters.images.memory import publish_source
+    from adapters.packages import RemotePackage
+
+    remote, url = uuid4(), "https://images.example/ovfindex.xml"
+    world.add(
+        TemplateRepositoryRow(
+            id=remote,
+            enterprise_id=FIRST_ENTERPRISE,
+            datacenter_id=world.datacenter,
+            name="public",
+            url=url,
+            created_at=utc_now(),
+        )
+    )
+    former = RemotePackage(url="https://images.example/old.ovf", name="old")
+    cloud.repositories.refresh(remote, uuid4(), [former])
+    publish_source(cloud.world, url, INDEX)
+    return remote, {}
+
+
 def delete_template(world: World) -> Asked:
     """With a conversion of its own; and with the image of another, whose conversions stay."""
     own = world.image("own", Format.VMDK)
@@ -608,6 +638,7 @@ def broken_images(world: World) -> Asked:
 
 
 LIBRARY = ("conversions",)
+LISTED = ("template_repositories", "remote_packages")  # what was read stays
 SECRET = ("secrets",)  # an address that goes with its operation, whatever becomes of that
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
@@ -615,6 +646,7 @@ SCENARIOS = {
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "import_from_url": Scenario("import_from_url", download_image, SECRET),
     "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
+    "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),

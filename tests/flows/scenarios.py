@@ -281,15 +281,22 @@ def persist(world: World) -> Asked:
 
 def _captured(world: World, vm: UUID) -> Asked:
     record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
-    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    disks = [*record.local_disks, *record.volumes]
     asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
     return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
 
 
 def capture(world: World) -> Asked:
-    """A VM that is off, with one disk more than its template has."""
+    """A VM that is off, with a volume and one disk more than its template has."""
     vm, asked = add_disk(world)
     world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_persistent(world: World) -> Asked:
+    """One that boots from a volume."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
     return _captured(world, vm)
 
 
@@ -674,6 +681,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "capture_image": Scenario("capture_image", capture),
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-persistent": Scenario("capture_image", capture_persistent),
     "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),

@@ -97,15 +97,7 @@ class OpenAddresses:
         if bare == "localhost" or bare.endswith(".localhost"):
             self._require(host, "127.0.0.1")
         try:
-            text = (
-                str(ip_address(bare))
-                if ":" in bare
-                else socket.inet_ntoa(
-                    socket.inet_aton(
-                        bare
-                    )  # also of one number, or in octal, as a resolver takes them
-                )
-            )
+            text = str(ip_address(bare)) if ":" in bare else _quad(bare)
         except (OSError, ValueError):
             return
         self._require(host, text)
@@ -114,6 +106,11 @@ class OpenAddresses:
         if not is_open(ip_address(address), self._allowed):
             text = f"{host} is at an address that nothing is downloaded from"
             raise NotAllowed(text, code="source-forbidden")
+
+
+def _quad(text: str) -> str:
+    """An IPv4 address as resolvers take it, also of one number or in octal. Raises `OSError`."""
+    return socket.inet_ntoa(socket.inet_aton(text))
 
 
 class OpenBackend(httpcore.NetworkBackend):

@@ -25,6 +25,11 @@ def import_image(request: Operation) -> None:
     size_mib = measure_upload(template.id, template.datacenter_id)
     charge_template(template, size_mib, request.force)
     enter_template(template)
+    shelve(template, declared, digest)
+
+
+def shelve(template: NewTemplate, declared: Format, digest: str) -> None:
+    """Inspect what the operation has taken, publish it, and offer it."""
     with at_repository(template.datacenter_id):
         info = inspect_upload(template.id, template.datacenter_id, declared, digest)
     path = f"templates/{template.id}/{declared.disk_file}"

@@ -25,11 +25,15 @@ def import_package(request: Operation) -> None:
     size_mib = measure_upload(template.id, template.datacenter_id)
     charge_template(template, size_mib, request.force)
     enter_template(template)
+    asked = Wishes.model_validate(request.arguments["wishes"])
+    shelve_package(template, request.arguments["digest"], asked)
+
+
+def shelve_package(template: NewTemplate, digest: str, asked: Wishes) -> None:
+    """Unpack what the operation has taken, publish its disks, and offer them."""
     with at_repository(template.datacenter_id):
-        digest = request.arguments["digest"]
         unpacked = unpack_package(template.id, template.datacenter_id, digest)
     images = [_published(position, disk, template) for position, disk in enumerate(unpacked.disks)]
-    asked = Wishes.model_validate(request.arguments["wishes"])
     package = unpacked.package
     wishes = Wishes(
         cpu=asked.cpu or package.cpu,

@@ -11,7 +11,7 @@ from adapters.packages import PACKAGE, Package
 from adapters.types import ImageInfo, Value
 from flows.cloud import cloud
 from flows.steps import Effect, step
-from flows.uploads import gone, taken
+from flows.uploads import gone, size_of, taken
 
 
 class UnpackedDisk(Value):
@@ -32,10 +32,10 @@ class Unpacked(Value):
 def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     """Refuse a package that is not what was sent, or not what it says, or with an unsafe disk."""
     repository = cloud.repository(datacenter)
-    upload = taken(repository, template, f"disk-0.{PACKAGE}")
+    upload = _package(repository, template)
     if repository.digest(upload) != digest:
         raise BadImage("the package is not the one that was sent", code="image-digest-mismatch")
-    folder = repository.scratch(_folder(template), upload.stat().st_size)
+    folder = repository.scratch(_folder(template), size_of(upload) * 2**20)
     most, trusted = (
         cloud.settings.max_virtual_mib,
         certificates(cloud.settings.package_certificates),
@@ -61,6 +61,12 @@ def _(template: UUID, datacenter: UUID, digest: str) -> bool:
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
     """The folder with the disks that came out."""
     return repository.find_scratch(_folder(template)) or gone()
+
+
+def _package(repository: ImageRepository, template: UUID) -> Path:
+    """The archive, which may have been sent in a form; or the folder of its files."""
+    archive = taken(repository, template, f"disk-0.{PACKAGE}")
+    return archive if archive.exists() else archive.parent
 
 
 def _folder(template: UUID) -> str:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from adapters.images import ovf, packing
-from adapters.images.ova import Ova
+from adapters.images.ova import Ova, members_in
 from adapters.images.untrusted import UntrustedFile
 from adapters.packages import BadPackage, Bus, Firmware, Hardware, Package, WishedNic
 from adapters.types import Format
@@ -217,7 +217,7 @@ def manifest_of(members, algorithm="SHA256"):
 
 def unpacked(path, folder, trusted=()):
     with UntrustedFile.open(path) as file:
-        ova = Ova(file, trusted)
+        ova = Ova(members_in(file), trusted)
         return ova.package, ova.unpack(folder)
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from adapters.guests import Firmware
 from adapters.types import Family, Value
 
 
@@ -47,6 +48,7 @@ class Room(Value):
     cpu_reserved: int = 0
     ram_reserved_mib: int = 0
     stores: tuple[Store, ...] = ()  # those that are enabled
+    firmwares: frozenset[Firmware] = frozenset({Firmware.BIOS})  # its VMs may start by these
     silent: str = ""  # why it could not be asked
     maintenance: bool = False
     reserved_for: UUID | None = None
@@ -90,6 +92,7 @@ class Wish(Value):
     disk_mib: int
     enterprise: UUID | None = None
     tier: str = ""  # "": any
+    firmware: Firmware = Firmware.BIOS
     affinity: str = ""
     anti_affinity: str = ""
     vlans: int = 0  # that its rack has to have free

@@ -1,11 +1,12 @@
 """What an OVF package says of a VM: its disks, the hardware that its guest expects, and notes."""
 
-from enum import StrEnum
 from typing import Literal
 
 from adapters.errors import BadImage
+from adapters.guests import Bus, Firmware
 from adapters.types import Format, Value
 
+ANY_BUS = "Any bus will do"  # of a controller that stands for others: some has to be said
 MAX_CPU, MAX_RAM_MIB = 1024, 2**24  # that a template may wish for
 PACKAGE: Literal["ova"] = (
     "ova"  # what is said of an upload that is no image but an archive of them
@@ -25,23 +26,6 @@ class BadPackage(BadImage):
     code = "package-invalid"
 
 
-class Bus(StrEnum):
-    """What a disk hangs on."""
-
-    IDE = "ide"
-    SATA = "sata"
-    SCSI = "scsi"
-    VIRTIO = "virtio"
-    NVME = "nvme"
-
-
-class Firmware(StrEnum):
-    """What starts a guest."""
-
-    BIOS = "bios"
-    EFI = "efi"
-
-
 class WishedNic(Value):
     """A network interface that a guest expects."""
 
@@ -55,6 +39,7 @@ class Hardware(Value):
     firmware: Firmware = Firmware.BIOS
     buses: tuple[Bus, ...] = ()  # of its disks, in order
     nics: tuple[WishedNic, ...] = ()
+    system: str = ""  # which one the guest is, in VMware's word: debian12_64Guest
 
 
 class About(Value):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from adapters.allocation import Pin
 from adapters.amounts import Amounts, Charge, Level
-from adapters.types import Value
+from adapters.types import Family, Format, Value
 
 
 class PlannedStep(Value):
@@ -41,6 +41,15 @@ class Copy(Value):
     size_bytes: int
 
 
+class PlannedDisk(Value):
+    """A disk that a template would have, and what each family there would be given of it."""
+
+    file: str
+    format: Format
+    virtual_size_mib: int
+    becomes: dict[Family, str]  # the form; its own where that boots as it is
+
+
 class LimitAfter(Value):
     """How a level of limits stands, and how it would afterwards; 0 is no limit."""
 
@@ -60,6 +69,7 @@ class Outlook(Value):
     copies: tuple[Copy, ...] = ()
     charges: tuple[Charge, ...] = ()  # what each thing would be charged then
     seen: dict[str, dict[str, str]] = Field(default_factory=dict)  # what it went by
+    disks: tuple[PlannedDisk, ...] = ()  # of a package
 
     @property
     def pins(self) -> dict[UUID, Pin]:

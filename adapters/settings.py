@@ -120,7 +120,26 @@ class Settings(BaseSettings):
     max_virtual_mib: int = Field(
         4 * 1024 * 1024, gt=0, description="Largest disk that an imported image may have."
     )
-    max_upload_mib: int = Field(1024 * 1024, gt=0, description="Largest file that is uploaded.")
+    max_upload_mib: int = Field(
+        1024 * 1024, gt=0, description="Largest file that is uploaded or downloaded."
+    )
+    download_proxy: SecretStr | None = Field(
+        None, description="Proxy that downloads go by, and that guards the inside; unset: none."
+    )
+    download_networks: str = Field(
+        "",
+        description="Networks that are downloaded from though not public, comma-separated:"
+        " `10.1.0.0/16`; empty: none.",
+    )
+    download_connect_s: float = Field(
+        30.0, gt=0, description="How long a server may take to let a download begin."
+    )
+    download_silence_s: float = Field(
+        60.0, gt=0, description="How long it may say nothing while one is under way."
+    )
+    download_s: float = Field(
+        86_400.0, gt=0, description="How long all downloads of one operation may take."
+    )
     package_certificates: Path | None = Field(
         None, description="PEM file of those who may have signed packages; unset: anybody, nobody."
     )

@@ -74,3 +74,11 @@ class StepState(StrEnum):
     UNDOING = "undoing"
     UNDONE = "undone"
     SKIPPED = "skipped"
+
+
+class Decision(StrEnum):
+    """What became of an operation that waited for approval."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed-out"

@@ -11,9 +11,11 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from adapters.guests import Boot, Bus, Firmware
 from adapters.states import (
     ApplianceState,
     ConversionState,
+    Decision,
     OperationState,
     StepState,
     TemplateState,
@@ -24,6 +26,7 @@ from adapters.states import (
 __all__ = [  # the states; the other words are below
     "ApplianceState",
     "ConversionState",
+    "Decision",
     "OperationState",
     "StepState",
     "TemplateState",
@@ -90,14 +93,6 @@ class Power(StrEnum):
     ON = "on"
     OFF = "off"
     PAUSED = "paused"
-
-
-class Decision(StrEnum):
-    """What became of an operation that waited for approval."""
-
-    APPROVED = "approved"
-    REJECTED = "rejected"
-    TIMED_OUT = "timed-out"
 
 
 class Scope(StrEnum):
@@ -216,6 +211,19 @@ class Chap(BaseModel):
     password: SecretStr
 
 
+class Source(BaseModel):
+    """Where a file is to be had, and as whom. Never journaled: either may be the right to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: SecretStr
+    login: Chap | None = None
+
+    def beside(self, url: str) -> "Source":
+        """Another file of the same place."""
+        return self.model_copy(update={"url": SecretStr(url)})
+
+
 class Capacity(Value):
     """Room in a pool, datastore or repository."""
 
@@ -325,6 +333,7 @@ class Connection(Value):
     target: Target
     position: int = 1  # 0 is vda, 1 is vdb
     read_only: bool = False
+    bus: Bus | None = None  # as the VM's disks have it
 
     @property
     def id(self) -> UUID:
@@ -337,18 +346,14 @@ class Connection(Value):
         return export_id(self.volume, self.initiator)
 
 
-class Boot(StrEnum):
-    """What a VM may start from."""
-
-    DISK = "disk"  # the first one, be it a volume
-    NETWORK = "network"
-
-
 class Settings(Value):
-    """How a VM starts, and which secret opens its screen; without one, the line is enough."""
+    """How a VM starts, what opens its screen (else the line is enough), what it expects."""
 
     boot: tuple[Boot, ...] = (Boot.DISK,)  # the first that works
     screen: UUID | None = None
+    firmware: Firmware = Firmware.BIOS
+    bus: Bus | None = None  # of its disks and volumes; None is the hypervisor's fastest
+    system: str = ""  # in VMware's word; empty where nobody has said
 
 
 class Vm(Value):
@@ -374,6 +379,8 @@ class Vm(Value):
         new = ("seed", "settings")
         unsaid: dict[str, Any] = {x: True for x in new if getattr(self, x) == fields[x].default}
         unsaid["nics"] = {n: {"model"} for n, nic in enumerate(self.nics) if not nic.model}
+        said = self.settings.model_dump(exclude_defaults=True)
+        unsaid.setdefault("settings", {"firmware", "bus", "system"} - said.keys())
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, FastAPI
 
 from adapters.database.events import Tide
-from api import consoles, describing, errors, gateway, handing_out
+from api import consoles, describing, errors, gateway, handing_out, tus
 from api.admission import Admission
 from api.exporting import Exporting
 from api.hardening import Hardened, allow_origins
@@ -25,10 +25,12 @@ from api.routers import (
     events,
     health,
     hosts,
+    imports,
     labels,
     limits,
     operations,
     packages,
+    persistence,
     racks,
     roles,
     sessions,
@@ -39,6 +41,7 @@ from api.routers import (
     tiers,
     users,
     virtual_datacenters,
+    vm_captures,
     vm_changes,
     vm_settings,
     vms,
@@ -85,12 +88,15 @@ def create_app() -> FastAPI:
         allocation_rules,
         virtual_datacenters,
         template_records,
+        imports,
         templates,
         packages,
         volumes,
+        persistence,
         appliances,
         vms,
         composition,
+        vm_captures,
         vm_changes,
         vm_settings,
         labels,
@@ -102,6 +108,7 @@ def create_app() -> FastAPI:
     app.include_router(v1)
     app.include_router(sessions.entrance, prefix="/v1")
     app.include_router(gateway.router)
+    app.include_router(tus.router)
     app.include_router(handing_out.router)
     app.include_router(consoles.router)
     app.include_router(health.router, dependencies=[Depends(health.require_near)])

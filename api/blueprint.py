@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from adapters.guests import Bus, Firmware
 from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
@@ -67,6 +68,12 @@ class WantedVm(BaseModel):
     user_data: UserData | None = Field(None, description=USER_DATA)
     boot: BootOrder | None = Field(None, description=BOOT)
     vnc_password: Password | None = None
+    firmware: Firmware | None = Field(None, description="Unless said, as the template wishes.")
+    bus: Bus | None = Field(
+        None,
+        description="Of its disks and volumes. Unless said, as the template wishes for its first "
+        "disk. What the hypervisors of the virtual datacenter have not becomes `sata`.",
+    )
 
 
 class Blueprint(BaseModel):

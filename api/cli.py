@@ -22,12 +22,13 @@ from api import (
     label_verbs,
     library_verbs,
     limit_verbs,
+    persistence_verbs,
     planned_verbs,
     template_verbs,
     vm_verbs,
     volume_verbs,
 )
-from api.command_line import Force, NoWait, Verbs, complaints, console
+from api.command_line import Force, NoWait, Verbs, complaints, console, session_file
 from api.command_line import client as _client
 from api.command_line import find as _find
 from api.command_line import finish as _finish
@@ -170,7 +171,7 @@ def rotate_keys() -> None:
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    what: Annotated[str, typer.Argument(help="A file, or an address of http or https.")],
     *,
     name: Annotated[str, typer.Option(help="What the template will be called.")],
     format: Annotated[  # noqa: A002
@@ -190,19 +191,39 @@ def import_(
     master: Annotated[
         str | None, typer.Option(help="The template that it is an instance of.")
     ] = None,
+    checksum: Annotated[
+        str, typer.Option(help="sha256:... or sha512:..., of what lies at an address.")
+    ] = "",
+    user: Annotated[
+        str, typer.Option(help="As whom it is asked there; the password is asked for.")
+    ] = "",
     force: Force = None,
     dry_run: planned_verbs.DryRun = False,
     plan: planned_verbs.Plan = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Send an image or an OVA into a library: it becomes a template.
+    """Send an image or an OVA into a library, or have it downloaded: it becomes a template.
 
-    A VMDK's extents are sent along.
+    What breaks off goes on by itself; what was ended goes on with the same command. A VMDK's
+    extents are sent along. Of an OVF at an address, what lies beside it comes too.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    from api.client import files_of
+    from api import sending
 
+    if library_verbs.is_address(what):
+        if dry_run or plan:
+            raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
+        wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
+        wish |= {"ram_mib": ram_mib, "checksum": checksum}
+        wish |= {"force": bool(force), "force_reason": force or None}
+        with _client() as client:
+            body = library_verbs.address(what, user) | wish
+            _finish(client, client.start("/v1/templates/import", body), wait=not no_wait)
+        return
+    file = Path(what)
+    if not file.is_file():
+        raise typer.BadParameter(f"there is no file {what}")
     asked = {
         "name": name,
         "format": format or _format_of(file),
@@ -222,12 +243,15 @@ def import_(
     columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn())
     with _client() as client:
         if dry_run:
-            planned_verbs.show(client.plan_upload(file, **asked))
+            planned_verbs.show(sending.plan(client, file, asked))
             return
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
-            size = sum(each.stat().st_size for each in files_of(file, asked["format"]))
+            size = sum(each.stat().st_size for each in sending.files_of(file, asked["format"]))
             bar = progress.add_task(f"upload {file.name}", total=size)
-            operation = client.upload(file, lambda sent: progress.advance(bar, sent), **asked)
+            notes = session_file().with_name("uploads")
+            operation = sending.send(
+                client, file, asked, lambda sent: progress.update(bar, completed=sent), notes
+            )
         _finish(client, operation, wait=not no_wait)
 
 
@@ -403,6 +427,7 @@ hardware_verbs.add_to(app, _finish)
 volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
 template_verbs.add_to(app, _finish)
+persistence_verbs.add_to(app)
 for noun in (cli_people.users, cli_people.roles, cli_people.tokens, cli_people.enterprises):
     app.add_typer(noun)
 people = (cli_people.login, cli_people.logout, cli_people.whoami)

@@ -1,12 +1,11 @@
 """A client of the API: what the command line and the demo ask it with."""
 
 import hashlib
-import io
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +16,9 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from adapters.errors import AdapterError, BadImage, problem_of
-from adapters.images.vmdk import digest_of, extent_names
-from adapters.types import Finding, Format, OperationState, StepState
+from adapters.types import Finding, OperationState, StepState
 
-_CHUNK_BYTES = 2**20
-_SILENCE_S = 60.0  # the API says something at least every 15 s
+SILENCE_S = 60.0  # the API says something at least every 15 s
 _ATTEMPTS = 3  # of a download that breaks off
 _SETTLING_S = 30.0
 _RESTING = {
@@ -133,12 +129,12 @@ class Client:
         self, url: str, token: str, *, key: str | None = None, ca: Path | None = None
     ) -> None:
         self.url = url
-        self._trust = trust(ca) if url.startswith("https:") else True
+        self.trust = trust(ca) if url.startswith("https:") else True
         headers = {"Authorization": f"Bearer {token}"}
         if key:
             headers["Idempotency-Key"] = key
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=_SILENCE_S, verify=self._trust
+            base_url=url, headers=headers, timeout=SILENCE_S, verify=self.trust
         )
 
     def __enter__(self) -> Self:
@@ -156,41 +152,41 @@ class Client:
 
     def get(self, path: str, **query: Any) -> Any:
         """Read something."""
-        return self._ask("GET", path, params=query).json()
+        return self.ask("GET", path, params=query).json()
 
     def all(self, path: str, **query: Any) -> list[Any]:
         """Read a list, page after page."""
-        answer = self._ask("GET", path, params=query)
+        answer = self.ask("GET", path, params=query)
         found: list[Any] = answer.json()
         while "next" in answer.links:
-            answer = self._ask("GET", answer.links["next"]["url"])
+            answer = self.ask("GET", answer.links["next"]["url"])
             found += answer.json()
         return found
 
     def post(self, path: str, body: Any = None) -> Any:
         """Make something that is there at once."""
-        return self._ask("POST", path, json=body).json()
+        return self.ask("POST", path, json=body).json()
 
     def post_yaml(self, path: str, text: str) -> Any:
         """Make what a YAML document describes."""
         headers = {"Content-Type": "application/yaml"}
-        return self._ask("POST", path, content=text.encode(), headers=headers).json()
+        return self.ask("POST", path, content=text.encode(), headers=headers).json()
 
     def patch(self, path: str, body: Any) -> Any:
         """Change something at once."""
-        return self._ask("PATCH", path, json=body).json()
+        return self.ask("PATCH", path, json=body).json()
 
     def put(self, path: str, body: Any) -> Any:
         """Set something at once."""
-        return self._ask("PUT", path, json=body).json()
+        return self.ask("PUT", path, json=body).json()
 
     def delete(self, path: str) -> None:
         """Remove something that is gone at once."""
-        self._ask("DELETE", path)
+        self.ask("DELETE", path)
 
     def start(self, path: str, body: Any = None, *, method: str = "POST") -> Operation:
         """Ask for what takes time."""
-        return Operation.model_validate(self._ask(method, path, json=body).json())
+        return Operation.model_validate(self.ask(method, path, json=body).json())
 
     def operation(self, operation: UUID, *, wait_s: float = 0) -> Operation:
         """Read an operation; wait for its end so long."""
@@ -209,7 +205,7 @@ class Client:
         seen: dict[str, str] = {}
         while True:
             with speaking_http(self.url), self._http.stream("GET", path, headers=seen) as events:
-                _require_success(events)
+                require_success(events)
                 for line in events.iter_lines():
                     field, _, value = line.partition(": ")
                     if field == "id":
@@ -228,43 +224,13 @@ class Client:
                 speaking_http(self.url),
                 self._http.stream("GET", "/v1/events/stream", headers=seen, params=wanted) as told,
             ):
-                _require_success(told)
+                require_success(told)
                 for line in told.iter_lines():
                     field, _, value = line.partition(": ")
                     if field == "id":
                         seen = {"Last-Event-ID": value}
                     elif field == "data":
                         yield json.loads(value)
-
-    def plan_upload(self, image: Path, **wishes: str | int | None) -> Any:
-        """What sending an image would do."""
-        files = files_of(image, wishes.get("format"))
-        query = {**_told_of(files, wishes), "dry_run": "true"}
-        return self._ask("POST", "/v1/templates", params=query).json()
-
-    def upload(
-        self, image: Path, sent: Callable[[int], None], **wishes: str | int | None
-    ) -> Operation:
-        """Send an image to where the API says, piece by piece; `sent` hears of each.
-
-        Of a VMDK that is a descriptor, the extents beside it are sent too.
-        """
-        files = files_of(image, wishes.get("format"))
-        # Without the image: what is not the gateway does not read it.
-        told = self._ask("POST", "/v1/templates", params=_told_of(files, wishes))
-        if told.status_code == httpx.codes.ACCEPTED:  # it had arrived, and its answer had not
-            return Operation.model_validate(told.json())
-        where = urljoin(str(told.url), told.headers["Location"])
-        with speaking_http(self.url), ExitStack() as stack:
-            opened = [stack.enter_context(_Heard(file, sent)) for file in files]
-            body: dict[str, Any] = {"files": [("file", each) for each in opened]}
-            if len(opened) == 1:
-                size = str(image.stat().st_size)
-                body = {"content": opened[0].pieces(), "headers": {"Content-Length": size}}
-            # The address is signed: it is no place for our token.
-            answer = httpx.post(where, timeout=_SILENCE_S, verify=self._trust, **body)
-        _require_success(answer)
-        return Operation.model_validate(answer.json())
 
     def download(self, package: UUID, target: Path, received: Callable[[int], None]) -> None:
         """Fetch a package, going on where it broke off; `received` hears of each piece.
@@ -278,13 +244,13 @@ class Client:
             has = part.stat().st_size if part.exists() else 0
             if has == told["size_bytes"]:
                 break
-            where = self._ask("GET", f"/v1/packages/{package}/content")
+            where = self.ask("GET", f"/v1/packages/{package}/content")
             try:
                 self._fetch(urljoin(str(where.url), where.headers["Location"]), part, received)
             except Refusal as refusal:
                 if refusal.code != "unreachable" or attempt == _ATTEMPTS - 1:
                     raise
-        if _digest(part) != told["digest"]:
+        if digest_of_file(part) != told["digest"]:
             part.unlink()
             text = "what came is not what was packed"
             raise Refusal({"code": "image-digest-mismatch", "detail": text})
@@ -298,18 +264,18 @@ class Client:
             "GET",
             where,
             headers={"Range": f"bytes={has}-"},
-            timeout=_SILENCE_S,
-            verify=self._trust,
+            timeout=SILENCE_S,
+            verify=self.trust,
         )
         with speaking_http(self.url), asked as answer, part.open("ab") as file:
-            _require_success(answer)
+            require_success(answer)
             if answer.status_code != httpx.codes.PARTIAL_CONTENT:
                 file.truncate(0)
             for piece in answer.iter_bytes():
                 file.write(piece)
                 received(len(piece))
 
-    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Ask, and again while what is asked about is kept by an operation that has ended.
 
         It keeps its objects until its receipt is written, a moment later.
@@ -319,7 +285,7 @@ class Client:
             with speaking_http(self.url):
                 answer = self._http.request(method, path, **more)
             try:
-                _require_success(answer)
+                require_success(answer)
             except Refusal as refusal:
                 if time.monotonic() > end or not self._is_settling(refusal):
                     raise
@@ -340,53 +306,8 @@ def trust(ca: Path | None) -> ssl.SSLContext:
     return made
 
 
-class _Heard(io.FileIO):
-    """A file of which somebody hears how much has been read."""
-
-    def __init__(self, path: Path, heard: Callable[[int], None]) -> None:
-        super().__init__(path)
-        self._heard = heard
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read, and say so."""
-        piece = super().read(-1 if size is None else size) or b""
-        self._heard(len(piece))
-        return piece
-
-    def pieces(self) -> Iterator[bytes]:
-        """All of it, piece by piece."""
-        while piece := self.read(_CHUNK_BYTES):
-            yield piece
-
-
-def files_of(image: Path, format_: str | int | None) -> list[Path]:
-    """An image's files: the one that is named first, then the extents beside it, if any."""
-    if format_ != Format.VMDK:
-        return [image]
-    try:
-        extents = [image.with_name(name) for name in extent_names(image)]
-        for extent in extents:
-            if extent.is_symlink():  # who packed the folder up chose what would be sent
-                raise BadImage(f"{extent} is a link", code="image-foreign-extent")
-            if not extent.is_file():
-                raise BadImage(f"the extent {extent} is missing", code="image-truncated")
-    except AdapterError as error:
-        raise Refusal(problem_of(error)) from error
-    return [image, *extents]
-
-
-def _told_of(files: list[Path], wishes: Mapping[str, str | int | None]) -> dict[str, Any]:
-    """What is said of files before they are sent."""
-    said = {name: value for name, value in wishes.items() if value is not None}
-    size_bytes = sum(each.stat().st_size for each in files)
-    return {
-        **said,
-        "sha256": digest_of([_digest(each) for each in files]),
-        "size_bytes": size_bytes,
-    }
-
-
-def _digest(file: Path) -> str:
+def digest_of_file(file: Path) -> str:
+    """A file's SHA-256."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -401,7 +322,8 @@ def speaking_http(url: str) -> Iterator[None]:
         raise Refusal({"code": "unreachable", "detail": text}) from error
 
 
-def _require_success(answer: httpx.Response) -> None:
+def require_success(answer: httpx.Response) -> None:
+    """Raise `Refusal` unless it was done, or is done elsewhere."""
     if answer.is_success or answer.status_code == httpx.codes.TEMPORARY_REDIRECT:
         return
     raise Refusal.of(answer.read(), f"{answer.url} says {answer.status_code}")

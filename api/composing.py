@@ -1,16 +1,18 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
 from collections.abc import Collection
+from typing import cast
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapters.database import models
+from adapters.database import models, uses
 from adapters.database.appliances import new_mac
 from adapters.database.labels import label
 from adapters.database.locks import Locked
+from adapters.database.persistent import require_no_templates
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.packages import Hardware
@@ -24,6 +26,7 @@ from api.tokens import Caller
 from api.user_data import kept
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
+from flows.policies.guests import disk_bus
 from flows.policies.layers import layers_of
 from flows.policies.nics import nic_model
 
@@ -98,6 +101,7 @@ class Composer:
         self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
     ) -> None:
         template, vm_id = self._template(db, vm, writing=True), uuid4()
+        expected = Hardware.model_validate(template.hardware or {})
         row = models.VirtualMachine(
             id=vm_id,
             appliance_id=self.appliance,
@@ -115,6 +119,9 @@ class Composer:
             user_data_id=kept(db, vm.wanted.user_data),
             boot=vm.wanted.boot,
             screen_id=kept(db, vm.wanted.vnc_password),
+            firmware=vm.wanted.firmware or expected.firmware,
+            bus=disk_bus(self._family, [vm.wanted.bus] if vm.wanted.bus else expected.buses),
+            guest_system=expected.system or None,
         )
         db.add(row)
         db.flush()
@@ -128,6 +135,8 @@ class Composer:
             )
         )
         for image in images:
+            if image.volume_id:
+                self._occupy(db, template, image, vm_id)
             db.add(
                 models.VmDisk(
                     id=uuid4(),
@@ -135,6 +144,7 @@ class Composer:
                     position=image.position,
                     template_disk_id=image.id,
                     size_mib=image.virtual_size_mib,
+                    volume_id=image.volume_id,
                 )
             )
         beyond = max(1, len(images))
@@ -144,7 +154,6 @@ class Composer:
         for place, disk in enumerate(vm.wanted.disks, start=beyond):
             size_mib = disk.size_mib
             db.add(models.VmDisk(id=uuid4(), vm_id=vm_id, position=place, size_mib=size_mib))
-        wished = Hardware.model_validate(template.hardware or {}).nics
         for index, network in enumerate(vm.wanted.networks):
             if network not in networks:
                 raise NotFound(f"there is no network {network}", code="unknown-network")
@@ -155,12 +164,31 @@ class Composer:
                     network_id=networks[network],
                     position=index,
                     mac=new_mac(db),
-                    model=nic_model(self._family, wished, index) or None,
+                    model=nic_model(self._family, expected.nics, index) or None,
                 )
             )
             db.flush()
         for index, volume in enumerate(vm.volumes, start=beyond + len(vm.wanted.disks)):
             self._assign(db, volume, vm_id, index)
+
+    def _occupy(
+        self, db: Session, template: models.Template, disk: models.TemplateDisk, vm: UUID
+    ) -> None:
+        """Give the VM the volume that a persistent template's disk is, unless another has it."""
+        require(self._caller, Privilege.VAPP_ASSIGN_VOLUME)
+        key, table = cast(UUID, disk.volume_id), models.VolumeRow
+        row = finding.held(db, db.get_one(table, key))
+        if held := db.get(models.Lock, row.id):
+            raise Locked("volume", row.id, held.operation_id)
+        if row.virtual_datacenter_id != self._vdc:
+            text = f"template {template.name} is of another virtual datacenter"
+            raise Conflict(text, code="elsewhere")
+        if row.vm_id is not None:
+            seen = finding.vms(self._caller).where(models.VirtualMachine.id == row.vm_id)
+            users = [uses.User(kind="vm", id=x.id, name=x.name) for x in db.scalars(seen)]
+            raise uses.in_use(template, users)
+        row.vm_id, row.position, row.state = vm, disk.position, VolumeState.ATTACHED
+        db.flush()
 
     def _assign(self, db: Session, volume: WantedVolume, vm: UUID, position: int) -> None:
         row = found = self._existing(db, volume)
@@ -190,6 +218,7 @@ class Composer:
             raise Locked("volume", row.id, held.operation_id)
         if row.vm_id is not None:
             raise Conflict(f"volume {row.name} is attached", code="volume-in-use")
+        require_no_templates(db, row)
         if volume.size_mib not in {None, row.size_mib}:
             text = f"volume {row.name} has {row.size_mib} MiB, not {volume.size_mib}"
             raise Conflict(text, code="volume-size-differs")

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from sqlalchemy.exc import NoResultFound
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -157,7 +158,12 @@ def install(app: FastAPI) -> None:
             return answer(Problem(400, "invalid-json", found[0]["ctx"]["error"]), request.url.path)
         return answer(Invalid(found), request.url.path)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        log.warning("what another row names is not there", exc_info=error)
+        return await told(request, NotFound("what this is about went away in the meantime"))
+
     app.add_exception_handler(Replay, again)
+    app.add_exception_handler(NoResultFound, gone)
     app.add_exception_handler(AdapterError, told)
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -220,6 +220,8 @@ def whereabouts(db: Session, kind: str, target: UUID, arguments: dict[str, Any])
         if row := db.get(models.VolumeRow, target):
             return row.virtual_datacenter_id
         return UUID(arguments["volume"]["virtual_datacenter_id"])
+    if within := arguments.get("virtual_datacenter_id"):  # where a template's content is from
+        return UUID(within)
     return None
 
 

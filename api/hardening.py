@@ -18,10 +18,13 @@ _A_YEAR = "max-age=31536000"
 _TAKEN = (
     *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"),
     *("Last-Event-ID", "X-Request-ID", "traceparent"),
+    *("Tus-Resumable", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
+    "X-HTTP-Method-Override",
 )
 _SHOWN = (
     *("ETag", "Idempotency-Replayed", "Link", "Location", "Retry-After", "WWW-Authenticate"),
-    "X-Request-ID",
+    *("Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version", "Upload-Expires"),
+    *("Upload-Length", "Upload-Offset", "X-Request-ID"),
 )
 
 
@@ -48,7 +51,7 @@ def allow_origins(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=_TAKEN,
             expose_headers=_SHOWN,
         )
@@ -60,5 +63,7 @@ def _harden(headers: MutableHeaders, scope: Scope) -> None:
     headers["Content-Security-Policy"] = _OWN if page else f"default-src 'none'; {_OWN}"
     if scope["path"].startswith(("/v1/", "/gateway/")):
         headers["Cache-Control"] = "no-store"
+    if scope["path"].startswith("/gateway/uploads/"):
+        headers["Tus-Resumable"] = "1.0.0"
     if scope["scheme"] in {"https", "wss"}:
         headers["Strict-Transport-Security"] = _A_YEAR

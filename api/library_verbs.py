@@ -1,12 +1,25 @@
-"""`cloudloom export`, `packages`: what leaves the library again."""
+"""`cloudloom import`, `export`, `packages`: what enters the library, and what leaves it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from api.command_line import NoWait, client, console, find, show
 from api.hardware_verbs import Finish
+
+
+def is_address(what: str) -> bool:
+    """Whether this is no file, but where one is."""
+    return what.lower().startswith(("http://", "https://"))
+
+
+def address(url: str, user: str = "") -> dict[str, Any]:
+    """An address as the API is told it; a password is asked for, and shown nowhere."""
+    if not user:
+        return {"url": url}
+    password = typer.prompt(f"Password of {user}", hide_input=True)
+    return {"url": url, "login": {"user": user, "password": password}}
 
 
 def add_to(app: typer.Typer, finish: Finish) -> None:
@@ -39,6 +52,22 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
             with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
                 bar = progress.add_task(f"download {file.name}", total=size)
                 api.download(started.id, file, lambda count: progress.advance(bar, count))
+
+    @app.command()
+    def rescan(
+        *,
+        datacenter: Annotated[str, typer.Option(help="Whose repository.")] = "main",
+        no_wait: NoWait = False,
+    ) -> None:
+        """Import what was put into the enterprise's folder of a repository's inbox.
+
+        Shows what is being imported, and why the rest is left there.
+        """
+        with client() as api:
+            started = api.start(f"/v1/datacenters/{find(api, 'datacenters', datacenter)}/rescan")
+            finish(api, started, wait=not no_wait)
+            if report := api.operation(started.id).report:
+                show([each.model_dump() for each in report], "name", "state", "detail")
 
     @app.command()
     def packages() -> None:

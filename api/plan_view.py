@@ -11,6 +11,7 @@ from adapters.amounts import Amounts, Level
 from adapters.database.operations import Request
 from adapters.database.plans import limits_after
 from adapters.plans import Outlook
+from adapters.types import Family, Format
 from api.reports import Target
 from flows.cloud import cloud
 
@@ -36,6 +37,7 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "bytes_to_copy": 16777216,
     "copies": [{"what": "conversions/5f/0d9a3f3e.qcow2", "size_bytes": 16777216}],
+    "disks": [],
     "limits": [],
 }
 
@@ -76,6 +78,17 @@ class Copy(BaseModel):
     size_bytes: int
 
 
+class PlannedDisk(BaseModel):
+    """A disk of a package, and what each family of hypervisors would be given of it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    file: str
+    format: Format
+    virtual_size_mib: int
+    becomes: dict[Family, str] = Field(description="Its own form: it boots as it is.")
+
+
 class LimitAfter(BaseModel):
     """How a level of limits stands, and how it would afterwards; a limit of 0 is none."""
 
@@ -103,6 +116,7 @@ class Plan(BaseModel):
     placement: list[Placement]
     bytes_to_copy: int
     copies: list[Copy]
+    disks: list[PlannedDisk] = Field(description="Of a package.")
     limits: list[LimitAfter]
 
 
@@ -136,5 +150,6 @@ def plan_of(
         ],
         bytes_to_copy=outlook.size_bytes,
         copies=[Copy.model_validate(each) for each in outlook.copies],
+        disks=[PlannedDisk.model_validate(each) for each in outlook.disks],
         limits=limits,
     )

@@ -87,7 +87,33 @@ def persist(
         ask(client, path, how, dry_run=dry_run, plan=plan, wait=not no_wait)
 
 
-VERBS = (deploy, undeploy, persist)
+def capture(
+    vm: str,
+    name: Annotated[str, typer.Argument(help="What the template will be called.")],
+    *,
+    disk: Annotated[
+        list[UUID] | None,
+        typer.Option(help="A disk or volume of it; else what it boots from. May be repeated."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All its disks and volumes.")] = False,
+    force: Force = None,
+    dry_run: DryRun = False,
+    plan: Plan = None,
+    no_wait: NoWait = False,
+) -> None:
+    """Make a template of a deployed VM, on or off, which stays as it is."""
+    if every and disk:
+        raise typer.BadParameter("either --disk, or --all")
+    with command_line.client() as client:
+        path = f"/v1/vms/{command_line.find(client, 'vms', vm)}"
+        has = client.get(path) if every else {"disks": [], "volumes": []}
+        local = [each["id"] for each in has["disks"] if each["volume_id"] is None]
+        disks = [*map(str, disk or ()), *local, *(each["id"] for each in has["volumes"])]
+        how = {"name": name, "disks": disks, "force": bool(force), "force_reason": force or None}
+        ask(client, f"{path}/capture", how, dry_run=dry_run, plan=plan, wait=not no_wait)
+
+
+VERBS = (deploy, undeploy, persist, capture)
 
 
 def ask(
@@ -120,6 +146,10 @@ def show(plan: dict[str, Any]) -> None:
     for each in (placement_table(plan), limits_after(plan)):
         if each.row_count:
             console.print(each)
+    for each in plan["disks"]:
+        becomes = ", ".join(f"{form} on {family}" for family, form in each["becomes"].items())
+        size = f"{each['virtual_size_mib']:,} MiB"
+        console.print(f"{escape(each['file'])}: {each['format']}, {size}; {becomes}")
     if plan["copies"]:
         console.print(f"{plan['bytes_to_copy']:,} bytes to copy or convert")
     if plan["needs_approval"]:

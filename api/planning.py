@@ -73,6 +73,13 @@ class PlannedStarter(Starter):
             kept[name] = str(choose())
         return UUID(kept[name])
 
+    def kept(self, name: str, said: Any) -> Any:
+        """What was said for a plan and is needed again: as it was said then."""
+        if self._plan:
+            return self._plan.chosen.get(name)
+        self._chosen[name] = said
+        return said
+
     def foresee(self, stand_ins: dict[str, Any], **known: Any) -> None:
         """Look ahead with these instead of arguments that nobody knows before, and these facts."""
         self._stand_ins, self._known = stand_ins, known

@@ -6,7 +6,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.orm import Session
 
-from adapters.types import Boot, Chap, Settings
+from adapters.guests import Boot
+from adapters.types import Chap, Settings
 from flows.cloud import cloud
 
 

@@ -29,7 +29,7 @@ class Conversion(BaseModel):
 
 
 class TemplateDisk(BaseModel):
-    """One disk image of a template."""
+    """One disk of a template: an image, or a volume where the template is persistent."""
 
     id: UUID
     position: int
@@ -39,6 +39,7 @@ class TemplateDisk(BaseModel):
     path: str
     size_bytes: int
     virtual_size_mib: int
+    volume_id: UUID | None
     conversions: list[Conversion]
 
 
@@ -144,5 +145,6 @@ def _disk(row: models.TemplateDisk, conversions: list[Conversion]) -> TemplateDi
         path=row.path,
         size_bytes=row.size_bytes,
         virtual_size_mib=row.virtual_size_mib,
+        volume_id=row.volume_id,
         conversions=conversions,
     )

@@ -24,6 +24,7 @@ from adapters.images.repository import MARKER, MARKS
 from adapters.types import OperationState
 from api.client import Client, Operation, Refusal
 from api.progress import operation_table, step_table, watch
+from api.sending import send
 from deployments.lab.process import wait_for
 from deployments.lab.scratch import scratch
 from deployments.stages import DATA_MIB, Claims, PretendedStage, RealStage, Stage, missing
@@ -168,13 +169,8 @@ class Demo:
     def _fill_library(self) -> dict[str, Any]:
         size_mib = self.stage.image.stat().st_size / 2**20
         self._say(f"Upload the image ({size_mib:.1f} MiB), and convert it")
-        started = self.client.upload(
-            self.stage.image,
-            lambda _sent: None,
-            name="tiny-linux",
-            format="vmdk",
-            datacenter="main",
-        )
+        wishes = {"name": "tiny-linux", "format": "vmdk", "datacenter": "main"}
+        started = send(self.client, self.stage.image, wishes)
         self._finish(started)
         conversions = f"/v1/templates/{started.target.id}/conversions"
         self._do(conversions, {"format": "qcow2"})

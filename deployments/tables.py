@@ -25,6 +25,8 @@ from deployments.codes import codes
 from flows.catalog import CATALOG
 from flows.outline import Steps, steps_of
 from flows.policies.conversion import DIETS
+from flows.policies.guests import BUSES
+from flows.policies.nics import MODELS
 from flows.registration import FIRST_OF_SCHEDULES
 from flows.steps import Effect, Step
 
@@ -77,6 +79,15 @@ def formats_table() -> str:
     for family, diet in DIETS.items():
         boots = ", ".join(f"`{form.value}`" for form in Form if form in diet.boots)
         rows.append(f"| `{family}` | {boots} | `{diet.becomes.value}` | {diet.why} |")
+    return "\n".join(rows)
+
+
+def guests_table() -> str:
+    """What each family's VMs can be made of, the fastest first."""
+    rows = ["| family | buses of disks | network cards |", "|---|---|---|"]
+    for family, buses in BUSES.items():
+        shown = [", ".join(f"`{each}`" for each in some) for some in (buses, MODELS[family])]
+        rows.append(f"| `{family}` | {shown[0]} | {shown[1]} |")
     return "\n".join(rows)
 
 
@@ -150,6 +161,7 @@ TABLES = {
         "flows": flows_table,
         "adapters": adapters_table,
         "formats": formats_table,
+        "guests": guests_table,
         "metrics": metrics_table,
         "privileges": privileges_table,
     },

@@ -46,8 +46,9 @@ def connection_of(
 ) -> Connection:
     """The volume as a disk of the VM."""
     return Connection(
-        volume=volume.id, vm=vm.id, initiator=initiator, target=target, position=volume.position
-    )
+        volume=volume.id, vm=vm.id, initiator=initiator, target=target,
+        position=volume.position, bus=vm.settings.bus,
+    )  # fmt: skip
 
 
 @step("assign-volume")

@@ -2,6 +2,8 @@
 
 from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
+from flows.capture_image import capture_image
+from flows.capture_volume import capture_volume
 from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
@@ -15,9 +17,11 @@ from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
 from flows.import_found import import_found
+from flows.import_from_url import import_from_url
 from flows.import_image import import_image
 from flows.import_package import import_package
 from flows.operation import FLOWS, OperationFlow
+from flows.persist_template import persist_template
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.redefine_vm import redefine_vm
@@ -37,10 +41,14 @@ CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
     import_found,
+    import_from_url,
     convert_image,
     export_template,
     export_vm,
     delete_template,
+    capture_image,
+    persist_template,
+    capture_volume,
     create_iscsi_volume,
     delete_iscsi_volume,
     attach_volume,

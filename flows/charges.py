@@ -85,6 +85,23 @@ def _(template: NewTemplate, size_mib: int, force: Force | None) -> bool:
     return cloud.ledger.has("template", [template.id])
 
 
+@step("lower-template", Effect.REMOVES)
+def lower_template(template: NewTemplate, size_mib: int) -> None:
+    """Charge a template what it takes, which is less than it might have."""
+    cloud.ledger.lower([cloud.ledger.of_template(template, size_mib)])
+
+
+@lower_template.plan
+def _(template: NewTemplate, size_mib: int) -> None:
+    planning().lower([cloud.ledger.of_template(template, size_mib)])
+
+
+@lower_template.look
+def _(template: NewTemplate, size_mib: int) -> bool:
+    uses = [cloud.ledger.of_template(template, size_mib)]
+    return cloud.ledger.charged(uses) not in ([], uses)
+
+
 @step("refund-vm", Effect.REMOVES)
 def refund_vm(vm: UUID) -> None:
     cloud.ledger.refund("vm", [vm])

@@ -13,6 +13,7 @@ from adapters.database.claims import Claims
 from adapters.database.equipment import Equipment
 from adapters.database.explanations import Explanations
 from adapters.database.figures import Figures
+from adapters.database.following import Following
 from adapters.database.hardware import Hardware
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
@@ -21,6 +22,7 @@ from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
 from adapters.database.packages import Packages
+from adapters.database.persistent import PersistentTemplates
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
@@ -31,8 +33,8 @@ from adapters.database.ways import Ways
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.images.base import ImageRepository, ImageTool
-from adapters.images.memory import MemoryImageTool, MemoryRepository
+from adapters.images.base import Downloads, ImageRepository, ImageTool
+from adapters.images.memory import MemoryDownloads, MemoryImageTool, MemoryRepository
 from adapters.nodes.base import Node
 from adapters.nodes.memory import MemoryNode
 from adapters.settings import Settings, settings
@@ -126,6 +128,11 @@ class Cloud:
         return History(self.database)
 
     @cached_property
+    def following(self) -> Following:
+        """What hypervisors say becomes states."""
+        return Following(self.database)
+
+    @cached_property
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
@@ -154,6 +161,11 @@ class Cloud:
     def packages(self) -> Packages:
         """What was packed, and waits to be fetched."""
         return Packages(self.database)
+
+    @cached_property
+    def persistent(self) -> PersistentTemplates:
+        """Templates whose disks are volumes."""
+        return PersistentTemplates(self.database)
 
     @cached_property
     def library(self) -> Library:
@@ -186,6 +198,19 @@ class Cloud:
         from adapters.images.qemu_img import QemuImg
 
         return QemuImg()
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """Files of other people's servers."""
+        if self.settings.image_tool == "memory":
+            return MemoryDownloads(self.world)
+        from adapters.images.addresses import networks
+        from adapters.images.downloads import HttpDownloads, Route
+
+        said = self.settings
+        allowed = networks(said.listed(said.download_networks))
+        ways = (said.download_connect_s, said.download_silence_s, said.download_proxy, allowed)
+        return HttpDownloads(Route(*ways))
 
     @handed_out
     def repository(self, datacenter: UUID) -> ImageRepository:
@@ -230,7 +255,7 @@ class Cloud:
             raise Unsupported(f"{family} hosts are asked without a login")
         if family is Family.MEMORY:
             facts = HostFacts(cpu=64, ram_mib=256 * 1024, version="memory 1")
-            return MemoryHypervisor(self.world, host, installation, facts)
+            return MemoryHypervisor(self.world, host, installation, facts, address)
         if family is not Family.KVM:
             raise Unsupported(f"no adapter for hypervisors of family {family}")
         from adapters.hypervisors.kvm import KvmHypervisor

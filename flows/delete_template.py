@@ -1,4 +1,4 @@
-"""Delete a template: from its first file on there is no way back; what VMs need stays."""
+"""Delete a template: from its first bytes on there is no way back; what VMs need stays."""
 
 from uuid import UUID
 
@@ -6,25 +6,36 @@ from adapters.database.operations import Operation
 from adapters.database.records import Image
 from adapters.errors import InUse
 from adapters.types import Role, TemplateState
-from flows.charges import refund_template
+from flows.charges import refund_template, refund_volume
 from flows.cloud import cloud
+from flows.create_iscsi_volume import as_volume
+from flows.delete_iscsi_volume import remove_volume, strike_volume
 from flows.drop_conversions import drop_conversion
 from flows.operation import operation
 from flows.running import running
 from flows.steps import Effect, step
+from flows.survey import survey_volumes
 
 
 @operation("template", role=Role.IMAGES)
 def delete_template(request: Operation) -> None:
-    """Offer it no more, unless in use; remove its files, its conversions, its charge, its rows."""
+    """Offer it no more, unless in use; remove its files, volumes, conversions, charges, rows."""
     template, datacenter = request.target_id, UUID(request.arguments["library"])
     retire_template(template, datacenter, TemplateState(request.arguments["former"]))
     for image in survey_images(template):
         remove_image(image, datacenter)
     for image in survey_its_conversions(template):
         drop_conversion(image, datacenter)
-    refund_template(template)
+    wanted = [UUID(volume) for volume in request.arguments.get("volumes", ())]
+    volumes = survey_volumes(template, wanted)
+    for volume in volumes:
+        remove_volume(as_volume(volume), volume.pool_id)
+    if not volumes:
+        refund_template(template)
     strike_template(template)
+    for volume in volumes:
+        strike_volume(volume.id)
+        refund_volume(volume.id)
 
 
 @step("retire-template")

@@ -46,6 +46,9 @@ def survey_template(template: UUID, datacenter: UUID) -> Described:
     return described
 
 
+survey_template.plan(survey_template.do)
+
+
 def sources(template: Described, datacenter: UUID) -> list[SourceDisk]:
     """The disks as they are in the library."""
     return [

@@ -17,7 +17,7 @@ from flows.unpacking import UnpackedDisk, unpack_package, unpacked_in
 from flows.uploads import measure_upload, take_upload
 
 
-@operation("template", role=Role.IMAGES)
+@operation("template", role=Role.IMAGES, planned=True)
 def import_package(request: Operation) -> None:
     """Take the upload, charge it, enter the template, unpack, publish, equip, and offer it."""
     template = NewTemplate.model_validate(request.arguments["template"])
@@ -66,6 +66,11 @@ def publish_disk(disk: UUID, template: UUID, datacenter: UUID, path: str) -> Ide
     if repository.has(path):
         return repository.identity(path)
     return repository.publish(unpacked_in(repository, template) / Path(path).name, path)
+
+
+@publish_disk.plan
+def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> Identity:
+    return Identity(size_bytes=0, modified_ns=0, inode=0)
 
 
 @publish_disk.undo

@@ -5,7 +5,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.database.records import VolumeRecord
 from adapters.types import Connection, Role, Vm
-from flows.abilities import Capability, require_ability
+from flows.abilities import require_readable
 from flows.attach_volume import (
     assign_volume,
     connection_of,
@@ -16,6 +16,7 @@ from flows.charges import charge_volume, refund_disk
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
 from flows.definitions import is_defined, write_definition
+from flows.fetch_disk import fetch_disks
 from flows.fill_volume import fill_volume
 from flows.operation import operation
 from flows.places import at_host
@@ -27,7 +28,7 @@ from flows.undeploy_vm import leave_base, remove_disk
 @operation("vm", role=Role.IMAGES, planned=True)
 def persist_vm(request: Operation) -> None:
     """Carve a volume, copy the disk onto it, boot from it from now on; then remove the disk."""
-    require_ability(request.target_id, Capability.DISK_FILES)
+    require_readable(request.target_id)
     vm = survey_vm(request.target_id)
     boot = next(disk for disk in vm.local_disks if disk.position == 0)
     volume = VolumeRecord.model_validate(request.arguments["volume"])
@@ -35,6 +36,7 @@ def persist_vm(request: Operation) -> None:
     enter_volume(volume)
     carve(volume)
     with at_host(vm.host):
+        fetch_disks([vm.disk(boot)], vm.host)
         fill_volume(as_volume(volume), volume.pool_id, vm.disk(boot), vm.host)
     assign_volume(volume.id, vm.id, boot.position)
     export = export_for(volume.id, vm)

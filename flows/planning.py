@@ -17,7 +17,7 @@ from adapters.allocation import Pin
 from adapters.amounts import Amounts, Charge, Force
 from adapters.database.operations import Operation, Request
 from adapters.database.records import VmRecord
-from adapters.plans import Copy, Outlook, Placement, PlannedStep
+from adapters.plans import Copy, Outlook, Placement, PlannedDisk, PlannedStep
 from adapters.types import OperationState, VmState
 from flows import running
 from flows.cloud import cloud
@@ -35,6 +35,7 @@ class Planner:
     pins: Mapping[UUID, Pin] = field(default_factory=dict)
     steps: dict[str, PlannedStep] = field(default_factory=dict)
     placement: dict[UUID, Placement] = field(default_factory=dict)
+    disks: list[PlannedDisk] = field(default_factory=list)
     _copies: dict[str, int] = field(default_factory=dict)
     _charges: dict[tuple[str, UUID], Charge] = field(default_factory=dict)
     _seen: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Planner:
             copies=tuple(Copy(what=k, size_bytes=n) for k, n in self._copies.items()),
             charges=tuple(self._charges.values()),
             seen=self._seen,
+            disks=tuple(self.disks),
         )
 
 

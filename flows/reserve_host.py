@@ -1,7 +1,7 @@
 """Reserve hosts for VMs: a decision that is written down, so that a resumed run reads it."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from adapters.allocation import Load, Pin, Room, Situation
 from adapters.amounts import Amounts
 from adapters.database.records import VmRecord
 from adapters.errors import Refused, Transient
+from adapters.guests import Firmware
 from adapters.plans import Placement
 from flows.cloud import cloud
 from flows.planning import pinned, planning
@@ -106,7 +107,8 @@ class Placer:
         }
         families = {wish.family for wish in self._wishes.values()}
         hosts = cloud.inventory.situation(datacenter).hosts
-        self._said = _Said(x for x in hosts if x.family in families and not x.maintenance)
+        asked = (x for x in hosts if x.family in families and not x.maintenance)
+        self._said = _Said(asked, {wish.firmware for wish in self._wishes.values()})
         self._choices: dict[UUID, Choice] = {}
 
     def place(
@@ -132,10 +134,11 @@ class Placer:
 
 
 class _Said:
-    """What hosts have said of their datastores."""
+    """What hosts have said of their datastores, and of firmware where any but BIOS is wanted."""
 
-    def __init__(self, hosts: Iterable[Room]) -> None:
-        self._asked = {host.id: _asked(host) for host in hosts}
+    def __init__(self, hosts: Iterable[Room], firmwares: Collection[Firmware] = ()) -> None:
+        more = bool({*firmwares} - {Firmware.BIOS})
+        self._asked = {host.id: _asked(host, firmwares=more) for host in hosts}
 
     def in_(self, now: Situation) -> Situation:
         """Things as the database has them now, with what was said, and what the settings say."""
@@ -154,10 +157,11 @@ class _Said:
             for each in host.stores
             if each.id in known
         )
-        return host.model_copy(update={"stores": stores, "silent": said.silent})
+        told = {"stores": stores, "silent": said.silent, "firmwares": said.firmwares}
+        return host.model_copy(update=told)
 
 
-def _asked(host: Room) -> Room:
+def _asked(host: Room, *, firmwares: bool) -> Room:
     """What a host has, by its own word; one that does not answer is out, and says why."""
     stores = []
     try:
@@ -168,6 +172,7 @@ def _asked(host: Room) -> Room:
             ):  # it is not there: its VMs have something to fear, new ones not
                 room = hypervisor.datastore(store.directory)
                 stores.append(store.model_copy(update=room.model_dump()))
+        known = hypervisor.firmwares() if firmwares else host.firmwares
     except Transient as error:
         return host.model_copy(update={"stores": (), "silent": f"does not answer: {error}"})
-    return host.model_copy(update={"stores": tuple(stores)})
+    return host.model_copy(update={"stores": tuple(stores), "firmwares": known})

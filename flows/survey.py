@@ -38,6 +38,14 @@ def survey_volume(volume: UUID) -> VolumeRecord:
 survey_volume.plan(survey_volume.do)
 
 
+@step("survey-volumes")
+def survey_volumes(target: UUID, volumes: list[UUID]) -> list[VolumeRecord]:
+    return [cloud.inventory.volume(volume) for volume in volumes]
+
+
+survey_volumes.plan(survey_volumes.do)
+
+
 @step("survey-connection")
 def survey_connection(volume: VolumeRecord, vm: VmRecord) -> Connection:
     export = export_for(volume.id, vm)

@@ -15,6 +15,7 @@ from flows import prefect_history
 from flows.cloud import cloud
 from flows.drop_conversions import drop_conversion, survey_conversions
 from flows.drop_packages import drop_package, survey_packages
+from flows.drop_uploads import drop_upload, survey_uploads
 from flows.engine import is_prefect_watching
 from flows.operation import operation
 from flows.steps import step
@@ -25,7 +26,7 @@ _BATCHES = 50  # at most, an hour: 10,000 operations; what is more waits for the
 
 @operation("datacenter", every=timedelta(hours=1))
 def trim_history(request: Operation) -> None:
-    """Forget operations, keys and Prefect's runs that are over; conversions and packages too."""
+    """Forget operations, keys and Prefect's runs that are over; conversions, packages, uploads."""
     datacenter = request.datacenter_id
     forgetting = (forget_operations, forget_events, forget_keys, forget_runs)
     findings = [forget(datacenter) for forget in forgetting]
@@ -35,6 +36,9 @@ def trim_history(request: Operation) -> None:
     for package in survey_packages(datacenter):
         drop_package(package)
         findings.append(Finding(what="package", name=package.name, state="forgotten"))
+    for upload in survey_uploads(datacenter):
+        drop_upload(upload, datacenter)
+        findings.append(Finding(what="upload", name=upload, state="forgotten"))
     publish_report(request.kind, datacenter, findings)
 
 

@@ -4,12 +4,18 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters.errors import BadImage
+from adapters.forms import Form
 from adapters.images.base import ImageRepository
 from adapters.images.manifest import certificates
-from adapters.images.ova import take_apart
+from adapters.images.ova import Ova, take_apart
+from adapters.images.ovf import read
+from adapters.images.untrusted import UntrustedFile
 from adapters.packages import PACKAGE, Package
-from adapters.types import ImageInfo, Value
+from adapters.plans import PlannedDisk
+from adapters.types import Format, ImageInfo, Value
 from flows.cloud import cloud
+from flows.planning import planning
+from flows.policies.conversion import needed_form
 from flows.steps import Effect, step
 from flows.uploads import gone, size_of, taken
 
@@ -48,6 +54,29 @@ def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     return Unpacked(package=found.package, disks=disks)
 
 
+@unpack_package.plan
+def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
+    """What the descriptor says, which whoever plans has sent."""
+    package: Package = planning().foreseen(PACKAGE)
+    sizes = {file.name: file.size_bytes or 0 for file in package.files}
+    families = {host.family for host in cloud.inventory.situation(datacenter).hosts}
+    disks = []
+    for disk in package.disks:
+        planning().copy(f"package:{template}:{disk.file}", sizes[disk.file])
+        info = ImageInfo(
+            format=disk.format,
+            virtual_size_bytes=disk.capacity_bytes,
+            file_size_bytes=sizes[disk.file],
+        )
+        disks.append(UnpackedDisk(info=info, digest=""))
+        # A package's VMDKs are streams, as good as always.
+        has = Form.VMDK_STREAM if disk.format is Format.VMDK else Form.of(disk.format)
+        becomes = {x: (needed_form(x, has) or has or disk.format).value for x in sorted(families)}
+        told = {"file": disk.file, "format": disk.format, "becomes": becomes}
+        planning().disks.append(PlannedDisk(**told, virtual_size_mib=info.virtual_size_mib))
+    return Unpacked(package=package, disks=disks)
+
+
 @unpack_package.undo
 def _(template: UUID, datacenter: UUID, digest: str) -> None:
     cloud.repository(datacenter).clear(_folder(template))
@@ -56,6 +85,23 @@ def _(template: UUID, datacenter: UUID, digest: str) -> None:
 @unpack_package.look
 def _(template: UUID, datacenter: UUID, digest: str) -> bool:
     return cloud.repository(datacenter).find_scratch(_folder(template)) is not None
+
+
+def described(descriptor: bytes) -> Package:
+    """A package as its descriptor says: nothing else is there yet. Raises `BadPackage`."""
+    return read(descriptor)
+
+
+def package_in(upload: Path) -> Package:
+    """The package that a file is, or the one in a folder, by its headers. Raises `BadPackage`."""
+    path = upload / f"disk-0.{PACKAGE}" if upload.is_dir() else upload
+    with UntrustedFile.open(path) as file:
+        return Ova(file, certificates(cloud.settings.package_certificates)).package
+
+
+def package_of(datacenter: UUID, upload: str) -> Package:
+    """The package that has arrived under this name. Raises `BadPackage`."""
+    return package_in(cloud.repository(datacenter).find_scratch(upload) or gone())
 
 
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:

@@ -35,6 +35,7 @@ from flows.catalog import FLOWS
 from flows.children import Children
 from flows.cloud import cloud
 from flows.exports import rebuild_lost_exports
+from flows.follow_hosts import follow_hosts
 from flows.operation import accept_maintenance
 from flows.prefect_runs import LostRuns, Runs
 from flows.registration import register_patiently
@@ -248,6 +249,7 @@ def main() -> None:
         pool = dispatch.client().read_work_pool(worker.pool)
         for target, arguments in (
             (rebuild_lost_exports, (Event(),)),
+            (follow_hosts, (worker.pool, worker.stopping)),
             (prefect_events.listen, (pool.id, worker.hear)),
         ):
             Thread(target=target, args=arguments, name=target.__name__, daemon=True).start()

@@ -23,6 +23,7 @@ from sqlalchemy import select
 
 from adapters.database import models
 from api.client import Client, Operation, Refusal
+from api.sending import send
 from deployments.lab.cloudloom import Cloudloom
 from deployments.lab.process import wait_for
 from flows.cloud import cloud
@@ -187,7 +188,7 @@ class Shop:
     @staticmethod
     def _fill(ask: Customer, image: Path, name: str) -> Operation:
         format_ = image.suffix[1:]
-        return ask.upload(image, lambda _: None, name=name, format=format_, datacenter="main")
+        return send(ask, image, {"name": name, "format": format_, "datacenter": "main"})
 
     def convert(self, ask: Customer, now: Moment) -> Operation | None:
         if not (templates := ask.all("/v1/templates", state="AVAILABLE")):

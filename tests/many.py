@@ -135,6 +135,7 @@ def _template(add, world: World, tenant: UUID, number: int) -> UUID:
         enterprise_id=tenant,
         datacenter_id=world.datacenter,
         name=f"linux-{number}",
+        shared=number % 10 == 0,
         state="AVAILABLE",
         cpu=1,
         ram_mib=128,

@@ -120,7 +120,11 @@ PLANNED = {
     "undeploy_vm",
     "undeploy_appliance",
     "persist_vm",
+    "capture_image",
+    "capture_volume",
+    "persist_template",
     "import_image",
+    "import_package",
     "resize_vm",
     "resize_volume",
 }

@@ -157,8 +157,13 @@ class World:
                         position=image.position,
                         template_disk_id=image.id,
                         size_mib=image.virtual_size_mib,
+                        volume_id=image.volume_id,
                     )
                 )
+                if image.volume_id:
+                    volume = db.get_one(models.VolumeRow, image.volume_id)
+                    volume.vm_id, volume.position = vm, image.position
+                    volume.state = VolumeState.ATTACHED
             db.add(
                 models.NicRow(
                     id=uuid4(),

@@ -58,6 +58,13 @@ class Explanations:
         with self._database.read() as db:
             return [each for each in ids if not _is_remembered(db, each)]
 
+    def sent_here(self, transfers: Collection[str]) -> set[str]:
+        """Those of these transfers that were begun at a gateway of ours."""
+        keys = models.IdempotencyKey
+        begun = select(keys.key).where(keys.route == "transfer", keys.key.in_(transfers))
+        with self._database.read() as db:
+            return set(db.scalars(begun))
+
     def hold(self, operation: UUID, thing: UUID) -> bool:
         """Lock a thing, or the VM whose disk it is, for an operation; False: another has it."""
         with self._database.write() as db:

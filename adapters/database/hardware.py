@@ -97,13 +97,15 @@ class Hardware:
             return db.get(models.VmDisk, disk) is not None
 
     def set_volume(self, volume: UUID, size_mib: int) -> None:
-        """Let a volume have this size, and the disk that it is, if any. Raises `NotFound`."""
+        """Let a volume have this size, and the disks that it is, if any. Raises `NotFound`."""
         with self._database.write() as db:
             if (row := db.get(models.VolumeRow, volume)) is None:
                 raise NotFound(f"no volume {volume}")
             row.size_mib = size_mib
             for disk in db.scalars(select(models.VmDisk).filter_by(volume_id=volume)):
                 disk.size_mib = size_mib
+            for its in db.scalars(select(models.TemplateDisk).filter_by(volume_id=volume)):
+                its.virtual_size_mib = size_mib
 
 
 def _vm(db: Session, vm: UUID) -> models.VirtualMachine:

@@ -7,6 +7,9 @@ from adapters.database import models
 _OPERATION, _VOLUME = models.Operation, models.VolumeRow
 INDEXES = (
     Index(None, models.VirtualMachine.template_id),
+    # Those of one enterprise, and beside them those that others share; instances by their master.
+    Index("ix_templates_shared", models.Template.shared, models.Template.state),
+    Index(None, models.Template.master_id),
     Index(None, _VOLUME.vm_id),
     Index(None, _VOLUME.pool_id),
     Index(None, models.Host.name),

@@ -106,7 +106,10 @@ class Template(Labelled, Base):
 
 
 class TemplateDisk(Base):
-    """One disk image of a template; `path`, in the repository, is empty until published."""
+    """One disk of a template: an image, whose `path` in the repository is empty until published.
+
+    A persistent template's is a volume, of which there is neither path nor digest.
+    """
 
     __tablename__ = "template_disks"
     __table_args__ = table(UniqueConstraint("template_id", "position"))
@@ -120,6 +123,7 @@ class TemplateDisk(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     virtual_size_mib: Mapped[int]
     identity: Mapped[dict[str, Any]]
+    volume_id: Mapped[UUID | None] = mapped_column(ForeignKey("volumes.id"))
 
 
 class Conversion(Base):
@@ -202,6 +206,9 @@ class VirtualMachine(Labelled, Base):
     boot: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     screen_id: Mapped[UUID | None] = mapped_column(ForeignKey("secrets.id"))
     leaving: Mapped[bool] = mapped_column(default=False)  # it goes when its appliance is deployed
+    firmware: Mapped[str | None] = mapped_column(String(16))
+    bus: Mapped[str | None] = mapped_column(String(16))
+    guest_system: Mapped[str | None] = mapped_column(String(64))
 
 
 class VmDisk(Base):

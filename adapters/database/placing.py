@@ -25,6 +25,7 @@ from adapters.database import models
 from adapters.database.vlans import usable
 from adapters.database.vms import parts
 from adapters.errors import NotFound
+from adapters.guests import Firmware
 
 _VM, _DISK, _STORE, _HOST = (
     models.VirtualMachine,
@@ -105,6 +106,7 @@ def _wanted(vms: Sequence[UUID]) -> Select[Any]:
     return (
         select(
             *(_VM.id, _VM.cpu, _VM.ram_mib, _VM.affinity, _VM.anti_affinity),
+            _VM.firmware,
             *(vdc.family, vdc.enterprise_id, models.Tier.name.label("tier")),
         )
         .join(models.Appliance, models.Appliance.id == _VM.appliance_id)
@@ -124,6 +126,7 @@ def _wish(row: Any, disk_mib: int) -> Wish:
         tier=row.tier or "",
         affinity=row.affinity or "",
         anti_affinity=row.anti_affinity or "",
+        firmware=row.firmware or Firmware.BIOS,
     )
 
 

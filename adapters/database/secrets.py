@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlalchemy import delete, exists, or_, select
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from adapters.database import models
@@ -154,6 +154,14 @@ class Secrets:
         """Whether there is such a secret."""
         with self._database.read() as db:
             return db.get(models.Secret, secret) is not None
+
+    def rename(self, secret: UUID, new: UUID) -> None:
+        """Give it another id; done already is success. Raises `NotFound` without either."""
+        table = models.Secret
+        with self._database.write() as db:
+            db.execute(update(table).where(table.id == secret).values(id=new))
+            if db.get(table, new) is None:
+                raise NotFound(f"no secret {secret}")
 
     def forget(self, secret: UUID) -> None:
         """Remove it; absent is success."""

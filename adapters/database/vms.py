@@ -82,8 +82,9 @@ def parts(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
 
 def settings_of(row: Any) -> Settings:
     """A VM's settings as a value."""
-    said = {"boot": row.boot} if row.boot else {}
-    return Settings(**said, screen=row.screen_id)
+    said = {"boot": row.boot, "firmware": row.firmware, "system": row.guest_system}
+    said = {name: each for name, each in said.items() if each}
+    return Settings.model_validate({**said, "screen": row.screen_id, "bus": row.bus})
 
 
 def volume_of(row: Any) -> VolumeRecord:

@@ -14,7 +14,8 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
    both, and so does disconnecting; a connection that is in one of them only is there, is made
    whole by connecting, and taken away by disconnecting.
 8. A running guest is asked to release a volume, never robbed of it: the bytes it has not written
-   yet are its own. Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
+   yet are its own. Where the bus of its disks has no word for that, it neither comes nor goes while
+   the guest runs (`Unsupported`, `InUse`). Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
    volume still being connected. Who asks once more is waited for once more.
 9. A line (`terminal`, `display`) is a connected stream socket: `asyncio.open_connection(sock=...)`
    takes it. It ends when the VM goes off. No address leads to a guest that others could find.
@@ -37,26 +38,33 @@ How each method is done (KVM here; the others when they come, so that the port f
 | describe | getInfo, getLibVersion | host.hardware | host.get_record | Get-VMHost |
 | initiator | a name per VM (libiscsi) | the host's software HBA, enabled at need | host.other_config | the host's |
 | ensure_disk | volume of a dir pool, qcow2 overlay | CreateVM with a child disk, else CopyVirtualDisk + ExtendVirtualDisk | VDI.clone | New-VHD -Parent |
+| send_disk | `Unsupported`: its files are seen | CreateVM with the disk, ExportVm lease | export_raw_vdi | Convert-VHD, SMB |
 | ensure_seed | raw volume of a dir pool, uploaded | PUT /folder, CD-ROM | ISO SR | file |
+| firmwares | getDomainCapabilities | both | both | generations 1 and 2 |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | set_size | `Unsupported`: a CPU cannot be taken back before the guest has set up its ACPI | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
+| open_stills | backup job (pull), fsFreeze where an agent answers | snapshot; its disks are sent | VDI.snapshot | Checkpoint-VM |
 | console | serial log file | datastore file | host file | named pipe |
 | terminal | openConsole | `Unsupported` (VSPC would need a listener) | console URL | named pipe |
 | display | openGraphicsFD, VNC that listens nowhere | `Unsupported` (WebMKS is no plain socket) | console URL | enhanced session |
+| changes | lifecycle events | WaitForUpdatesEx on the host's VMs | event.from | CIM event subscription |
 | vms | listAllDomains | host.vm, one property query | VM.get_all_records | Get-VM |
 """
 
 import socket
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
 from pydantic import SecretStr
 
+from adapters.guests import Firmware
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 
@@ -73,6 +81,9 @@ class Capability(StrEnum):
     TERMINAL = "terminal"
     DISPLAY = "display"
     DISK_FILES = "disk-files"  # whoever runs flows can read a disk where `disk_path` says
+    STILLS = "stills"  # disks of a VM that is on can be read as they are at one moment (`stills`)
+    DISK_STREAM = "disk-stream"  # a disk that no VM runs with is sent to whoever asks
+    NEWS = "news"  # it tells at once when a VM is switched, or gone, whoever did it
     SEED = "seed"  # a small read-only disc that the guest reads when it boots first
 
 
@@ -88,6 +99,14 @@ class Display:
 
     kind: DisplayKind
     line: socket.socket
+
+
+def differences(
+    former: Mapping[UUID, Power], now: Mapping[UUID, Power]
+) -> dict[UUID, Power | None]:
+    """What has changed from one answer of `vms` to another."""
+    gone: dict[UUID, Power | None] = dict.fromkeys(former.keys() - now.keys())
+    return gone | {vm: power for vm, power in now.items() if former.get(vm) is not power}
 
 
 class Hypervisor(Protocol):
@@ -122,6 +141,19 @@ class Hypervisor(Protocol):
     def disk_path(self, disk: Disk) -> str:
         """Where the disk's bytes are, as the host sees it; with `DISK_FILES` a qcow2."""
 
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
+        """Write what a guest would see of it to a new file here, as a streamOptimized VMDK.
+
+        `progress` hears of percents. Raises `NotFound`, `InUse` while a running VM has the disk
+        (unless there are stills of it: then as they are), `OutOfSpace` here, `Unsupported` without `DISK_STREAM`.
+        """
+
+    def is_sending(self, disk: Disk) -> bool:
+        """Whether the host still has something of a `send_disk`."""
+
+    def stop_sending(self, disk: Disk) -> None:
+        """Remove what one that was broken off has left at the host."""
+
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         """Write the VM's seed. Raises `NotFound` without datastore, `OutOfSpace`."""
 
@@ -137,10 +169,14 @@ class Hypervisor(Protocol):
     def discard_seed(self, datastore: str, vm: UUID) -> None:
         """Remove one of `seeds` by its VM alone. Raises `InUse` while that is defined with it."""
 
+    def firmwares(self) -> frozenset[Firmware]:
+        """What its VMs may start by."""
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         """Define the VM, off; `screen` is the password that opens its screen, where it has one.
 
-        Raises `NotFound` when a disk or its seed is missing, `Conflict`.
+        Raises `NotFound` when a disk or its seed is missing, `Conflict`, and `Unsupported` when
+        the host has not what its guest expects. What its firmware remembers is new.
         """
 
     def has_vm(self, vm: Vm) -> bool:
@@ -159,7 +195,8 @@ class Hypervisor(Protocol):
     def connect(self, connection: Connection, chap: Chap) -> None:
         """Give the VM the volume as a disk, a running one at once.
 
-        Raises `NotFound`, `Conflict`, and `Transient` when the volume does not let it in.
+        Raises `NotFound`, `Conflict`, `Transient` when the volume does not let it in, and
+        `Unsupported` when a VM that is on has its disks on another bus than virtio.
         """
 
     def has_connection(self, connection: Connection) -> bool:
@@ -202,3 +239,11 @@ class Hypervisor(Protocol):
 
     def vms(self) -> dict[UUID, Power]:
         """Every VM of this installation on the host."""
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        """Tell all `vms`, then again and again what has changed since: None for one that is gone.
+
+        Answers as soon as something has, and after `timeout_s` at the latest, maybe with nothing.
+        Who has heard enough closes it. Raises `Transient` when the host is not heard any more,
+        `Unsupported` without `NEWS`.
+        """

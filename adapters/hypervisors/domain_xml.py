@@ -5,21 +5,25 @@ Documents are built as trees, never from pieces of text: a name cannot escape it
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from uuid import UUID, uuid5
 
 from pydantic import SecretStr
 
 from adapters.errors import Unsupported
-from adapters.types import Boot, Connection, Disk, Nic, Owner, Seed, Vm
+from adapters.guests import Boot, Bus, Firmware
+from adapters.hypervisors.libvirt_buses import add_controllers, hang, pci_slot, seed_device
+from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
 _SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
+FROZEN = "urn:cloudloom:frozen:1"  # marks a domain whose guest may hold still
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
-_FIRST_SLOT = 3  # of the disk at position 0; any slot of this machine type can be plugged into
+_AGENT_SLOT = 0x17  # below those of eight NICs
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 _BOOT = {
@@ -98,7 +102,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     _text(domain, "vcpu", str(vm.cpu))
     if domain_type == "kvm":
         ET.SubElement(domain, "cpu", mode="host-passthrough")
-    system = ET.SubElement(domain, "os")
+    system = _system(domain, vm.settings.firmware)
     _text(system, "type", "hvm", arch="x86_64", machine="pc")
     for device in vm.settings.boot:
         ET.SubElement(system, "boot", dev=_BOOT[device])
@@ -116,11 +120,13 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
         ET.SubElement(sleeps, kind, enabled="no")
     devices = ET.SubElement(domain, "devices")
     for disk in sorted(vm.disks, key=lambda each: each.position):
-        _disk(devices, disk)
+        _disk(devices, disk, vm.settings.bus)
+    add_controllers(devices, vm.settings.bus)
     if vm.seed:
-        _disc(devices, vm.seed)
+        _disc(devices, vm.seed, vm.settings.bus)
     port = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(port, "log", file=console, append="off")
+    _agent(devices)
     _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
@@ -140,7 +146,7 @@ def connection_xml(connection: Connection, secret: UUID, user: str) -> str:
     ET.SubElement(auth, "secret", type="iscsi", uuid=str(secret))
     initiator = ET.SubElement(source, "initiator")
     ET.SubElement(initiator, "iqn", name=connection.initiator)
-    _as_virtio(disk, connection.position, connection.volume)
+    hang(disk, connection.bus, connection.position, serial(connection.volume))
     return _document(disk)
 
 
@@ -186,33 +192,49 @@ def secret_xml(secret: UUID, owner: Owner) -> str:
     return _document(element)
 
 
-def target_device(position: int) -> str:
-    """The n-th disk's name in the domain."""
-    return f"vd{chr(ord('a') + position)}"
+def backup_xml(socket: str, disks: Mapping[str, tuple[UUID, str]]) -> str:
+    """Describe a job that serves disks under their ids, each with a file for what changes."""
+    backup = ET.Element("domainbackup", mode="pull")
+    ET.SubElement(backup, "server", transport="unix", socket=socket)
+    every = ET.SubElement(backup, "disks")
+    for device, (thing, scratch) in disks.items():
+        disk = ET.SubElement(every, "disk", name=device, type="file", exportname=str(thing))
+        ET.SubElement(disk, "driver", type="qcow2")
+        ET.SubElement(disk, "scratch", file=scratch)
+    return _document(backup)
 
 
-def _disk(devices: ET.Element, disk: Disk) -> None:
+def _system(domain: ET.Element, firmware: Firmware) -> ET.Element:
+    """Say what starts the guest; libvirt finds a file for EFI, and keeps the VM's variables."""
+    if firmware is Firmware.BIOS:
+        return ET.SubElement(domain, "os")
+    system = ET.SubElement(domain, "os", firmware=firmware.value)
+    ET.SubElement(ET.SubElement(system, "firmware"), "feature", enabled="no", name="secure-boot")
+    return system
+
+
+def _disk(devices: ET.Element, disk: Disk, bus: Bus | None) -> None:
     element = ET.SubElement(devices, "disk", type="file", device="disk")
     ET.SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
     ET.SubElement(element, "source", file=disk_path(disk))
-    _as_virtio(element, disk.position, disk.id)
+    hang(element, bus, disk.position, serial(disk.id))
 
 
-def _disc(devices: ET.Element, seed: Seed) -> None:
+def _disc(devices: ET.Element, seed: Seed, bus: Bus | None) -> None:
     """Add a seed: as a CD, which takes none of the slots that disks and NICs have."""
     element = ET.SubElement(devices, "disk", type="file", device="cdrom")
     ET.SubElement(element, "driver", name="qemu", type="raw")
     ET.SubElement(element, "source", file=seed_path(seed))
-    ET.SubElement(element, "target", dev="hda", bus="ide")
+    ET.SubElement(element, "target", dev=seed_device(bus), bus="ide")
     ET.SubElement(element, "readonly")
 
 
-def _as_virtio(disk: ET.Element, position: int, thing: UUID) -> None:
-    ET.SubElement(disk, "target", dev=target_device(position), bus="virtio")
-    _text(disk, "serial", serial(thing))
-    # Guests name disks in the bus's order, which must not be that of their coming.
-    slot = f"{_FIRST_SLOT + position:#04x}"
-    ET.SubElement(disk, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+def _agent(devices: ET.Element) -> None:
+    """Add the line on which QEMU's guest agent, where a guest has one, is spoken to."""
+    line = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(line, "target", type="virtio", name="org.qemu.guest_agent.0")
+    controller = ET.SubElement(devices, "controller", type="virtio-serial", index="0")
+    controller.append(pci_slot(_AGENT_SLOT))
 
 
 def _screen(devices: ET.Element, password: SecretStr | None) -> None:
@@ -223,8 +245,7 @@ def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     ET.SubElement(graphics, "listen", type="none")
     video = ET.SubElement(devices, "video")
     ET.SubElement(video, "model", type="vga", vram="16384", heads="1", primary="yes")
-    slot = f"{_SCREEN_SLOT:#04x}"
-    ET.SubElement(video, "address", type="pci", domain="0x0000", bus="0x00", slot=slot)
+    video.append(pci_slot(_SCREEN_SLOT))
 
 
 def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:

@@ -3,6 +3,7 @@
 import socket
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -10,13 +11,17 @@ import libvirt
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Unsupported
+from adapters.guests import Firmware
 from adapters.hypervisors import domain_xml
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
+from adapters.hypervisors.libvirt_news import listening
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
+from adapters.hypervisors.libvirt_stills import LibvirtStills
+from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
 
 _POLL_S = 0.05
@@ -43,6 +48,8 @@ class KvmHypervisor:
             Capability.DISPLAY,
             Capability.DISK_FILES,
             Capability.SEED,
+            Capability.NEWS,
+            Capability.STILLS,
         }
     )
 
@@ -58,6 +65,7 @@ class KvmHypervisor:
         self._session = Session(uri)
         self._disks = LibvirtDisks(self._session)
         self._seeds = LibvirtSeeds(self._session)
+        self._stills = LibvirtStills(self._session, installation)
         self._connections = LibvirtConnections(self._session, installation, release_s)
         self._installation = installation
         self._domain_type = domain_type
@@ -108,6 +116,15 @@ class KvmHypervisor:
     def disk_path(self, disk: Disk) -> str:
         return domain_xml.disk_path(disk)
 
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:  # noqa: ARG002 - as the port
+        raise Unsupported(f"disk {disk.id} is read where it is")
+
+    def is_sending(self, disk: Disk) -> bool:  # noqa: ARG002 - as the port
+        return False
+
+    def stop_sending(self, disk: Disk) -> None:
+        """Nothing was begun."""
+
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         self._seeds.ensure(seed, image)
 
@@ -137,6 +154,21 @@ class KvmHypervisor:
         if path:
             self._disks.discard(path)
 
+    def firmwares(self) -> frozenset[Firmware]:
+        """BIOS, and what libvirt has found a file for."""
+        with speaking_libvirt():
+            try:
+                text = self._session().getDomainCapabilities(
+                    None, "x86_64", "pc", self._domain_type
+                )
+            except libvirt.libvirtError as error:
+                if not says(error, libvirt.VIR_ERR_NO_SUPPORT):
+                    raise
+                return frozenset({Firmware.BIOS})
+        root = ET.fromstring(text)  # noqa: S314 - libvirt's own words
+        said = {each.text for each in root.iterfind("os/enum[@name='firmware']/value")}
+        return frozenset({Firmware.BIOS} | {each for each in Firmware if each in said})
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:
         if self.has_vm(vm):
             return
@@ -145,6 +177,8 @@ class KvmHypervisor:
                 raise NotFound(f"VM {vm.id} needs disk {disk.id}")
         if vm.seed and not self.has_seed(vm.seed):
             raise NotFound(f"VM {vm.id} needs its seed")
+        if (needs := vm.settings.firmware) is not Firmware.BIOS and needs not in self.firmwares():
+            raise Unsupported(f"the host starts no VM by {needs}")
         self._consoles.mkdir(parents=True, exist_ok=True)
         log = str(self._consoles / f"{domain_xml.vm_name(vm.id)}.log")
         with speaking_libvirt():
@@ -177,6 +211,7 @@ class KvmHypervisor:
                 domain.undefineFlags(
                     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
                 )
 
     def connect(self, connection: Connection, chap: Chap) -> None:
@@ -234,6 +269,18 @@ class KvmHypervisor:
                 raise Refused(f"VM {vm} is {now}")
             domain.reset()
 
+    def open_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> Stills:
+        with speaking_libvirt():
+            return self._stills.open(self._running(vm), vm, disks, datastore)
+
+    def has_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> bool:
+        with speaking_libvirt():
+            return self._stills.has(self._find(vm), vm, disks, datastore)
+
+    def close_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> None:
+        with speaking_libvirt():
+            self._stills.close(self._find(vm), vm, disks, datastore)
+
     def console(self, vm: UUID) -> bytes:
         with speaking_libvirt():
             log = (domain := self._find(vm)) and _log_of(domain)
@@ -258,6 +305,15 @@ class KvmHypervisor:
                 if owner is not None and owner.get("installation") == str(self._installation):
                     found[UUID(domain.UUIDString())] = _power(domain)
         return found
+
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        former: dict[UUID, Power] = {}
+        with listening(self._session) as wait:
+            while True:
+                now = self.vms()
+                yield differences(former, now)
+                former = now
+                wait(timeout_s)
 
     def _used_files(self) -> set[str | None]:
         """The files that VMs are defined with, whosever they are."""

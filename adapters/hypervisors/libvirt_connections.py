@@ -13,14 +13,16 @@ from uuid import UUID
 
 import libvirt
 
-from adapters.errors import Conflict, InUse, Transient
+from adapters.errors import Conflict, InUse, Transient, Unsupported
+from adapters.guests import Bus
 from adapters.hypervisors import domain_xml
+from adapters.hypervisors.libvirt_buses import disk_bus, target_device
 from adapters.hypervisors.libvirt_session import Session, says
 from adapters.types import Chap, Connection, Owner
 
-_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _NEXT = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-_SHOWS = {_LIVE: 0, _NEXT: libvirt.VIR_DOMAIN_XML_INACTIVE}
+_SHOWS = {LIVE: 0, _NEXT: libvirt.VIR_DOMAIN_XML_INACTIVE}
 _POLL_S = 0.05
 _ATTEMPTS = 4  # a guest is waited for in so many parts, between which its operation may stop
 _ASKED_ALREADY = "in the process of unplug"  # QEMU's words; libvirt has no code for it
@@ -36,9 +38,14 @@ class LibvirtConnections:
         self._asked: dict[tuple[UUID, UUID], float] = {}  # since when guests were to release
 
     def connect(self, domain: libvirt.virDomain, connection: Connection, chap: Chap) -> None:
-        """Give the domain the volume, now if it runs, and at every start. Raises `Conflict`."""
+        """Give the domain the volume, now if it runs, and at every start.
+
+        Raises `Conflict`, and `Unsupported` where a guest that runs has none on virtio.
+        """
         views = _views(domain)
         there = {view: _connected(domain, connection, view) for view in views}
+        if LIVE in views and there[LIVE] is None and not _is_asked(connection):
+            raise Unsupported(f"VM {connection.vm} is on: its bus takes no volume now")
         for view in views:
             _refuse_a_taken_position(domain, connection, view)
         secret = domain_xml.secret_id(connection.volume, connection.vm)
@@ -61,7 +68,11 @@ class LibvirtConnections:
 
     def disconnect(self, domain: libvirt.virDomain, connection: Connection) -> None:
         """Take the volume away, from a running guest first. Raises `Transient`, then `InUse`."""
-        if domain.isActive():
+        if domain.isActive() and not _is_asked(connection):
+            if find_device(domain, connection.volume, LIVE) is not None:
+                text = f"VM {connection.vm} is on: it cannot be asked for its volume"
+                raise InUse(text, users=(str(connection.vm),))
+        elif domain.isActive():
             self._unplug(domain, connection)
         device = find_device(domain, connection.volume)
         if device is not None:
@@ -81,16 +92,16 @@ class LibvirtConnections:
     def _unplug(self, domain: libvirt.virDomain, connection: Connection) -> None:
         """Ask the guest to release the disk, and wait until it has."""
         key = (connection.vm, connection.volume)
-        device = find_device(domain, connection.volume, _LIVE)
+        device = find_device(domain, connection.volume, LIVE)
         if device is not None:
             first = self._asked.setdefault(key, time.monotonic())
             try:
-                domain.detachDeviceAlias(_at(device, "alias", "name"), _LIVE)
+                domain.detachDeviceAlias(_at(device, "alias", "name"), LIVE)
             except libvirt.libvirtError as error:
                 if _ASKED_ALREADY not in str(error):
                     raise
             end = time.monotonic() + self._release_s / _ATTEMPTS
-            while domain.isActive() and find_device(domain, connection.volume, _LIVE) is not None:
+            while domain.isActive() and find_device(domain, connection.volume, LIVE) is not None:
                 now = time.monotonic()
                 if now > first + self._release_s:
                     self._asked.pop(key, None)  # who asks once more begins anew
@@ -114,8 +125,13 @@ def find_device(domain: libvirt.virDomain, thing: UUID, view: int = _NEXT) -> ET
     return next((device for device in _devices(domain, view) if _holds(device, thing)), None)
 
 
+def _is_asked(connection: Connection) -> bool:
+    """Whether a guest that runs is asked to release the volume: other buses only tell it."""
+    return disk_bus(connection.bus, connection.position) is Bus.VIRTIO
+
+
 def _views(domain: libvirt.virDomain) -> tuple[int, ...]:
-    return (_LIVE, _NEXT) if domain.isActive() else (_NEXT,)
+    return (LIVE, _NEXT) if domain.isActive() else (_NEXT,)
 
 
 def _devices(domain: libvirt.virDomain, view: int) -> Iterator[ET.Element]:
@@ -141,7 +157,7 @@ def _detach(domain: libvirt.virDomain, device: ET.Element) -> None:
 
 
 def _refuse_a_taken_position(domain: libvirt.virDomain, connection: Connection, view: int) -> None:
-    place = domain_xml.target_device(connection.position)
+    place = target_device(connection.bus, connection.position)
     for device in _devices(domain, view):
         if _at(device, "target", "dev") == place and not _holds(device, connection.volume):
             raise Conflict(f"VM {connection.vm} has another disk at {place}")
@@ -165,7 +181,7 @@ def _connected(domain: libvirt.virDomain, connection: Connection, view: int) -> 
         target.host,
         str(target.port),
         connection.initiator,
-        domain_xml.target_device(connection.position),
+        target_device(connection.bus, connection.position),
     )
     if found != wanted:
         raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")

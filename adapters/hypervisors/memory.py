@@ -8,6 +8,8 @@ there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
 
 import socket
+import time
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,39 +17,32 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient
-from adapters.hypervisors.base import Capability, Display, DisplayKind
+from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.guests import Bus
+from adapters.hypervisors.base import Capability, Display, DisplayKind, differences
 from adapters.hypervisors.memory_files import MemoryFiles
-from adapters.hypervisors.memory_lines import open_line
+from adapters.hypervisors.memory_lines import VNC, open_line, security
+from adapters.hypervisors.memory_stills import MemoryStills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Vm
 from adapters.world import World
 
 _CONSOLE = "APPLIANCE-UP 0.00\nAPPLIANCE-READY 0.00\n"
-_VNC = b"RFB 003.008\n"  # the first word of its server
+_POLL_S = 0.5
 
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor(MemoryFiles):
+class MemoryHypervisor(MemoryStills, MemoryFiles):
     """One host among those of its world."""
 
-    capabilities = frozenset(
-        {
-            Capability.OVERLAY,
-            Capability.ISCSI_PER_VM,
-            Capability.PAUSE,
-            Capability.RESET,
-            Capability.HOT_ATTACH,
-            Capability.HOT_CPU,
-            Capability.HOT_RAM,
-            Capability.TERMINAL,
-            Capability.DISPLAY,
-            Capability.DISK_FILES,
-            Capability.SEED,
-        }
-    )
+    capabilities = frozenset(Capability)
 
-    def __init__(self, world: World, host: UUID, installation: UUID, facts: HostFacts) -> None:
+    def __init__(
+        self, world: World, host: UUID, installation: UUID, facts: HostFacts, address: str = ""
+    ) -> None:
+        """Pretend to be at an address, such as `memory?without=disk-files,pause`."""
+        if lacks := address.partition("?without=")[2]:
+            self.capabilities = self.capabilities - {*lacks.split(",")}
         self.world = world
         self.host = host
         self.installation = installation
@@ -171,6 +166,8 @@ class MemoryHypervisor(MemoryFiles):
             if connection.position in self._taken(connection.vm):
                 raise Conflict(f"VM {connection.vm} has another disk there")
             if vm["power"] != Power.OFF:
+                if connection.bus not in {None, Bus.VIRTIO}:
+                    raise Unsupported(f"VM {connection.vm} is on")
                 self._require_let_in(self._of_connection(connection))
             self.world.put("connection", _key(connection), self._of_connection(connection))
 
@@ -254,18 +251,24 @@ class MemoryHypervisor(MemoryFiles):
 
         self.world.call("hypervisors.display", vm, effect, None)
         asks = (self._vm(vm) or {}).get("asks", False)
-        line = open_line(_VNC, partial(_security, asks), lambda: self._is_on(vm), lambda: None)
+        line = open_line(VNC, partial(security, asks), lambda: self._is_on(vm), lambda: None)
         return Display(kind=DisplayKind.VNC, line=line)
 
     def vms(self) -> dict[UUID, Power]:
-        def effect() -> dict[UUID, Power]:
-            return {
-                UUID(vm): Power(found["power"])
-                for vm, found in self.world.all("vm").items()
-                if self._is_ours(found)
-            }
+        return self.world.call("hypervisors.vms", self.host, self._vms, {})
 
-        return self.world.call("hypervisors.vms", self.host, effect, {})
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        former: dict[UUID, Power] = {}
+        while True:
+            now = self._vms()
+            yield differences(former, now)
+            former, until = now, time.monotonic() + timeout_s
+            while self._vms() == former and time.monotonic() < until:
+                time.sleep(min(_POLL_S, timeout_s))
+
+    def _vms(self) -> dict[UUID, Power]:
+        every = self.world.all("vm").items()
+        return {UUID(vm): Power(found["power"]) for vm, found in every if self._is_ours(found)}
 
     def guest_writes(self, vm: UUID) -> None:
         """Let the guest write to every volume that it is connected to and that lets it in."""
@@ -294,23 +297,6 @@ class MemoryHypervisor(MemoryFiles):
 
     def _is_ours(self, found: Properties) -> bool:
         return (found["host"], found["installation"]) == (str(self.host), str(self.installation))
-
-    def _disk(self, disk: Disk) -> Properties | None:
-        """Answer the disk's properties, or None. Raises `Conflict`."""
-        found = self.world.find("disk", disk.id)
-        if found and found != self._of_disk(disk):
-            raise Conflict(f"disk {disk.id} is there, and is another disk")
-        return found
-
-    def _of_disk(self, disk: Disk) -> Properties:
-        return {
-            "host": str(self.host),
-            "vm": str(disk.vm),
-            "installation": str(disk.installation),
-            "size_mib": disk.size_mib,
-            "datastore": disk.datastore,
-            "base": disk.base and disk.base.model_dump(mode="json"),
-        }
 
     def _vm(self, vm: UUID) -> Properties | None:
         """Answer the VM's properties, or None when it is not here. Raises `Conflict`."""
@@ -393,8 +379,3 @@ class MemoryHypervisor(MemoryFiles):
 
 def _key(connection: Connection) -> str:
     return f"{connection.vm}.{connection.volume}"
-
-
-def _security(asks: bool, heard: bytes) -> bytes:  # noqa: FBT001 - as `partial` gives it
-    """What a VNC server answers to a client's version: that it asks for a password, or not."""
-    return bytes([1, 2 if asks else 1]) if heard == _VNC else b""

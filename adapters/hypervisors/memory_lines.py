@@ -9,6 +9,8 @@ from contextlib import suppress
 _LOOK_S = 0.05
 _PIECE_BYTES = 4096
 
+VNC = b"RFB 003.008\n"  # the first word of its server
+
 
 def open_line(
     greeting: bytes,
@@ -37,3 +39,8 @@ def open_line(
 
     threading.Thread(target=run, name="twin's line", daemon=True).start()
     return theirs
+
+
+def security(asks: bool, heard: bytes) -> bytes:  # noqa: FBT001 - as `partial` gives it
+    """What a VNC server answers to a client's version: that it asks for a password, or not."""
+    return bytes([1, 2 if asks else 1]) if heard == VNC else b""

@@ -1,64 +1,34 @@
 """VMware ESXi, alone or in a vCenter, through the vSphere API by pyVmomi; agentless."""
 
-import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
 from pyVmomi import vim
 
-from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
+from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
+from adapters.guests import Firmware
 from adapters.hypervisors import vsphere_spec as spec
-from adapters.hypervisors.base import Capability, Display
+from adapters.hypervisors.base import Capability, Display, differences
+from adapters.hypervisors.vsphere_disks import VsphereDisks
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
+from adapters.hypervisors.vsphere_spec import Found
+from adapters.hypervisors.vsphere_stills import VsphereStills
 from adapters.hypervisors.vsphere_volumes import VsphereVolumes
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
-from adapters.vsphere.session import Session
+from adapters.vsphere.session import Session, vms_of
 
 _POLL_S = 0.2
 _MIB = 2**20
-_OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 _POWER = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.PAUSED}
-
-
 _LOOKED_AT = {"config.extraConfig", "config.hardware.device", "runtime.powerState"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A VM of ours, as it was when it was looked at."""
-
-    vm: Any
-    marks: dict[str, str]
-    devices: list[Any]
-    power: Power
-
-    @property
-    def connections(self) -> list[Connection]:
-        """The volumes that it has."""
-        return spec.connections(self.marks)
-
-    @property
-    def files(self) -> set[str]:
-        """The files that it is defined with."""
-        return spec.files_of(self.devices)
-
-    def noted(self, connection: Connection) -> Connection | None:
-        """How it has that volume, if it has it."""
-        return next((x for x in self.connections if x.volume == connection.volume), None)
-
-    def has(self, connection: Connection) -> bool:
-        """Whether it has the volume so. Raises `Conflict` when it has it otherwise."""
-        noted = self.noted(connection)
-        if noted is not None and noted != connection:
-            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
-        return noted is not None
 
 
 class VsphereHypervisor:
@@ -77,7 +47,9 @@ class VsphereHypervisor:
     def __init__(self, session: Session, installation: UUID) -> None:
         self._session = session
         self._datastores = Datastores(self._session)
+        self._disks = VsphereDisks(self._session, self._datastores)
         self._seeds = VsphereSeeds(self._datastores)
+        self._stills = VsphereStills(self._session)
         self._volumes = VsphereVolumes(self._session)
         self._installation = installation
 
@@ -100,63 +72,66 @@ class VsphereHypervisor:
             return self._volumes.initiator()
 
     def ensure_disk(self, disk: Disk) -> None:
-        if self.has_disk(disk):
-            return
         with self._session.speaking():
-            path = self.disk_path(disk)
-            if disk.size_mib > self._datastores.capacity(disk.datastore).total_mib:
-                raise OutOfSpace(f"{disk.datastore} is smaller than disk {disk.id}")
-            if disk.base is None:
-                self._datastores.create(path, disk.size_mib)
-                return
-            base = Place.parse(disk.base.path)
-            has_mib = self._datastores.disks(str(base.folder), base.name).get(base.name)
-            if has_mib is None:
-                raise NotFound(f"no base {disk.base.path}")
-            if has_mib == disk.size_mib:
-                name = f"overlay-{disk.id}"
-                self._datastores.overlay(str(base), path, disk.size_mib, name)
-            else:  # an overlay is as large as what it lies over
-                self._datastores.copy(str(base), path, disk.size_mib)
+            self._disks.ensure(disk)
 
     def has_disk(self, disk: Disk) -> bool:
         with self._session.speaking():
-            try:
-                found = self._datastores.disks(disk.datastore, f"disk-{disk.id}.*")
-            except (NotFound, vim.fault.FileNotFound):
-                return False
-        if found and found != {spec.disk_name(disk): disk.size_mib}:
-            raise Conflict(f"disk {disk.id} is there, and is another disk")
-        return bool(found)
+            return self._disks.has(disk)
 
     def delete_disk(self, disk: Disk) -> None:
         with self._session.speaking():
-            vm = self._find(disk.vm)
-            if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
-                raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
-        if self.has_disk(disk):
-            with self._session.speaking():
-                self._datastores.delete(self.disk_path(disk))
+            self._require_unused(disk)
+            self._disks.delete(disk)
 
     def disks(self, datastore: str) -> dict[UUID, bool]:
         with self._session.speaking():
             used = self._used_files()
-            place = Place.parse(datastore)
-            found = self._found(datastore)
-            return {disk: str(place / name) in used for disk, name in found.items()}
+            found = self._disks.of(self._installation, datastore)
+            return {disk: path in used for disk, path in found.items()}
 
     def discard_disk(self, datastore: str, disk: UUID) -> None:
         with self._session.speaking():
-            name = self._found(datastore).get(disk)
-            if name is None:
-                return
-            path = str(Place.parse(datastore) / name)
+            path = self._disks.of(self._installation, datastore).get(disk)
             if path in self._used_files():
                 raise InUse(f"a VM is defined with disk {disk}")
-            self._datastores.delete(path)
+            if path:
+                self._datastores.delete(path)
 
     def disk_path(self, disk: Disk) -> str:
-        return str(Place.parse(disk.datastore) / spec.disk_name(disk))
+        return self._disks.path(disk)
+
+    def send_disk(self, disk: Disk, target: Path, progress: Callable[[float], None]) -> None:
+        with self._session.speaking():
+            found = self._find(disk.vm)
+            if not found or not self._stills.are_there(disk.vm, found.vm):
+                self._require_unused(disk)
+            self._disks.send(disk, target, progress)
+
+    def open_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> Stills:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            found = self._require(self._running(vm))
+            if found.connections:
+                raise Unsupported(f"VM {vm} has volumes: ESXi takes no snapshot of such")
+            return self._stills.open(vm, found.vm)
+
+    def has_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> bool:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            found = self._find(vm)
+            return found is not None and self._stills.are_there(vm, found.vm)
+
+    def close_stills(self, vm: UUID, disks: Sequence[UUID], datastore: str) -> None:  # noqa: ARG002 - as the port
+        with self._session.speaking():
+            if found := self._find(vm):
+                self._stills.close(vm, found.vm)
+
+    def is_sending(self, disk: Disk) -> bool:
+        with self._session.speaking():
+            return self._disks.is_sending(disk)
+
+    def stop_sending(self, disk: Disk) -> None:
+        with self._session.speaking():
+            self._disks.stop_sending(disk)
 
     def ensure_seed(self, seed: Seed, image: bytes) -> None:
         with self._session.speaking():
@@ -187,38 +162,33 @@ class VsphereHypervisor:
             if path:
                 self._datastores.delete_file(path)
 
+    def firmwares(self) -> frozenset[Firmware]:
+        return frozenset(Firmware)
+
     def ensure_vm(self, vm: Vm, screen: SecretStr | None = None) -> None:  # noqa: ARG002 - no line
-        if self.has_vm(vm):
-            return
-        for disk in vm.disks:
-            if not self.has_disk(disk):
-                raise NotFound(f"VM {vm.id} needs disk {disk.id}")
-        if vm.seed and not self.has_seed(vm.seed):
-            raise NotFound(f"VM {vm.id} needs its seed")
         with self._session.speaking():
+            if self._has(vm):
+                return
+            for disk in self._disks.missing(vm.disks):
+                raise NotFound(f"VM {vm.id} needs disk {disk.id}")
+            if vm.seed and not self._seeds.has(vm.seed):
+                raise NotFound(f"VM {vm.id} needs its seed")
             directory = vm.disks[0].datastore if vm.disks else self._datastores.largest()
             place = Place.parse(directory)
             paths = {disk.id: self.disk_path(disk) for disk in vm.disks}
             console = str(place / f"console-{vm.id}.log")
-            network = next(iter(self._session.host.network), None)
-            if vm.nics and network is None:
-                raise Refused("the host has no network, not even for cards that lead nowhere")
+            cards = [self._card(place, nic) for place, nic in enumerate(vm.nics)]
             seed = self._seeds.path(vm.seed) if vm.seed else ""
-            wanted = spec.vm_spec(vm, paths, place.datastore, console, network, seed)
+            wanted = spec.vm_spec(vm, paths, place.datastore, console, cards, seed)
             try:
-                self._session.create(wanted)
+                self._session.know(vm.id, self._session.create(wanted))
             except vim.fault.DuplicateName as error:
                 text = f"a VM {spec.vm_name(vm.id)} is there, and is another's"
                 raise Conflict(text) from error
 
     def has_vm(self, vm: Vm) -> bool:
         with self._session.speaking():
-            found = self._find(vm.id)
-            if found is None:
-                return False
-            if found.marks.get(spec.DIGEST) != vm.digest:
-                raise Conflict(f"VM {vm.id} is defined, and otherwise")
-            return True
+            return self._has(vm)
 
     def set_size(self, former: Vm, vm: Vm) -> None:
         with self._session.speaking():
@@ -235,6 +205,7 @@ class VsphereHypervisor:
                 return
             if found.power is not Power.OFF:
                 raise InUse(f"VM {vm} is on", users=(str(vm),))
+            self._stills.close(vm, found.vm)
             self._session.wait(found.vm.ReconfigVM_Task(spec.stripped(found.devices)))
             self._volumes.log_out(found.connections)
             if console := spec.console_of(found.devices):
@@ -246,7 +217,7 @@ class VsphereHypervisor:
             found = self._require(connection.vm)
             if found.has(connection):
                 return
-            if spec.disks_at(found.devices, connection.position):
+            if spec.disks_at(found.devices, connection):
                 raise Conflict(f"VM {connection.vm} has another disk there")
             if found.power is not Power.OFF:
                 raise Unsupported(f"VM {connection.vm} is on: it cannot be given a volume")
@@ -317,14 +288,30 @@ class VsphereHypervisor:
     def vms(self) -> dict[UUID, Power]:
         paths = ("config.instanceUuid", "config.extraConfig", "runtime.powerState")
         with self._session.speaking():
-            every = self._session.properties(self._session.host.vm, *paths)
+            every = self._session.vms(*paths)
         return {
             UUID(has["config.instanceUuid"]): _POWER[has["runtime.powerState"]]
             for has in every.values()
-            if self._is_ours(has.get("config.extraConfig", []))
+            if has.keys() == set(paths) and self._is_ours(has["config.extraConfig"])
         }
 
-    def _switch_on(self, found: "Found") -> None:
+    def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
+        """VMs are heard of wherever they were when this began, and where they are made."""
+        former: dict[UUID, Power] = {}
+        with self._session.speaking():
+            wanted = vms_of(self._session.host, "runtime.powerState")
+            with self._session.news(*wanted) as heard:
+                heard(0)
+                while True:
+                    now = self.vms()
+                    yield differences(former, now)
+                    former = now
+                    heard(timeout_s)
+
+    def _card(self, place: int, nic: Nic) -> Any:
+        return spec.card(place, nic, self._session.network, self._session.network_name)
+
+    def _switch_on(self, found: Found) -> None:
         """Start it, once it can have all that it needs: a host may start it without."""
         self._volumes.require(found.connections)
         self._session.wait(found.vm.PowerOnVM_Task())
@@ -340,24 +327,22 @@ class VsphereHypervisor:
         if _power(vm) is not Power.OFF:
             self._session.wait(vm.PowerOffVM_Task())
 
-    def _found(self, datastore: str) -> dict[UUID, str]:
-        """Our disks there, by their ids."""
-        names = self._datastores.disks(datastore, f"disk-*.{self._installation}.*")
-        matches = (found for name in names if (found := _OURS.fullmatch(name)))
-        return {UUID(found[1]): found[0] for found in matches}
+    def _require_unused(self, disk: Disk) -> None:
+        vm = self._find(disk.vm)
+        if vm and vm.power is not Power.OFF and self.disk_path(disk) in vm.files:
+            raise InUse(f"disk {disk.id} is in use", users=(str(disk.vm),))
 
     def _used_files(self) -> set[str]:
         """The files that VMs are defined with, whosever they are."""
-        every = self._session.properties(self._session.host.vm, "config.hardware.device")
+        every = self._session.vms("config.hardware.device")
         devices = [has.get("config.hardware.device", []) for has in every.values()]
         return set().union(*map(spec.files_of, devices))
 
-    def _find(self, vm: UUID) -> "Found | None":
+    def _find(self, vm: UUID) -> Found | None:
         """Answer the VM as it is, or None. Raises `Conflict` when it is not ours."""
-        there = self._session.find(vm)
-        if there is None:
+        if (looked := self._session.look_at(vm, *sorted(_LOOKED_AT))) is None:
             return None
-        has = self._session.properties([there], *_LOOKED_AT)[there]
+        there, has = looked
         if _LOOKED_AT - has.keys():
             raise Transient(f"VM {vm} cannot be looked at now")
         extra, devices, power = (has[name] for name in sorted(_LOOKED_AT))
@@ -365,7 +350,13 @@ class VsphereHypervisor:
             raise Conflict(f"VM {vm} is another's")
         return Found(there, spec.marks(extra), list(devices), _POWER[power])
 
-    def _require(self, vm: UUID) -> "Found":
+    def _has(self, vm: Vm) -> bool:
+        found = self._find(vm.id)
+        if found and found.marks.get(spec.DIGEST) != vm.digest:
+            raise Conflict(f"VM {vm.id} is defined, and otherwise")
+        return found is not None
+
+    def _require(self, vm: UUID) -> Found:
         found = self._find(vm)
         if found is None:
             raise NotFound(f"no VM {vm}")

@@ -3,19 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pyVmomi import vim
 
-from adapters.errors import Unsupported
-from adapters.types import Boot, Connection, Disk, Nic, Vm
+from adapters.errors import Conflict, Unsupported
+from adapters.guests import Boot, Bus, bus_at
+from adapters.types import Connection, Disk, Nic, Power, Vm
 
 INSTALLATION = "cloudloom.installation"
 DIGEST = "cloudloom.digest"
 _CONNECTION = "cloudloom.connection."
 _CONTROLLER = 1000
-_IDE = 200
+_SATA = 15000
+_IDE = 200  # the first of the two that every VM has
 _OWN_UNIT = 7  # where the controller itself is on its bus
 _UNITS = 16
 _DEVICE = vim.vm.device
@@ -26,7 +29,47 @@ _CARDS = {
     "e1000e": _DEVICE.VirtualE1000e,
     "pcnet32": _DEVICE.VirtualPCNet32,
 }
+_SCSI = {  # that volumes hang on, too, whatever disks do: a LUN goes to no other bus
+    None: _DEVICE.ParaVirtualSCSIController,
+    Bus.PVSCSI: _DEVICE.ParaVirtualSCSIController,
+    Bus.SCSI: _DEVICE.VirtualLsiLogicController,
+    Bus.LSISAS: _DEVICE.VirtualLsiLogicSASController,
+    Bus.SATA: _DEVICE.VirtualLsiLogicController,
+    Bus.IDE: _DEVICE.VirtualLsiLogicController,
+}
+_SYSTEMS = set(vim.vm.GuestOsDescriptor.GuestOsIdentifier.values)
 _Change = _DEVICE.VirtualDeviceSpec
+
+
+@dataclass(frozen=True)
+class Found:
+    """A VM of ours, as it was when it was looked at."""
+
+    vm: Any
+    marks: dict[str, str]
+    devices: list[Any]
+    power: Power
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The volumes that it has."""
+        return connections(self.marks)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that it is defined with."""
+        return files_of(self.devices)
+
+    def noted(self, connection: Connection) -> Connection | None:
+        """How it has that volume, if it has it."""
+        return next((x for x in self.connections if x.volume == connection.volume), None)
+
+    def has(self, connection: Connection) -> bool:
+        """Whether it has the volume so. Raises `Conflict` when it has it otherwise."""
+        noted = self.noted(connection)
+        if noted is not None and noted != connection:
+            raise Conflict(f"VM {connection.vm} has volume {connection.volume}, and otherwise")
+        return noted is not None
 
 
 def vm_name(vm: UUID) -> str:
@@ -49,9 +92,10 @@ def disk_name(disk: Disk) -> str:
 
 
 def vm_spec(
-    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, network: Any, seed: str
+    vm: Vm, disks: Mapping[UUID, str], datastore: str, console: str, cards: list[Any], seed: str
 ) -> Any:
-    """Define a VM: its disks, which are there, by where they are; its network cards, unplugged."""
+    """Define a VM: its disks, which are there, by where they are; its network cards."""
+    wants, bus = vm.settings, vm.settings.bus
     return vim.vm.ConfigSpec(
         name=vm_name(vm.id),
         annotation=vm.name,
@@ -61,7 +105,9 @@ def vm_spec(
         memoryMB=vm.ram_mib,
         cpuHotAddEnabled=True,
         memoryHotAddEnabled=True,
-        guestId="otherLinux64Guest",
+        guestId=wants.system if wants.system in _SYSTEMS else "otherLinux64Guest",
+        firmware=wants.firmware.value,
+        bootOptions=vim.vm.BootOptions(efiSecureBootEnabled=False),
         files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
         extraConfig=[
             option(INSTALLATION, str(vm.installation)),
@@ -70,15 +116,10 @@ def vm_spec(
             option("bios.bootOrder", ",".join(_BOOT[each] for each in vm.settings.boot)),
         ],
         deviceChange=[
-            _Change(
-                operation="add",
-                device=_DEVICE.ParaVirtualSCSIController(
-                    key=_CONTROLLER, busNumber=0, sharedBus="noSharing"
-                ),
-            ),
-            *(_disk(disk, disks[disk.id]) for disk in vm.disks),
-            *([_disc(seed)] if seed else []),
-            *(_card(place, nic, network) for place, nic in enumerate(vm.nics)),
+            *_controllers(bus),
+            *(_disk(disk, disks[disk.id], place(bus, disk.position)) for disk in vm.disks),
+            *([_disc(seed, bus)] if seed else []),
+            *cards,
             _Change(
                 operation="add",
                 device=_DEVICE.VirtualSerialPort(
@@ -98,13 +139,24 @@ def resized(vm: Vm) -> Any:
     )
 
 
-def _disk(disk: Disk, path: str) -> Any:
+def _controllers(bus: Bus | None) -> list[Any]:
+    """Make what disks and volumes hang on. Raises `Unsupported`."""
+    if bus not in _SCSI:
+        raise Unsupported(f"vSphere has no bus {bus} here")
+    devices = [_SCSI[bus](key=_CONTROLLER, busNumber=0, sharedBus="noSharing")]
+    if bus in {Bus.SATA, Bus.IDE}:
+        devices.append(_DEVICE.VirtualAHCIController(key=_SATA, busNumber=0))
+    return [_Change(operation="add", device=each) for each in devices]
+
+
+def _disk(disk: Disk, path: str, there: tuple[int, int]) -> Any:
+    controller, number = there
     return _Change(
         operation="add",
         device=_DEVICE.VirtualDisk(
             key=-100 - disk.position,
-            controllerKey=_CONTROLLER,
-            unitNumber=unit(disk.position),
+            controllerKey=controller,
+            unitNumber=number,
             capacityInKB=disk.size_mib * 1024,
             backing=_DEVICE.VirtualDisk.FlatVer2BackingInfo(
                 fileName=path, diskMode="persistent", thinProvisioned=True
@@ -113,14 +165,15 @@ def _disk(disk: Disk, path: str) -> Any:
     )
 
 
-def _disc(path: str) -> Any:
-    """Make a CD-ROM, on the controller that every VM has."""
+def _disc(path: str, bus: Bus | None) -> Any:
+    """Make a CD-ROM, on a controller that every VM has: the last place where disks are on it."""
+    last = 1 if bus is Bus.IDE else 0
     return _Change(
         operation="add",
         device=_DEVICE.VirtualCdrom(
             key=-400,
-            controllerKey=_IDE,
-            unitNumber=0,
+            controllerKey=_IDE + last,
+            unitNumber=last,
             backing=_DEVICE.VirtualCdrom.IsoBackingInfo(fileName=path),
             connectable=_DEVICE.VirtualDevice.ConnectInfo(
                 startConnected=True, connected=True, allowGuestControl=False
@@ -129,13 +182,11 @@ def _disc(path: str) -> Any:
     )
 
 
-def _card(place: int, nic: Nic, network: Any) -> Any:
+def card(place: int, nic: Nic, network: Any, name: str) -> Any:
     """Make a card that leads nowhere: as isolated as a `user` network is."""
     if nic.model not in _CARDS:
         raise Unsupported(f"vSphere has no card {nic.model}")
-    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(
-        deviceName=network.name, network=network
-    )
+    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
     return _Change(
         operation="add",
         device=_CARDS[nic.model](
@@ -156,6 +207,14 @@ def unit(position: int) -> int:
     if number >= _UNITS:
         raise Unsupported(f"a VM has no place for a disk {position}")
     return number
+
+
+def place(bus: Bus | None, position: int) -> tuple[int, int]:
+    """The controller of the disk of that position, and where it is on that."""
+    on = bus and bus_at(bus, position)
+    if on is Bus.IDE:
+        return _IDE + position // 2, position % 2
+    return (_SATA, position) if on is Bus.SATA else (_CONTROLLER, unit(position))
 
 
 def connected(connection: Connection, device: str) -> Any:
@@ -181,9 +240,7 @@ def connected(connection: Connection, device: str) -> Any:
 def disconnected(devices: list[Any], connection: Connection) -> Any:
     """Take it away again, with the file that maps it; what is on the LUN stays."""
     return vim.vm.ConfigSpec(
-        deviceChange=[
-            removal(each) for each in disks_at(devices, connection.position) if is_mapped(each)
-        ],
+        deviceChange=[removal(each) for each in disks_at(devices, connection) if is_mapped(each)],
         extraConfig=[option(note_of(connection.volume), "")],
     )
 
@@ -207,10 +264,11 @@ def is_mapped(disk: Any) -> bool:
     return isinstance(disk.backing, _DEVICE.VirtualDisk.RawDiskMappingVer1BackingInfo)
 
 
-def disks_at(devices: list[Any], position: int) -> list[Any]:
-    """The disk at a position."""
+def disks_at(devices: list[Any], connection: Connection) -> list[Any]:
+    """What is where a volume is to be, or a disk of its position would be."""
+    places = {place(None, connection.position), place(connection.bus, connection.position)}
     disks = (each for each in devices if isinstance(each, _DEVICE.VirtualDisk))
-    return [disk for disk in disks if disk.unitNumber == unit(position)]
+    return [disk for disk in disks if (disk.controllerKey, disk.unitNumber) in places]
 
 
 def files_of(devices: list[Any]) -> set[str]:

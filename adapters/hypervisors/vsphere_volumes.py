@@ -27,7 +27,8 @@ class VsphereVolumes:
         """Have the host see the volume: its device. Raises `Transient` when it is not let in."""
         adapter = self._adapter()
         target = _static(connection)
-        self._storage.AddInternetScsiStaticTargets(adapter.device, [target])
+        if _known(target) not in map(_known, adapter.configuredStaticTarget):
+            self._storage.AddInternetScsiStaticTargets(adapter.device, [target])
         login = _HBA.AuthenticationProperties(
             chapAuthEnabled=True,
             chapName=chap.user,
@@ -57,10 +58,10 @@ class VsphereVolumes:
         adapter = self._find()
         if adapter is None:
             return
-        configured = {(x.address, x.port, x.iScsiName) for x in adapter.configuredStaticTarget}
+        configured = {_known(each) for each in adapter.configuredStaticTarget}
         forgotten = False
         for each in map(_static, connections):
-            if (each.address, each.port, each.iScsiName) in configured:
+            if _known(each) in configured:
                 with suppress(vim.fault.NotFound):
                     self._storage.RemoveInternetScsiStaticTargets(adapter.device, [each])
                 forgotten = True
@@ -104,3 +105,8 @@ class VsphereVolumes:
 def _static(connection: Connection) -> Any:
     target = connection.target
     return _HBA.StaticTarget(address=target.host, port=target.port, iScsiName=target.iqn)
+
+
+def _known(target: Any) -> tuple[str, int, str]:
+    """What tells one static target from another."""
+    return target.address, target.port, target.iScsiName

@@ -8,15 +8,18 @@ Laws, held by `tests/contracts/test_images.py`:
 3. Failures are `Transient`, or `Refused` with a code of their own (`BadImage`, `OutOfSpace`).
 4. A repository without its marker file (a directory that should be a mount) is `Transient`.
 5. Paths inside the repository are relative; one that leaves it is `Refused`.
+6. What was downloaded is whole once `fetch` returns. A later call goes on where an earlier one
+   ended, if the source has the same thing still, and begins anew if not.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from adapters.forms import Form
-from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 
 Progress = Callable[[float], None]  # percent, 0 to 100
 
@@ -42,6 +45,11 @@ class ImageTool(Protocol):
         of `fastest`; nothing is the plain one.
         """
 
+    def convert_still(
+        self, stills: Stills, disk: UUID, target: Path, form: Form, progress: Progress
+    ) -> None:
+        """Write `target`, a new file, of a disk as it was at one moment."""
+
     def fastest(self, folder: Path, has: Form, form: Form) -> str:
         """Measure in a folder which correct way from form to form is the fastest one there."""
 
@@ -56,6 +64,17 @@ class ImageTool(Protocol):
     ) -> None:
         """Write the image's content straight onto an exported volume, in raw, flushed."""
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        """Write an exported volume's content to a new file, as large as the volume."""
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:
@@ -66,6 +85,28 @@ class ImageTool(Protocol):
 
     def measure(self, source: Path, source_format: Format, form: Form) -> int:
         """Bytes that a conversion will need at most."""
+
+
+class Wanted(NamedTuple):
+    """What whoever wants a file says of it, and hears of it."""
+
+    most_bytes: int  # it is not taken if it is larger
+    admit: Callable[[int], None]  # told how large it is, or will be at least, before it becomes so
+    progress: Progress
+    check: Callable[[], None]  # asked every second; raises when it is wanted no more
+
+
+class Downloads(Protocol):
+    """Fetches files from elsewhere, whoever has asked for them."""
+
+    def fetch(
+        self, source: Source, target: Path, wanted: Wanted, begun: Path | None = None
+    ) -> None:
+        """Write the file, or what is missing of it; `begun` is what another attempt has of it.
+
+        `begun` is copied, not written to: whoever has begun it may not know yet that he has ended.
+        Beside the target is a note of what it is the beginning of.
+        """
 
 
 class ImageRepository(Protocol):

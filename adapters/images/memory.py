@@ -2,7 +2,7 @@
 
 An image is a small text: its format, the size the guest sees, and some content. The repository
 is a real one in a real directory, whose answers obey the world's fates. Volumes are filled in
-the world, where the memory storage keeps them.
+the world, where the memory storage keeps them; what can be downloaded is in the world, too.
 """
 
 import json
@@ -12,13 +12,16 @@ from uuid import UUID
 
 from adapters.errors import BadImage, NotAllowed, NotFound, Refused, Transient
 from adapters.forms import Form
-from adapters.images.base import Progress
+from adapters.images.base import Progress, Wanted
+from adapters.images.partial import Mark, Partial
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
-from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Target
+from adapters.stills import Stills
+from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 from adapters.world import World
 
 _MAX_BYTES = 2**20
+_SURPLUS_BYTES = 2**20  # by which an image is measured too large
 _WAYS = ("", "quick")
 
 
@@ -65,6 +68,19 @@ class MemoryImageTool:
 
         self.world.call("images.convert", target.name, effect, None)
 
+    def convert_still(
+        self, stills: Stills, disk: UUID, target: Path, form: Form, progress: Progress
+    ) -> None:
+        def effect() -> None:
+            still = self.world.find("still", disk)
+            if still is None:
+                raise Transient(f"nothing answers at {stills.socket}")
+            progress(0.0)
+            progress(100.0)
+            write_image(target, form.format, still["virtual_size_bytes"], still["content"])
+
+        self.world.call("images.convert_still", disk, effect, None)
+
     def fastest(self, folder: Path, has: Form, form: Form) -> str:
         def effect() -> str:
             if not folder.is_dir():
@@ -93,12 +109,31 @@ class MemoryImageTool:
 
         self.world.call("images.fill_target", target.iqn, effect, None)
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        def effect() -> None:
+            _, volume = self._volume(target, initiator, chap)
+            progress(0.0)
+            progress(100.0)
+            size_bytes = volume["size_mib"] * 2**20
+            write_image(image, form.format, size_bytes, volume["content"] or "")
+
+        self.world.call("images.read_target", target.iqn, effect, None)
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:
         def effect() -> bool:
             _, volume = self._volume(target, initiator, chap)
-            return bool(volume["content"] == _read(source, source_format)["content"])
+            content = volume["content"] or ""
+            return bool(content == _read(source, source_format)["content"])
 
         return self.world.call("images.equals_target", target.iqn, effect, lie=True)
 
@@ -108,9 +143,9 @@ class MemoryImageTool:
 
         return self.world.call("images.equal", a.name, effect, lie=True)
 
-    def measure(self, source: Path, source_format: Format, form: Form) -> int:
+    def measure(self, source: Path, source_format: Format, form: Form) -> int:  # noqa: ARG002 - as the port
         def effect() -> int:
-            return len(json.dumps(_read(source, source_format))) + len(form.value)
+            return len(json.dumps(_read(source, source_format))) + _SURPLUS_BYTES
 
         return self.world.call("images.measure", source.name, effect, 0)
 
@@ -124,6 +159,43 @@ class MemoryImageTool:
                 if volume := self.world.find("volume", export["volume"]):
                     return export["volume"], volume
         raise Transient(f"nothing answers at {target.iqn}")
+
+
+def publish_source(world: World, url: str, content: bytes) -> None:
+    """Let something be downloaded from an address."""
+    world.put("source", url, {"content": content.hex()})
+
+
+class MemoryDownloads:
+    """Downloads of what is in the world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def fetch(
+        self, source: Source, target: Path, wanted: Wanted, begun: Path | None = None
+    ) -> None:
+        def effect() -> None:
+            part = Partial.found(target)
+            if begun is not None and not part.size:
+                part.adopt(begun, wanted.check)
+            if part.is_whole:
+                return
+            found = self.world.find("source", source.url.get_secret_value())
+            if found is None:
+                raise NotFound("that is not there", code="source-not-found")
+            content = bytes.fromhex(found["content"])
+            if len(content) > wanted.most_bytes:
+                raise Refused("it is too large", code="source-too-large")
+            wanted.check()
+            wanted.admit(len(content))
+            part.restart(Mark(total_bytes=len(content)))
+            with part.writing() as pen:
+                pen.write(content)
+                pen.finish()
+            wanted.progress(100.0)
+
+        self.world.call("downloads.fetch", target.name, effect, None)
 
 
 class MemoryRepository:

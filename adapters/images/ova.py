@@ -88,20 +88,29 @@ def _inspected(
     return info
 
 
+def descriptor_of(path: Path) -> bytes:
+    """What an archive says of itself. Raises `BadPackage`."""
+    with UntrustedFile.open(path) as file:
+        return Ova(file).descriptor
+
+
 class Ova:
     """An archive whose headers, descriptor and manifest have been looked at."""
 
     def __init__(
-        self, members: dict[str, Member], trusted: Sequence[x509.Certificate] = ()
+        self,
+        package: UntrustedFile | dict[str, Member],
+        trusted: Sequence[x509.Certificate] = (),
     ) -> None:
-        self._members = members
+        """Look at an archive, or at the files of a folder."""
+        self._members = package if isinstance(package, dict) else _members(package)
         own = self._one(".ovf")
         if own is None:
             raise BadPackage("the package has no descriptor", code="package-missing-file")
         stem = own.name[: -len(".ovf")]
         self._manifest: dict[str, manifest.Digest] = {}
         self._own = {own.name}
-        descriptor = self._text(own, ovf.DESCRIPTOR_MAX_BYTES)
+        self.descriptor = descriptor = self._text(own, ovf.DESCRIPTOR_MAX_BYTES)
         if listed := self._one(".mf", stem):
             self._own.add(listed.name)
             text = self._text(listed, manifest.MANIFEST_MAX_BYTES)
@@ -208,7 +217,7 @@ class Ova:
 def _members_of(path: Path, opened: ExitStack) -> dict[str, Member]:
     """The files of an archive, or of a folder."""
     if not path.is_dir():
-        return members_in(opened.enter_context(UntrustedFile.open(path)))
+        return _members(opened.enter_context(UntrustedFile.open(path)))
     paths = [each for each, _ in zip(path.iterdir(), range(ovf.MAX_FILES + 1), strict=False)]
     if len(paths) > ovf.MAX_FILES:
         raise BadPackage("the package has too many files", code="package-too-large")
@@ -219,7 +228,7 @@ def _members_of(path: Path, opened: ExitStack) -> dict[str, Member]:
     return {x.path.name: Member(ovf.fit_name(x.path.name), 0, x.size, x) for x in files}
 
 
-def members_in(file: UntrustedFile) -> dict[str, Member]:
+def _members(file: UntrustedFile) -> dict[str, Member]:
     """Walk the headers; the archive has to end where the file does."""
     members: dict[str, Member] = {}
     known: set[str] = set()

@@ -14,13 +14,13 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from adapters.guests import Bus, Firmware
 from adapters.packages import (
+    ANY_BUS,
     MAX_CPU,
     MAX_RAM_MIB,
     About,
     BadPackage,
-    Bus,
-    Firmware,
     Hardware,
     Package,
     PackagedDisk,
@@ -36,6 +36,16 @@ _MAX_NICS = 24
 _NAMESPACES = tuple(f"http://schemas.dmtf.org/ovf/envelope/{version}" for version in (1, 2))
 _CPU, _MEMORY, _IDE, _SCSI, _NIC, _OTHER_STORAGE = "3", "4", "5", "6", "10", "20"
 _CONTROLLERS = {_IDE, _SCSI, _OTHER_STORAGE}
+_SUBTYPES = (  # a controller's bus, by a word in its subtype
+    ("virtio", Bus.VIRTIO),
+    ("ahci", Bus.SATA),
+    ("sata", Bus.SATA),
+    ("nvme", Bus.NVME),
+    ("virtualscsi", Bus.PVSCSI),  # VMware's name of its own
+    ("pvscsi", Bus.PVSCSI),
+    ("sas", Bus.LSISAS),
+)
+_SYSTEM = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _UNIT = re.compile(
     r"(?P<base>kilo|mega|giga|tera|[kmgt])?(bytes?|b)"
@@ -93,8 +103,9 @@ def read(text: bytes) -> Package:
         files=tuple(files.values()),
         hardware=Hardware(
             firmware=_firmware(system),
-            buses=tuple(bus for _, bus in disks),
+            buses=tuple(bus for _, bus in disks if bus),
             nics=_nics(items),
+            system=_guest_system(system),
         ),
         about=_about(system),
     )
@@ -176,7 +187,7 @@ def _items(root: Element, system: Element) -> Iterator[Item]:
 
 def _disks(
     root: Element, files: dict[str, PackagedFile], items: list[Item]
-) -> list[tuple[PackagedDisk, Bus]]:
+) -> list[tuple[PackagedDisk, Bus | None]]:
     """The disks of the VM in the order in which its guest finds them."""
     described = {_attribute(each, "diskId"): each for each in _within(root, "DiskSection", "Disk")}
     controllers = {
@@ -184,7 +195,7 @@ def _disks(
         for position, each in enumerate(items)
         if each.kind in _CONTROLLERS
     }
-    found: list[tuple[int, int, PackagedDisk, Bus]] = []
+    found: list[tuple[int, int, PackagedDisk, Bus | None]] = []
     used: set[str] = set()
     for item in items:
         resource = item.said.get("HostResource", "").removeprefix("ovf:")
@@ -236,13 +247,12 @@ def _format(said: str, file: str) -> Format:
     raise _unsupported(f"a disk of the format {said[:80]!r}")
 
 
-def _bus(controller: Item) -> Bus:
+def _bus(controller: Item) -> Bus | None:
+    if controller.said.get("Description") == ANY_BUS:
+        return None
     if controller.kind == _IDE:
         return Bus.IDE
-    for words, bus in ((("virtio",), Bus.VIRTIO), (("ahci", "sata"), Bus.SATA)):
-        if any(word in controller.subtype for word in words):
-            return bus
-    return Bus.NVME if "nvme" in controller.subtype else Bus.SCSI
+    return next((bus for word, bus in _SUBTYPES if word in controller.subtype), Bus.SCSI)
 
 
 def _cpu(items: list[Item]) -> int | None:
@@ -285,6 +295,15 @@ def _firmware(system: Element) -> Firmware:
         if vmware or virtualbox:
             return Firmware.EFI
     return Firmware.BIOS
+
+
+def _guest_system(system: Element) -> str:
+    """Which system the guest is, where VMware's word for it stands beside a number."""
+    for section in _children(system, "OperatingSystemSection"):
+        for name, said in section.attrib.items():
+            if name.rpartition("}")[2] == "osType" and "vmware" in name:
+                return said if _SYSTEM.fullmatch(said) else ""
+    return ""
 
 
 def _about(system: Element) -> About:

@@ -7,12 +7,13 @@ is too large for that. A disk is never in memory whole.
 import hashlib
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+from adapters.guests import Bus, Firmware
 from adapters.images import manifest
-from adapters.packages import Bus, Firmware, Package, PackagedDisk
+from adapters.packages import ANY_BUS, Package, PackagedDisk
 from adapters.types import Format
 
 _ENVELOPE = "http://schemas.dmtf.org/ovf/envelope/"
@@ -41,6 +42,8 @@ _CONTROLLERS = {  # resource type and subtype
     Bus.IDE: ("5", "PIIX4"),
     Bus.SATA: ("20", "AHCI"),
     Bus.SCSI: ("6", "lsilogic"),
+    Bus.LSISAS: ("6", "lsilogicsas"),
+    Bus.PVSCSI: ("6", "VirtualSCSI"),
     Bus.VIRTIO: ("6", "VirtioSCSI"),
     Bus.NVME: ("20", "vmware.nvme.controller"),
 }
@@ -123,6 +126,8 @@ class _Descriptor:
             self._section(system, "AnnotationSection", "What is said of it", Annotation=note)
         system_kind = self._element("OperatingSystemSection", system, id="1")  # "other"
         self._info(system_kind, "The guest's system")
+        if package.hardware.system:
+            system_kind.set(f"{{{_VMWARE}}}osType", package.hardware.system)
         self._hardware(system)
         text = ET.tostring(self._root, encoding="unicode")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
@@ -185,6 +190,7 @@ class _Descriptor:
             bus = self._bus(n)
             if bus is not former or slot == _SLOTS.get(bus, 15):
                 kind, subtype = _CONTROLLERS[bus]
+                any_bus = {} if self._package.hardware.buses else {"Description": ANY_BUS}
                 count = count + 1 if bus is former else 0
                 controller = self._item(
                     section,
@@ -192,6 +198,7 @@ class _Descriptor:
                     f"{bus.upper()} controller {count}",
                     Address=str(count),
                     ResourceSubType=subtype,
+                    **any_bus,
                 )
                 former, slot = bus, 0
             self._item(
@@ -272,3 +279,13 @@ def package_of(name: str, disks: list[tuple[Path, int]], **said: object) -> Pack
             **said,
         }
     )
+
+
+def bundle(files: Mapping[str, Path], path: Path) -> None:
+    """Make an archive of what somebody else's package consists of, by the names it has there."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, file in files.items():
+            with file.open("rb") as opened:
+                header = tarfile.TarInfo(name)
+                header.size = file.stat().st_size
+                archive.addfile(header, opened)

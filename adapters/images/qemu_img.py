@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import UUID
 
 from adapters import programs
 from adapters.errors import (
@@ -27,6 +29,7 @@ from adapters.images.base import Progress
 from adapters.images.inspect import inspect
 from adapters.images.untrusted import corrupt
 from adapters.programs import ProgramFailed
+from adapters.stills import Stills
 from adapters.types import Chap, Format, ImageInfo, Target
 
 _PROGRESS = re.compile(r"\(([0-9.]+)/100%\)")
@@ -120,16 +123,19 @@ class QemuImg:
         progress: Progress,
         way: str = "",
     ) -> None:
-        """Convert; what a failure leaves of the target is removed."""
         formats = [*_WAYS.get(way, ()), "-f", source_format, "-O", form.format, *_options(form)]
-        try:
+        with _whole(target, form):
             _convert([*formats, "--", str(source.absolute()), str(target.absolute())], progress)
-        except BaseException:
-            for path in target.parent.iterdir():
-                extent = _OF_SET.fullmatch(path.stem) if form.is_set else None
-                if path == target or (extent and extent[1] == target.stem):
-                    path.unlink(missing_ok=True)
-            raise
+
+    def convert_still(
+        self, stills: Stills, disk: UUID, target: Path, form: Form, progress: Progress
+    ) -> None:
+        """Read it over NBD; a host that is lost meanwhile is not waited for."""
+        source = f"nbd+unix:///{disk}?socket={quote(stills.socket)}"
+        formats = ["-f", Format.RAW, "-O", form.format, *_options(form)]
+        with _whole(target, form):
+            what = [*formats, "--", source, str(target.absolute())]
+            _convert(what, progress, stalled_s=self.stalled_s)
 
     def fastest(self, folder: Path, has: Form, form: Form) -> str:
         """Try all that may be right on a sample; only who is clearly faster beats the plain way.
@@ -211,6 +217,24 @@ class QemuImg:
         what = ["--", str(source.absolute()), _iscsi(target, initiator, chap)]
         _convert([*_SECRET, *where, *what], progress, _password(chap), self.stalled_s)
 
+    def read_target(
+        self,
+        target: Target,
+        initiator: str,
+        chap: Chap,
+        image: Path,
+        form: Form,
+        progress: Progress,
+    ) -> None:
+        """Read a volume, byte by byte; what a failure leaves of the image is removed."""
+        what = ["--image-opts", "-O", form.format, *_options(form)]
+        where = ["--", _iscsi(target, initiator, chap), str(image.absolute())]
+        try:
+            _convert([*_SECRET, *what, *where], progress, _password(chap), self.stalled_s)
+        except BaseException:
+            image.unlink(missing_ok=True)
+            raise
+
     def equals_target(
         self, source: Path, source_format: Format, target: Target, initiator: str, chap: Chap
     ) -> bool:
@@ -219,6 +243,19 @@ class QemuImg:
         volume = _iscsi(target, initiator, chap)
         arguments = (*_SECRET, "--image-opts", "--", image, volume)
         return _compare(*arguments, stdin=_password(chap), stalled_s=self.stalled_s)
+
+
+@contextmanager
+def _whole(target: Path, form: Form) -> Iterator[None]:
+    """Remove what a failure leaves of an image."""
+    try:
+        yield
+    except BaseException:
+        for path in target.parent.iterdir():
+            extent = _OF_SET.fullmatch(path.stem) if form.is_set else None
+            if path == target or (extent and extent[1] == target.stem):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _options(form: Form) -> list[str]:

@@ -9,6 +9,7 @@ from adapters.errors import NotFound, Refused
 from adapters.types import Base, Capacity
 from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session
+from adapters.vsphere.transfers import Transfers
 
 
 class VsphereNode:
@@ -28,7 +29,7 @@ class VsphereNode:
 
     def ensure_copy(self, source: str, copy: Base) -> None:
         with self._session.speaking():
-            self._datastores.upload(source, _path(copy), copy.digest)
+            Transfers(self._session, self._datastores).upload(source, _path(copy), copy.digest)
 
     def has_copy(self, copy: Base) -> bool:
         with self._session.speaking():

@@ -1,27 +1,16 @@
-"""A session at a vCenter or an ESXi: its certificate pinned, its errors sorted, its tasks awaited.
+"""A session at a vCenter or an ESXi: its errors sorted, its tasks awaited."""
 
-An address says all that a host is reached and known by:
-`vsphere://SERVER[:PORT]/[HOST][?fingerprint=SHA256]`. HOST is its name in the server's inventory,
-and may be left out where there is only one. With a fingerprint, that certificate is believed and
-no other; without one, those that the system believes. User and password are not in it: they are
-asked for at each login, and kept nowhere.
-"""
-
-import hashlib
 import http.client
 import math
-import re
-import ssl
 import threading
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 from xml.parsers.expat import ExpatError
 
@@ -39,12 +28,13 @@ from adapters.errors import (
     Unsupported,
 )
 from adapters.types import Chap
+from adapters.vsphere.address import Address, PinnedConnection, context_for
 
 _VERSION = "vim.version.version11"  # of vSphere 6.5: what every server since then speaks
-_ANSWER_S = 60.0  # the longest that one call may take
 _IDLE_S = 60.0  # a session that was idle for longer may have ended
+_WHO = "config.instanceUuid"
+_KNOWN = 10_000  # VMs, of which is remembered where they were found
 _LOOK_S = 20  # how long one question for news of a task may wait
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MEANINGS: tuple[tuple[str, type[AdapterError]], ...] = (  # the first that fits
     ("vim.fault.NotAuthenticated", Transient),
     ("vim.fault.InvalidLogin", NotAllowed),
@@ -72,63 +62,6 @@ _MEANINGS: tuple[tuple[str, type[AdapterError]], ...] = (  # the first that fits
 )
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a host is, and by what it is known."""
-
-    server: str
-    port: int
-    host: str
-    fingerprint: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Read an address. Raises `Refused`."""
-        try:
-            url = urlsplit(text)
-            port = url.port or 443
-        except ValueError as error:
-            raise Refused(f"{text!r} is no address of a vSphere host") from error
-        asked = parse_qs(url.query)
-        fingerprint = asked.pop("fingerprint", [""])[0].replace(":", "").lower()
-        strange = url.username or url.fragment or asked
-        if url.scheme != "vsphere" or not url.hostname or strange:
-            raise Refused(f"{text!r} is no address like vsphere://server/host?fingerprint=...")
-        if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
-            raise Refused("the fingerprint is no SHA-256: 64 hexadecimal digits")
-        return cls(url.hostname, port, url.path.strip("/"), fingerprint)
-
-
-class _PinnedConnection(http.client.HTTPSConnection):
-    """HTTPS that goes on only with the certificate that it was told to expect."""
-
-    def __init__(self, server: str, port: int, pin: str) -> None:
-        self._pin = pin
-        super().__init__(server, port, timeout=_ANSWER_S, context=_context(pin))
-
-    def connect(self) -> None:
-        super().connect()
-        if self._pin:
-            certificate = cast("ssl.SSLSocket", self.sock).getpeercert(binary_form=True) or b""
-            digest = hashlib.sha1 if len(self._pin) == 40 else hashlib.sha256  # noqa: PLR2004 - hex digits; older servers tell SHA-1 of each other
-            if digest(certificate).hexdigest() != self._pin:
-                self.close()
-                raise _other_certificate(self.host)
-
-
-def _context(pin: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if pin:  # the one certificate that is believed is compared whole
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _other_certificate(server: str) -> NotAllowed:
-    text = f"{server} has another certificate than its fingerprint says"
-    return NotAllowed(text, code="other-certificate")
-
-
 class Session:
     """One login, for all threads of a process; it is renewed when the server has ended it."""
 
@@ -140,7 +73,8 @@ class Session:
         self._content: Any = None
         self._used_at = -math.inf
         self._host: Any = None
-        self._browsers: dict[str, Any] = {}
+        self._datastores: dict[str, dict[str, Any]] = {}
+        self._vms: dict[UUID, Any] = {}
         self.turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     @contextmanager
@@ -160,9 +94,28 @@ class Session:
         except (OSError, http.client.HTTPException, ExpatError) as error:
             raise Transient(f"{self.address.server}: {error}") from error
 
-    def find(self, vm: UUID) -> Any:
-        """Answer the VM that has this as its instance's UUID, wherever it is; or None."""
-        return self._content.searchIndex.FindByUuid(None, str(vm), True, True)  # noqa: FBT003 - a VM, by its instanceUuid
+    def look_at(self, vm: UUID, *paths: str) -> tuple[Any, dict[str, Any]] | None:
+        """Answer the VM that has this as its instance's UUID, wherever it is, and what it has.
+
+        One that was found before is asked at once, who it is among the rest.
+        """
+        if (known := self._vms.get(vm)) is not None:
+            with suppress(vmodl.fault.ManagedObjectNotFound):
+                has = self.properties([known], _WHO, *paths).get(known, {})
+                if has.get(_WHO) == str(vm):
+                    return known, has
+            self._vms.pop(vm, None)
+        there = self._content.searchIndex.FindByUuid(None, str(vm), True, True)  # noqa: FBT003 - a VM, by its instanceUuid
+        if there is None:
+            return None
+        self.know(vm, there)
+        return there, self.properties([there], *paths)[there]
+
+    def know(self, vm: UUID, there: Any) -> None:
+        """Remember where a VM was found."""
+        if len(self._vms) >= _KNOWN:
+            self._vms.clear()
+        self._vms[vm] = there
 
     @property
     def content(self) -> Any:
@@ -202,23 +155,38 @@ class Session:
         """What VMs of the host take CPU and RAM from."""
         return self.host.parent.resourcePool
 
+    @cached_property
+    def network(self) -> Any:
+        """A network of the host, for cards that lead nowhere. Raises `Refused` without any."""
+        for network in self.host.network:
+            return network
+        raise Refused("the host has no network, not even for cards that lead nowhere")
+
+    @cached_property
+    def network_name(self) -> str:
+        """What it is called."""
+        return str(self.network.name)
+
     def browser(self, datastore: str) -> Any:
         """What looks for files on a datastore of the host. Raises `NotFound`."""
-        if datastore not in self._browsers:
-            self._browsers[datastore] = self.datastore(datastore).browser
-        return self._browsers[datastore]
+        return self._datastore(datastore)["browser"]
 
     def datastore(self, name: str) -> Any:
         """A datastore of the host. Raises `NotFound`."""
-        names = self.properties(self.host.datastore, "name")
-        found = [store for store, has in names.items() if has["name"] == name]
-        if not found:
-            raise NotFound(f"the host has no datastore {name}")
-        return found[0]
+        return self._datastore(name)["itself"]
 
-    def create(self, spec: Any) -> None:
-        """Make a VM on the host."""
-        self.wait(self.folder.CreateVM_Task(spec, self.pool, self.host))
+    def _datastore(self, name: str) -> dict[str, Any]:
+        if name not in self._datastores:
+            found = self.properties(self.host.datastore, "name", "browser")
+            every = {has["name"]: {**has, "itself": store} for store, has in found.items()}
+            self._datastores = every
+        if name not in self._datastores:
+            raise NotFound(f"the host has no datastore {name}")
+        return self._datastores[name]
+
+    def create(self, spec: Any) -> Any:
+        """Make a VM on the host, and answer it."""
+        return self.wait(self.folder.CreateVM_Task(spec, self.pool, self.host))
 
     def child(self, name: str) -> Any:
         """The VM of that name, or None."""
@@ -235,6 +203,15 @@ class Session:
             propSet=[collector.PropertySpec(type=kind, pathSet=list(paths))],
             objectSet=[collector.ObjectSpec(obj=each) for each in wanted],
         )
+        return self._retrieve(spec)
+
+    def vms(self, *paths: str) -> dict[Any, dict[str, Any]]:
+        """Ask for properties of all VMs of the host, at once: none can go in between."""
+        wanted, of = vms_of(self.host, *paths)
+        collector = vmodl.query.PropertyCollector
+        return self._retrieve(collector.FilterSpec(propSet=[wanted], objectSet=[of]))
+
+    def _retrieve(self, spec: Any) -> dict[Any, dict[str, Any]]:
         found = self._content.propertyCollector.RetrieveContents([spec])
         return {each.obj: {p.name: p.val for p in each.propSet} for each in found}
 
@@ -263,44 +240,52 @@ class Session:
             return has
         end = time.monotonic() + timeout_s
         kinds = vmodl.query.PropertyCollector
-        collector = self._content.propertyCollector.CreatePropertyCollector()
-        try:
-            collector.CreateFilter(
-                kinds.FilterSpec(
-                    propSet=[kinds.PropertySpec(type=type(thing), pathSet=list(paths))],
-                    objectSet=[kinds.ObjectSpec(obj=thing)],
-                ),
-                False,  # noqa: FBT003 - whole values
-            )
-            version = ""
+        wanted = kinds.PropertySpec(type=type(thing), pathSet=list(paths))
+        with self.news(wanted, kinds.ObjectSpec(obj=thing)) as heard:
             while time.monotonic() < end:
-                news = collector.WaitForUpdatesEx(
-                    version, kinds.WaitOptions(maxWaitSeconds=_LOOK_S)
-                )
-                if news is None:
-                    continue
-                version = news.version
-                for each in news.filterSet:
-                    for changed in (change for x in each.objectSet for change in x.changeSet):
-                        has[changed.name] = changed.val
+                for each in heard(_LOOK_S):
+                    has |= {changed.name: changed.val for changed in each.changeSet}
                 if enough(has):
                     return has
-        finally:
-            with suppress(vmodl.MethodFault):
-                collector.DestroyPropertyCollector()
         raise Transient(f"{self.address.server} is still at it")
+
+    @contextmanager
+    def news(self, wanted: Any, of: Any) -> Iterator[Callable[[float], list[Any]]]:
+        """Hand out what waits for news, so many seconds at most: what has changed since.
+
+        The first answer, at once, is what there is.
+        """
+        kinds = vmodl.query.PropertyCollector
+        collector = self._content.propertyCollector.CreatePropertyCollector()
+        version = ""
+
+        def heard(timeout_s: float) -> list[Any]:
+            nonlocal version
+            longest = kinds.WaitOptions(maxWaitSeconds=math.ceil(timeout_s))
+            if (news := collector.WaitForUpdatesEx(version, longest)) is None:
+                return []
+            version = news.version
+            return [each for one in news.filterSet for each in one.objectSet]
+
+        try:
+            spec = kinds.FilterSpec(propSet=[wanted], objectSet=[of])
+            collector.CreateFilter(spec, False)  # noqa: FBT003 - whole values
+            yield heard
+        finally:
+            with suppress(vmodl.MethodFault, OSError, http.client.HTTPException):
+                collector.DestroyPropertyCollector()
 
     def cookie(self) -> str:
         """What its files are asked for with."""
         name_and_value: str = self._stub.cookie.split(";")[0]
         return name_and_value
 
-    def connection(self) -> _PinnedConnection:
+    def connection(self) -> PinnedConnection:
         """Open HTTPS to the server."""
         address = self.address
-        return _PinnedConnection(address.server, address.port, address.fingerprint)
+        return PinnedConnection(address.server, address.port, address.fingerprint)
 
-    def connection_to(self, url: str, pin: str) -> tuple[_PinnedConnection, dict[str, str]]:
+    def connection_to(self, url: str, pin: str) -> tuple[PinnedConnection, dict[str, str]]:
         """Open HTTPS to where the server says, and what to tell there.
 
         That may be one of its hosts, whose certificate it tells; our session is not for those.
@@ -311,12 +296,12 @@ class Session:
         if where.hostname is None:
             raise Refused(f"{self.address.server} names no host: {url}")
         pin = pin.replace(":", "").lower()
-        return _PinnedConnection(where.hostname, where.port or 443, pin), {}
+        return PinnedConnection(where.hostname, where.port or 443, pin), {}
 
     def _forget(self) -> None:
         """What was there may be somewhere else: look for all of it again."""
-        self._host, self._browsers = None, {}
-        for name in ("datacenter", "folder", "pool"):
+        self._host, self._datastores, self._vms = None, {}, {}
+        for name in ("datacenter", "folder", "pool", "network", "network_name"):
             self.__dict__.pop(name, None)
 
     def _all(self, kind: Any) -> list[Any]:
@@ -356,9 +341,9 @@ class Session:
             host=self.address.server,
             port=self.address.port,
             version=_VERSION,
-            sslContext=_context(pin),
+            sslContext=context_for(pin),
         )
-        stub.scheme = lambda host, port, **_: _PinnedConnection(host, port, pin)
+        stub.scheme = lambda host, port, **_: PinnedConnection(host, port, pin)
         weakref.finalize(self, stub.DropConnections)
         self._content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
         self._log_in()
@@ -367,6 +352,16 @@ class Session:
     def _log_in(self) -> None:
         chap = self._credentials()
         self._content.sessionManager.Login(chap.user, chap.password.get_secret_value())
+
+
+def vms_of(host: Any, *paths: str) -> tuple[Any, Any]:
+    """What is to be told of each VM that a host has, or has from now on; and of what."""
+    kinds = vmodl.query.PropertyCollector
+    each_vm = kinds.TraversalSpec(type=vim.HostSystem, path="vm", skip=False)
+    return (
+        kinds.PropertySpec(type=vim.VirtualMachine, pathSet=list(paths)),
+        kinds.ObjectSpec(obj=host, skip=True, selectSet=[each_vm]),
+    )
 
 
 def _sorted(error: Any) -> AdapterError:

@@ -12,6 +12,7 @@ from adapters.database import models
 from adapters.database.events import tell
 from adapters.database.icons import TemplateIcon, set_icon
 from adapters.database.people import User
+from adapters.database.persistent import require_images
 from adapters.errors import Conflict, NotFound
 from adapters.packages import MAX_CPU, MAX_RAM_MIB, About
 from adapters.png import MAX_BYTES, require_png
@@ -100,6 +101,8 @@ def change_template(
         row = finding.held(db, finding.own_template(db, caller, template_id))
         match.require_same(template_of(db, caller, row))
         starter.require_free(db, "template", row.id)
+        if change.shared:
+            require_images(db, row)  # volumes are their virtual datacenter's
         try:
             with db.begin_nested():
                 change.applied(db, row)

@@ -11,17 +11,24 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database import operations as accepted
+from adapters.database.persistent import is_of_volumes, require_images, volumes_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, PACKAGE, About, Wishes
+from adapters.packages import (
+    MAX_CPU,
+    MAX_RAM_MIB,
+    PACKAGE,
+    About,
+    Package,
+    Wishes,
+)
 from adapters.privileges import Privilege
 from adapters.types import Family, Format, TemplateState
 from api import finding
 from api.dependencies import Caller, Key, Name, Pages, Reference, Send, chosen, sender
 from api.errors import Problem
 from api.forcing import ForcingQuery
-from api.gateway import Transfer, address
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Once
@@ -31,8 +38,10 @@ from api.reports import Operation
 from api.routers.template_records import NOTE, Category, Line
 from api.starting import Starting
 from api.template_view import Template, template_of, templates_of
+from api.transfers import Transfer, address
 from flows.charges import require_within
 from flows.cloud import cloud
+from flows.unpacking import described
 
 router = APIRouter(prefix="/templates", tags=["templates"])
 _DIGEST = (
@@ -50,11 +59,15 @@ _UPLOAD = {
     "requestBody": {
         "required": True,
         "description": (
-            "The image itself, streamed; sent to where the answer's `Location` says. An OVA "
+            "The image itself, streamed; sent to where the answer's `Location` says, in one "
+            "request, or by [tus](https://tus.io) 1.0.0 (`Tus-Resumable`, `Upload-Length`), "
+            "which goes on after whatever breaks off; its last answer's `Location` is the "
+            "operation. An OVA "
             "(`format=ova`) becomes a template of all its disks. A VMDK of "
             "several files is sent as a form: its descriptor first, then every extent that it "
             "names, by that name, and nothing else: `curl --location-trusted -F "
-            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`"
+            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`. "
+            "To plan a package (`dry_run`), its descriptor alone: the `.ovf` in it."
         ),
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -96,6 +109,13 @@ class NewConversion(BaseModel):
         return {"format": form.format, "subformat": form.subformat}
 
 
+async def _descriptor(request: Request) -> bytes:
+    """What is sent to plan a package by; else nothing is read of a body, which may be an image."""
+    said = request.query_params
+    planned = said.get("dry_run", "false").lower() in {"true", "1", "on", "yes", "t", "y"}
+    return await request.body() if planned and said.get("format") == PACKAGE else b""
+
+
 @router.post(
     "",
     status_code=307,
@@ -110,6 +130,7 @@ class NewConversion(BaseModel):
 def create_template(
     request: Request,
     caller: Caller,
+    descriptor: Annotated[bytes, Depends(_descriptor)],
     name: Name,
     format: Annotated[  # noqa: A002 - the API's word
         Format | Literal["ova"], Query(description="What the file is: a disk, or a package.")
@@ -141,9 +162,14 @@ def create_template(
     route, query = f"POST {request.url.path}", str(request.query_params)
     once = Once(caller, route, idempotency_key, query.encode())
     starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
-    if dry_run and (format == PACKAGE or size_bytes is None):
-        text = "a plan needs size_bytes, and is of one image: what a package has, nobody knows yet"
+    if dry_run and (size_bytes is None or (format == PACKAGE and not descriptor)):
+        text = "a plan needs size_bytes, and of a package its descriptor, as the request's body"
         raise Problem(422, "invalid-request", text)
+    package = None
+    if format == PACKAGE and (dry_run or plan):
+        sent = described(descriptor).model_dump(mode="json") if dry_run else None
+        if kept := starter.kept("package", sent):
+            package = Package.model_validate(kept)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, datacenter).id
         taken = finding.own_templates(caller).filter_by(datacenter_id=where, name=name)
@@ -178,7 +204,7 @@ def create_template(
         plan=plan,
     )
     size_mib = -(-(size_bytes or 1) // 2**20)
-    starter.foresee(transfer.stand_ins, size_mib=size_mib)
+    starter.foresee(transfer.stand_ins, size_mib=size_mib, ova=package)
     if dry_run:
         return starter.start(lambda _db: transfer.request_of(starter, ""), wish=transfer.wish)
     starter.require_as_shown(lambda _db: transfer.request_of(starter, ""), transfer.wish)
@@ -201,6 +227,7 @@ def list_templates(
     own: bool | None = None,
     master_id: UUID | None = None,
     is_instance: bool | None = None,
+    is_persistent: bool | None = None,
 ) -> list[Template]:
     """List the enterprise's templates, and those that others share."""
     table = models.Template
@@ -217,6 +244,8 @@ def list_templates(
         query = query.where((table.enterprise_id == caller.enterprise_id) == own)
     if is_instance is not None:
         query = query.where(table.master_id.is_not(None) == is_instance)
+    if is_persistent is not None:
+        query = query.where(is_of_volumes() == is_persistent)
     if sought:  # labels are their enterprise's own
         query = sought.among(query.where(table.enterprise_id == caller.enterprise_id), table)
     with cloud.database.read() as db:
@@ -247,8 +276,16 @@ def delete_template(
         starter.require_free(db, "template", row.id)
         _require_unused(db, caller, row)
         where = row.datacenter_id  # its library is what the operation is about, too
+        volumes = [finding.volume(db, caller, each.id).id for each in volumes_of(db, row.id)]
         return starter.request(
-            "delete_template", row.id, row.name, where, former=row.state, library=where
+            "delete_template",
+            row.id,
+            row.name,
+            where,
+            [("volume", each) for each in volumes],
+            former=row.state,
+            library=where,
+            volumes=volumes,
         )
 
     def unchanged(db: Session) -> None:
@@ -302,6 +339,7 @@ def _available(
     if row.state is not TemplateState.AVAILABLE:
         text = f"template {row.name} is {row.state}"
         raise Conflict(text, code="template-not-available")
+    require_images(db, row)
     return row
 
 

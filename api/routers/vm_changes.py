@@ -26,7 +26,7 @@ from api.reports import Operation
 from api.routers.vms import Disk, datacenter_of, volume_locks
 from api.routers.volumes import next_position
 from api.starting import Starting
-from flows.abilities import Capability, require_ability
+from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import require_within
 from flows.cloud import cloud
 from flows.growth import grown
@@ -109,7 +109,7 @@ def export(vm_id: UUID, caller: Caller, starter: Starting) -> Response:
             raise Conflict(f"VM {vm.name} boots from a volume", code="volume-in-use")
         return starter.request("export_vm", vm.id, vm.name, datacenter_of(db, vm.appliance_id))
 
-    return starter.start(plan, lambda: require_ability(vm_id, Capability.DISK_FILES))
+    return starter.start(plan, lambda: require_readable(vm_id))
 
 
 @router.post(

@@ -18,8 +18,9 @@ from adapters.database.events import tell
 from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
+from adapters.guests import Boot, Bus, Firmware
 from adapters.privileges import Privilege
-from adapters.types import Boot, Power, VmState
+from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
@@ -31,7 +32,7 @@ from api.protection import require_unprotected
 from api.reports import Operation
 from api.routers.volumes import Volume, require_new_name
 from api.starting import Starting
-from flows.abilities import Capability, require_ability
+from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import require_within, to_deploy
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
@@ -94,6 +95,8 @@ class Vm(BaseModel):
     has_user_data: bool
     boot: list[Boot]
     has_vnc_password: bool
+    firmware: Firmware
+    bus: Bus | None = Field(description="Of its disks and volumes; null: what is fastest there.")
     labels: dict[str, str]
     host: HostOfVm | None
     disks: list[Disk]
@@ -316,7 +319,7 @@ def persist(vm_id: UUID, wish: Persistence, caller: Caller, starter: PlannedStar
         )
 
     def check() -> None:
-        require_ability(vm_id, Capability.DISK_FILES)
+        require_readable(vm_id)
         require_within(uses, force)
 
     uses, force = cloud.ledger.of_volumes([record]), wish.by(caller)
@@ -357,6 +360,8 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             has_user_data=row.user_data_id is not None,
             boot=row.boot or [Boot.DISK],
             has_vnc_password=row.screen_id is not None,
+            firmware=Firmware(row.firmware or Firmware.BIOS),
+            bus=row.bus and Bus(row.bus),
             labels=row.labels,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),

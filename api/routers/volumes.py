@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.operations import Request
+from adapters.database.persistent import require_no_templates
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.privileges import Privilege
@@ -144,7 +145,7 @@ def delete_volume(volume_id: UUID, caller: Caller, starter: Starting, match: Mat
     def plan(db: Session) -> Request:
         row = finding.volume(db, caller, volume_id)
         starter.require_free(db, "volume", row.id)
-        _require_detached(row)
+        _require_detached(db, row)
         return starter.request("delete_iscsi_volume", row.id, row.name, _datacenter(db, row))
 
     def unchanged(db: Session) -> None:
@@ -167,7 +168,7 @@ def attach(volume_id: UUID, to: Attachment, caller: Caller, starter: Starting) -
         row, vm = finding.volume(db, caller, volume_id), finding.vm(db, caller, to.vm)
         starter.require_free(db, "volume", row.id)
         starter.require(db, "attach", vm)
-        _require_detached(row)
+        _require_detached(db, row)
         appliance = db.get_one(models.Appliance, vm.appliance_id)
         if appliance.virtual_datacenter_id != row.virtual_datacenter_id:
             raise Conflict("volume and VM are in different virtual datacenters", code="elsewhere")
@@ -261,10 +262,11 @@ def require_new_name(db: Session, virtual_datacenter: UUID, name: str) -> None:
         raise Conflict(f"there is a volume called {name}", code="name-taken")
 
 
-def _require_detached(row: models.VolumeRow) -> None:
+def _require_detached(db: Session, row: models.VolumeRow) -> None:
     if row.vm_id is not None:
         text = f"volume {row.name} is attached to VM {row.vm_id}"
         raise Conflict(text, code="volume-in-use")
+    require_no_templates(db, row)
 
 
 def _datacenter(db: Session, row: models.VolumeRow) -> UUID:

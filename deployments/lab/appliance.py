@@ -15,7 +15,12 @@ then it is a root shell, in which `reach ADDRESS PORT` tries a TCP connection an
     PLUGGED <device> <512-byte sectors> <serial or ->
     UNPLUGGED <device>
 
-The ACPI power button prints APPLIANCE-POWEROFF and switches off.
+The ACPI power button prints APPLIANCE-POWEROFF and switches off. `mount /dev/vda /mnt` shows the
+first disk's files. A few lines of shell speak as much of the language of QEMU's guest agent as
+libvirt asks for when disks are to be quiet, and say on a line of their own what they were told:
+
+    AGENT freeze
+    AGENT thaw
 """
 
 import fcntl
@@ -31,13 +36,18 @@ from pathlib import Path
 from deployments.lab import CACHE
 
 _META = "linux-image-cloud-amd64"
-_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "af_packet", "button", "evdev")
-_ARGUMENTS = (
+_MODULES = (
+    *("virtio_pci", "virtio_blk", "virtio_net", "af_packet", "button", "evdev"),
+    *("virtio_console", "vfat", "nls_cp437", "nls_ascii"),
+)
+ARGUMENTS = (
     "console=ttyS0 quiet loglevel=3 tsc=unstable no_timer_check random.trust_cpu=1 "
     "mitigations=off nokaslr lpj=4000000 8250.nr_uarts=1 cryptomgr.notests rdinit=/init"
 )
 # No SERIAL line: the boot loader must not take a byte sent to the guest as a wish to stop.
-_SYSLINUX = f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {_ARGUMENTS}\n"  # noqa: E501
+_SYSLINUX = (
+    f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {ARGUMENTS}\n"
+)
 _LEASE = """#!/bin/sh
 case $1 in bound|renew)
     ip addr add "$ip/$mask" dev "$interface"
@@ -51,6 +61,24 @@ ip route | grep -q '^default' || ip route add default via 10.0.2.2
 if nc -w 3 "$1" "$2" </dev/null >/dev/null 2>&1; then a=yes; else a=no; fi
 echo "REACH $1:$2 $a"
 """
+# A simulator: it writes everything, but nothing keeps the guest from writing more.
+_AGENT = r"""#!/bin/sh
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat "$port/name" 2>/dev/null)" != org.qemu.guest_agent.0 ] || exec 3<>"/dev/${port##*/}"
+done
+while :; do
+    while read -r asked; do
+        told='{}'
+        case $asked in
+            *guest-sync*) told=$(echo "$asked" | sed 's/.*"id": *\([0-9]*\).*/\1/') ;;
+            *fsfreeze-freeze*) sync; told=1; echo >/dev/ttyS0; echo "AGENT freeze" >/dev/ttyS0 ;;
+            *fsfreeze-thaw*) told=1; echo >/dev/ttyS0; echo "AGENT thaw" >/dev/ttyS0 ;;
+        esac
+        echo "{\"return\": $told}" >&3
+    done <&3
+    sleep 1
+done
+"""
 _INIT = r"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
@@ -62,6 +90,8 @@ say "APPLIANCE-UP $(up)"
 for event in /dev/input/event*; do      # the power button is the first input there ever is
     ( dd if="$event" bs=24 count=1 >/dev/null 2>&1 && say APPLIANCE-POWEROFF && sync && poweroff -f ) &
 done
+
+[ ! -e /sys/class/virtio-ports ] || agent &
 
 ip link set lo up
 for path in /sys/class/net/eth*; do
@@ -90,6 +120,8 @@ while sleep 1; do
 done ) &
 while :; do setsid sh -c 'exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'; done
 """  # noqa: E501
+
+_SCRIPTS = {"init": _INIT, "bin/lease": _LEASE, "bin/reach": _REACH, "bin/agent": _AGENT}
 
 
 def build(folder: Path = CACHE) -> Path:
@@ -187,13 +219,13 @@ def _assemble(kernel: Path, busybox: Path, scratch: Path) -> Path:
 
 
 def _initrd(kernel: Path, busybox: Path, root: Path) -> bytes:
-    for name in ("bin", "proc", "sys", "dev", "tmp", "modules"):
+    for name in ("bin", "proc", "sys", "dev", "tmp", "mnt", "modules"):
         (root / name).mkdir(parents=True)
     shutil.copy(busybox, root / "bin")
     (root / "bin/sh").symlink_to("busybox")
     for path in (*kernel.glob("*.ko"), kernel / "order"):
         shutil.copy(path, root / "modules")
-    for name, text in (("init", _INIT), ("bin/lease", _LEASE), ("bin/reach", _REACH)):
+    for name, text in _SCRIPTS.items():
         (root / name).write_text(text)
         (root / name).chmod(0o755)
     names = "\0".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))

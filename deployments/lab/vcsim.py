@@ -48,6 +48,7 @@ _PATCHES: dict[str, list[tuple[str, str, int]]] = {
     ],
     "http_nfc_lease.go": [  # what is uploaded is kept, and can be had
         ("dst = ioutil.Discard", "dst = uploaded(file, ioutil.Discard)", 1),
+        ("f, err := os.Open(file)", "f, err := exported(file, os.Open)", 1),
         ("\t\tsrc = f\n", "\t\tsrc, dst = f, w\n", 1),
         (
             "\t_ = src.Close()\n",
@@ -68,10 +69,13 @@ _PATCHES: dict[str, list[tuple[str, str, int]]] = {
 class Vcsim:
     """One simulator; what it keeps is in `folder`."""
 
-    def __init__(self, folder: Path, *, esx: bool = False, datastores: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, esx: bool = False, datastores: int = 1, delay_ms: int = 0
+    ) -> None:
         self.folder = folder.absolute()
         self.esx = esx
         self.datastores = datastores
+        self.delay_ms = delay_ms
         self.user = "cloudloom"
         self._process = Process(self.folder, "vcsim")
         self._password = self.folder / "vcsim.password"
@@ -108,7 +112,8 @@ class Vcsim:
                 "VCSIM_USER": self.user,
                 "VCSIM_PASSWORD": self.password,
             }
-            flags = [f"-datastores={self.datastores}", *(["-esx"] if self.esx else [])]
+            flags = [f"-datastores={self.datastores}", f"-delay={self.delay_ms}"]
+            flags += ["-esx"] if self.esx else []
             self._process.log.unlink(missing_ok=True)
             self._process.spawn(binary, *flags, env=environment)
         wait_for(self._answers, 20, f"vcsim ({self._process.log})")

@@ -60,3 +60,8 @@ def needed_form(family: Family, has: Form | None) -> Form | None:
     """The form that an image must be converted to for this family; None when it fits."""
     boots, becomes, _ = DIETS[family]
     return None if has in boots else becomes
+
+
+def captured_form(family: Family) -> Form:
+    """The form that a VM's disk has in the library: one that its family boots as it is."""
+    return DIETS[family].becomes

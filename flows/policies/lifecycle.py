@@ -9,10 +9,12 @@
 | power paused | ON |
 | reset | ON |
 | persist, export | CONFIGURED, OFF |
+| capture | CONFIGURED, ON, OFF, PAUSED |
 | seed, set up | NOT_ALLOCATED |
 | redefine | CONFIGURED, OFF |
 | grow | ON |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
+| capture a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
@@ -53,9 +55,11 @@ _ALLOWED = {
     "set up": frozenset({VmState.NOT_ALLOCATED}),
     "redefine": _STILL,
     "export": _STILL,
+    "capture": _STILL | {VmState.ON, VmState.PAUSED},
     "grow": frozenset({VmState.ON}),
     "resize": _STILL | {VmState.NOT_ALLOCATED},
     "grow a volume of": _STILL | {VmState.NOT_ALLOCATED},
+    "capture a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
     "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
@@ -84,6 +88,13 @@ def require_unprotected(deed: str, protected: Iterable[str]) -> None:
 def state_of(power: Power) -> VmState:
     """The state of a deployed VM whose hypervisor says this."""
     return _OF_POWER[power]
+
+
+def seen_as(state: VmState, power: Power | None) -> VmState:
+    """The state of a deployed VM that nobody works on, when it is seen so, or not at all."""
+    if power is None:
+        return VmState.UNKNOWN
+    return state if power is Power.OFF and state is VmState.CONFIGURED else state_of(power)
 
 
 def power_of(state: VmState) -> Power:

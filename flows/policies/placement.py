@@ -153,7 +153,10 @@ class _Field:
 
     def _allowed(self, wish: Wish) -> tuple[list[_Host], dict[str, str]]:
         """The hosts that nothing bars, and why the others are; asked once for alike VMs."""
-        alike = (wish.family, wish.enterprise, wish.tier, wish.vlans, wish.pin)
+        alike = (
+            *(wish.family, wish.enterprise, wish.tier, wish.vlans, wish.pin),
+            wish.firmware,
+        )
         if alike not in self._open:
             hosts = self.hosts.values()
             why = {x.room.name: next(_bars(wish, x.room, x.load, self.rules), "") for x in hosts}
@@ -239,6 +242,8 @@ def _bars(wish: Wish, host: Room, load: Load, rules: Rules) -> Iterator[str]:
         yield _ANOTHER
     if host.family != wish.family:
         yield f"runs {host.family}, not {wish.family}"
+    if wish.firmware not in host.firmwares and not host.silent:
+        yield f"starts no VM by {wish.firmware}"
     if host.maintenance:
         yield "is in maintenance"
     if host.reserved_for not in {None, wish.enterprise}:

@@ -10,8 +10,20 @@ from uuid import UUID
 
 import pytest
 
+from adapters.guests import Bus, Firmware
 from adapters.hypervisors import domain_xml
-from adapters.types import Base, Connection, Disk, Format, Nic, Owner, Target, Vm
+from adapters.types import (
+    Base,
+    Connection,
+    Disk,
+    Format,
+    Nic,
+    Owner,
+    Seed,
+    Settings,
+    Target,
+    Vm,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 OURS = UUID("10000000-0000-4000-8000-000000000000")
@@ -34,11 +46,21 @@ FULL = Vm(
 DISKLESS = Vm(id=VM, name="bare", cpu=1, ram_mib=96, installation=OURS)
 
 
-def connection(position: int) -> Connection:
+SEED = Seed(
+    id=VM, hostname="guest", secret=VOLUME, datastore="/datastore", installation=OURS
+)  # fmt: skip
+
+
+def expecting(bus: Bus, **more: object) -> Vm:
+    settings = Settings(bus=bus, **more)
+    return FULL.model_copy(update={"nics": (), "seed": SEED, "settings": settings})
+
+
+def connection(position: int, bus: Bus | None = None) -> Connection:
     target = Target(host="127.0.0.1", port=3260, iqn="iqn.2026-11.org.cloudloom:x")
     return Connection(
         volume=VOLUME, vm=VM, initiator="iqn.2026-11.org.cloudloom:vm", target=target,
-        position=position,
+        position=position, bus=bus,
     )  # fmt: skip
 
 
@@ -46,6 +68,14 @@ SECRET = domain_xml.secret_id(VOLUME, VM)
 CASES = {
     "vm-full": domain_xml.domain_xml(FULL, "qemu", "/consoles/vm.log"),
     "vm-diskless-kvm": domain_xml.domain_xml(DISKLESS, "kvm", "/consoles/vm.log"),
+    "vm-efi-sata": domain_xml.domain_xml(
+        expecting(Bus.SATA, firmware=Firmware.EFI), "kvm", "/consoles/vm.log"
+    ),
+    "vm-ide": domain_xml.domain_xml(expecting(Bus.IDE), "kvm", "/consoles/vm.log"),
+    "vm-lsisas": domain_xml.domain_xml(expecting(Bus.LSISAS), "kvm", "/consoles/vm.log"),
+    "vm-pvscsi": domain_xml.domain_xml(expecting(Bus.PVSCSI), "kvm", "/consoles/vm.log"),
+    "connection-beyond-ide": domain_xml.connection_xml(connection(3, Bus.IDE), SECRET, "user"),
+    "connection-lsisas": domain_xml.connection_xml(connection(14, Bus.LSISAS), SECRET, "user"),
     "connection": domain_xml.connection_xml(connection(1), SECRET, "user & co"),
     "connection-at-the-front": domain_xml.connection_xml(connection(0), SECRET, "user"),
     "disk": domain_xml.volume_xml("disk.qcow2", BOOT, 64 * 2**20),

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from adapters.images import ovf, packing
-from adapters.images.ova import Ova, members_in
+from adapters.images.ova import Ova
 from adapters.images.untrusted import UntrustedFile
 from adapters.packages import BadPackage, Bus, Firmware, Hardware, Package, WishedNic
 from adapters.types import Format
@@ -217,7 +217,7 @@ def manifest_of(members, algorithm="SHA256"):
 
 def unpacked(path, folder, trusted=()):
     with UntrustedFile.open(path) as file:
-        ova = Ova(members_in(file), trusted)
+        ova = Ova(file, trusted)
         return ova.package, ova.unpack(folder)
 
 
@@ -244,6 +244,7 @@ PACKAGE = Package(
             WishedNic(network="back", model="vmxnet3"),
             WishedNic(network="back", model="vmxnet3"),
         ),
+        system="debian12_64Guest",
     ),
     about={"product": "Shop", "vendor": "Example", "version": "1.2", "licence": "Do\nno <harm>."},
 )
@@ -261,8 +262,9 @@ def test_what_vmware_writes():
     ]
     assert package.hardware == Hardware(
         firmware=Firmware.EFI,
-        buses=(Bus.SCSI, Bus.SCSI),
+        buses=(Bus.PVSCSI, Bus.PVSCSI),
         nics=(WishedNic(network="VM Network", model="vmxnet3"),),
+        system="otherLinux64Guest",
     )
     about = package.about
     assert (about.product, about.vendor, about.version) == ("Shop", "Example", "1.2")
@@ -437,6 +439,15 @@ def test_who_signs_has_to_be_trusted_where_somebody_is(tmp_path, keys):
     assert code_of(expired, tmp_path / "no", [root]) == "package-signer-unknown"
     unsigned = archive(tmp_path / "y.ova", full(tmp_path))
     assert code_of(unsigned, tmp_path / "no", [root]) == "package-signature-invalid"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_who_expects_no_bus_still_expects_none(version):
+    hardware = PACKAGE.hardware.model_copy(update={"buses": ()})
+    package = PACKAGE.model_copy(update={"hardware": hardware})
+    written = packing.describe(package, version)
+    assert b"lsilogic" in written  # which others take
+    assert ovf.read(written) == package
 
 
 # --- ours, read by others --------------------------------------------------------------------

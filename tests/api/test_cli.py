@@ -55,8 +55,11 @@ class Workers:
 
 
 @pytest.fixture
-def workers(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+def workers(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workers]:
     made = Workers()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     api.client.app.dependency_overrides[sender] = lambda: made.send  # type: ignore[attr-defined]
     config = uvicorn.Config(api.client.app, port=0, log_level="warning", ws="none", lifespan="on")
     server = uvicorn.Server(config)
@@ -113,6 +116,21 @@ def test_a_template_is_packed_and_fetched(workers: Workers, tmp_path: Path) -> N
     assert run("export", "tiny").exit_code == 0
     vm = run("export", "nobody", "--vm")
     assert vm.exit_code == 1
+
+
+def test_a_template_is_made_persistent_and_what_it_holds_an_ordinary_one(workers: Workers) -> None:
+    plan = run("persist-template", "tiny", "root", "--in", "demo", "--dry-run").output
+    assert re.search(r"virtual-datacenter +storage_mib +0 +16", plan)
+    (made,) = re.findall(r"--plan ([0-9a-f-]{36})", plan)
+    done = run("persist-template", "tiny", "root", "--in", "demo", "--plan", made)
+    assert "persist-template root succeeded" in done.output
+    again = run("persist-template", "root", "more", "--in", "demo")
+    assert (again.exit_code, "(template-persistent)" in again.output) == (1, True)
+    kept = run("capture-template", "root", "kept")
+    assert "capture-volume kept succeeded" in kept.output
+    assert run("create-volume", "data", "8", "--in", "demo").exit_code == 0
+    blank = run("capture-volume", "data", "blank")
+    assert "capture-volume blank succeeded" in blank.output
 
 
 def test_a_download_goes_on_where_it_broke_off(

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.database.locks import require_unlocked
 from adapters.types import Format
-from api import tokens
+from api import starting, tokens
 from api.app import create_app
 from api.dependencies import sender
 from flows.catalog import FLOWS
@@ -139,3 +139,17 @@ def test_what_begins_waits_for_who_changes_its_vm(
     crowd.done(begun[0].result())
     (seed,) = cloud.settings.home.glob("datastore-*/seed-*")
     assert b"said-in-time" in seed.read_bytes()
+
+
+def test_what_goes_between_two_looks_is_told_as_gone(crowd: Api, monkeypatch: Any) -> None:
+    path = f"/v1/vms/{compose(crowd).json()['vms'][0]['id']}"
+
+    def gone_first(_db: Any, request: Any) -> Any:
+        monkeypatch.undo()
+        assert crowd.delete(path).status_code == 204
+        with cloud.database.read() as db:
+            return starting.placed(db, request)
+
+    monkeypatch.setattr(starting, "placed", gone_first)
+    answer = crowd.post(f"{path}/deploy")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")

@@ -195,6 +195,17 @@ def convert(api: Api) -> Any:
     return api.post(path, json={"format": "qcow2"})
 
 
+def persist_template(api: Api) -> Any:
+    wish = {"name": "root", "virtual_datacenter": "demo"}
+    return api.post(f"/v1/templates/{api.world.template}/persist", json=wish)
+
+
+def capture_template(api: Api) -> Any:
+    api.done(persist_template(api))
+    (made,) = api.get("/v1/templates", params={"is_persistent": True}).json()
+    return api.post(f"/v1/templates/{made['id']}/capture", json={"name": "kept"})
+
+
 def blueprint(api: Api) -> Any:
     headers = {"Content-Type": "application/yaml"}
     return api.post("/v1/appliances", content=PLAIN, headers=headers)
@@ -330,6 +341,13 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "DELETE /v1/limits/{level}/{holder_id}": ("limits.lifted", lift_limits),
     # Says where the image may be sent; what is sent there is told of.
     "POST /v1/templates": ("operation.accepted", send_image),
+    "POST /v1/templates/import": (
+        "operation.accepted",
+        lambda api: api.post(
+            "/v1/templates/import",
+            json={"name": "fresh", "url": "https://images.example/a.ova", "datacenter": "main"},
+        ),
+    ),
     "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),
     "PUT /gateway/uploads/{signed}": (
         "operation.accepted",
@@ -340,6 +358,8 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.post(f"/v1/templates/{api.world.template}/export"),
     ),
+    "POST /v1/templates/{template_id}/persist": ("operation.accepted", persist_template),
+    "POST /v1/templates/{template_id}/capture": ("operation.accepted", capture_template),
     "POST /v1/vms/{vm_id}/export": (
         "operation.accepted",
         lambda api: api.post(f"{switched_off(api)}/export"),
@@ -347,6 +367,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "PATCH /v1/templates/{template_id}": (
         "template.changed",
         changed(lambda api: f"/v1/templates/{api.world.template}", category="systems"),
+    ),
+    "POST /v1/vms/{vm_id}/capture": (
+        "operation.accepted",
+        lambda api: api.post(f"{deployed(api)}/capture", json={"name": "captured"}),
     ),
     "DELETE /v1/templates/{template_id}": (
         "operation.accepted",
@@ -363,6 +387,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "POST /v1/volumes/{volume_id}/resize": (
         "operation.accepted",
         lambda api: api.post(f"/v1/volumes/{api.volume()}/resize", json={"size_mib": 9}),
+    ),
+    "POST /v1/volumes/{volume_id}/capture": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/volumes/{api.volume()}/capture", json={"name": "captured"}),
     ),
     "POST /v1/volumes/{volume_id}/attach": (
         "operation.accepted",

@@ -92,7 +92,7 @@ def test_an_address_that_was_not_given_out(api: Api, monkeypatch: pytest.MonkeyP
     refused(api.client.put("/gateway/uploads/nonsense", content=IMAGE), 403, "transfer-invalid")
     where = asked(api)
     refused(api.client.put(where[:-5] + "AAAA=", content=IMAGE), 403, "transfer-invalid")
-    monkeypatch.setattr("api.gateway._VALID_S", -1)
+    monkeypatch.setattr("api.transfers.VALID_S", -1)
     refused(api.client.put(where, content=IMAGE), 403, "transfer-invalid")
 
 

@@ -258,13 +258,24 @@ MATRIX: dict[str, Route] = {
         lambda _: {"params": {"name": "new", "format": "raw", "datacenter": "main"}},
         own=True,
     ),
+    "POST /v1/templates/import": own(
+        P.APPLIB_UPLOAD_IMAGE,
+        name="new",
+        url="https://images.example/a.ova",
+        datacenter="main",
+    ),
     "GET /v1/templates/{template_id}": of(P.APPLIB_VIEW),
     "GET /v1/templates/{template_id}/icon": of(P.APPLIB_VIEW),
     "PATCH /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY, category="other"),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/templates/{template_id}/persist": of(
+        P.VAPP_CREATE_STATEFUL, name="new", virtual_datacenter="{virtual_datacenter_id}"
+    ),
+    "POST /v1/templates/{template_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/vms/{vm_id}/export": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/vms/{vm_id}/capture": of(P.VAPP_PERFORM_ACTIONS, P.APPLIB_ALLOW_MODIFY, name="new"),
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),
@@ -278,6 +289,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/volumes/{volume_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/volumes/{volume_id}": of(P.VDC_MANAGE_STORAGE),
     "POST /v1/volumes/{volume_id}/resize": of(P.VDC_MANAGE_STORAGE, size_mib=16),
+    "POST /v1/volumes/{volume_id}/capture": of(P.APPLIB_UPLOAD_IMAGE, name="new"),
     "POST /v1/volumes/{volume_id}/attach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "POST /v1/volumes/{volume_id}/detach": of(P.VAPP_ASSIGN_VOLUME, vm="{vm_id}"),
     "GET /v1/appliances": own(P.VDC_ENUMERATE),
@@ -396,7 +408,10 @@ def _absent(ids: dict[str, str]) -> dict[str, str]:
 
 def _of_ours(photo: Any, enterprise: UUID) -> Any:
     """What there is but for the other enterprise's people and virtual datacenters."""
-    theirs = ("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks")
+    theirs = (
+        *("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks"),
+        "secrets",
+    )
     tables = {name: rows for name, rows in photo["tables"].items() if name not in theirs}
     for name in ("users", "virtual_datacenters"):
         tables[name] = [row for row in photo["tables"][name] if str(enterprise) not in row]
@@ -454,6 +469,7 @@ INSIDE = [
     "POST /v1/volumes",
     "GET /v1/volumes/{volume_id}",
     "DELETE /v1/volumes/{volume_id}",
+    "POST /v1/volumes/{volume_id}/capture",
     "GET /v1/operations/{operation_id}",
     "GET /v1/operations/{operation_id}/events",
     "GET /v1/operations/{operation_id}/receipt",
@@ -490,6 +506,7 @@ CHANGING = {
     "DELETE /v1/templates/{template_id}",
     "POST /v1/templates/{template_id}/conversions",
     "POST /v1/templates/{template_id}/export",
+    "POST /v1/templates/{template_id}/capture",
     "GET /v1/templates/{template_id}/labels",
     "PUT /v1/templates/{template_id}/labels",
 }
@@ -509,12 +526,8 @@ def test_a_shared_template_is_seen_and_used_and_nothing_else_of_ours(
     seen = other.get(path).json()
     assert other.get("/v1/templates").json() == [seen]
     assert other.get("/v1/templates?label=secret-key").json() == []
-    assert (seen["own"], seen["shared"], seen["owner_id"], seen["labels"]) == (
-        False,
-        True,
-        None,
-        {},
-    )
+    assert (seen["own"], seen["shared"]) == (False, True)
+    assert (seen["owner_id"], seen["labels"]) == (None, {})
     assert other.get(f"{path}/icon").status_code == 200
     hidden = [each for key, each in ours.ids.items() if key not in {*EVERYBODYS, "template_id"}]
     before = photograph()
@@ -523,6 +536,9 @@ def test_a_shared_template_is_seen_and_used_and_nothing_else_of_ours(
             answer = asked(ours, other, name, ours.ids)
             if name in CHANGING:
                 refused(answer, 403, "shared-by-others")
+            elif name.endswith("/persist"):  # what is asked names a virtual datacenter of ours
+                refused(answer, 404, "unknown-virtual-datacenter")
+                continue
             else:
                 assert answer.status_code == 200
             assert not [each for each in [*hidden, "secret-"] if each in answer.text]

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from adapters.guests import Firmware
+from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.packages import Hardware, WishedNic
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -18,8 +20,15 @@ SAID: dict[str, Any] = {
         firmware="efi",
         buses=("scsi", "sata"),
         nics=(WishedNic(network="front", model="vmxnet3"),),
+        system="debian12_64Guest",
     ),
-    "about": {"product": "Shop", "vendor": "Example", "version": "1.2", "licence": "Do no harm."},
+    "about": {
+        "product": "Shop",
+        "vendor": "Example",
+        "version": "1.2",
+        "licence": "Do no harm.",
+        "description": "It sells.",
+    },
 }
 
 
@@ -53,6 +62,7 @@ def test_a_package_becomes_a_template_with_its_disks_and_wishes(api: Api, packag
         "firmware": "efi",
         "buses": ["scsi", "sata"],
         "nics": [{"network": "front", "model": "vmxnet3"}],
+        "system": "debian12_64Guest",
     }
     assert template["about"] == SAID["about"]
     disks = template["disks"]
@@ -148,3 +158,57 @@ def test_a_vm_has_the_network_cards_that_its_guest_expects(api: Api, package: by
     assert models == {"shop": ["vmxnet3", "vmxnet3"], "tiny": [None, None]}
     (record,) = cloud.inventory.vms_of(UUID(made["id"]))
     assert [nic.model for nic in record.nics] == ["", ""]
+
+
+YAML = {"Content-Type": "application/yaml"}
+VM = "{{appliance: {}, virtual_datacenter: demo, vms: [{{name: db, template: {}{}}}]}}"
+
+
+def expected(api: Api, template: str, said: str = "") -> Any:
+    """What a VM's guest would find; `said` is the blueprint's word."""
+    made = api.appliance(VM.format(f"a{len(said)}{template}", template, said))
+    (vm,) = api.get("/v1/vms", params={"appliance_id": made["id"]}).json()
+    (record,) = cloud.inventory.vms_of(UUID(made["id"]))
+    assert (record.settings.firmware, record.settings.bus) == (vm["firmware"], vm["bus"])
+    return vm["firmware"], vm["bus"], record.settings.system
+
+
+def test_a_vm_has_the_firmware_and_the_bus_that_its_guest_expects(
+    api: Api, package: bytes
+) -> None:
+    imported(api, package)
+    assert expected(api, "shop") == ("efi", "sata", "debian12_64Guest")  # there is no LSI Logic's
+    assert expected(api, "tiny") == ("bios", None, "")
+    assert expected(api, "shop", ", firmware: bios, bus: ide")[:2] == ("bios", "ide")
+    assert expected(api, "tiny", ", firmware: efi, bus: virtio")[:2] == ("efi", None)
+    text = VM.format("b", "tiny", ", bus: floppy")
+    refused(api.post("/v1/appliances", content=text, headers=YAML), 422, "invalid-request")
+
+
+def test_a_guest_goes_where_its_firmware_is(
+    api: Api, package: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported(api, package)
+    made = api.appliance(VM.format("a", "shop", ""))
+    bios = frozenset({Firmware.BIOS})
+    monkeypatch.setattr(MemoryHypervisor, "firmwares", lambda _self: bios)
+    no = refused(api.post(f"/v1/appliances/{made['id']}/deploy"), 409, "no-room")
+    assert {*no["hosts"].values()} == {"starts no VM by efi"}
+    monkeypatch.undo()
+    api.done(api.post(f"/v1/appliances/{made['id']}/deploy"))
+
+
+def test_a_running_guest_takes_no_volume_but_on_virtio(api: Api, package: bytes) -> None:
+    imported(api, package)
+    made = api.appliance(VM.format("a", "shop", ""))
+    api.done(api.post(f"/v1/appliances/{made['id']}/deploy"))
+    (vm,) = api.get("/v1/vms", params={"appliance_id": made["id"]}).json()
+    wish = {"virtual_datacenter": "demo", "name": "data", "size_mib": 8, "tier": "default"}
+    volume = api.done(api.post("/v1/volumes", json=wish))["target"]["id"]
+    where = f"/v1/volumes/{volume}"
+    refused(api.post(f"{where}/attach", json={"vm": vm["id"]}), 422, "unsupported")
+    api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "off"}))
+    api.done(api.post(f"{where}/attach", json={"vm": vm["id"]}))
+    (connection,) = cloud.world.all("connection").values()
+    assert connection["bus"] == "sata"
+    api.done(api.post(f"{where}/detach", json={"vm": vm["id"]}))

@@ -12,13 +12,14 @@ from sqlalchemy import update
 from adapters.database import models
 from adapters.database.plans import PlanRow
 from adapters.database.session import utc_now
+from adapters.images.ova import descriptor_of
 from flows.cloud import cloud
 from flows.trim_history import trim_history
 from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, run, workers  # noqa: F401 - a fixture
 from tests.api.test_gateway import DIGEST, IMAGE, WISH
 from tests.flows.scenarios import rows
-from tests.worlds import photograph
+from tests.worlds import photograph, write_package
 
 SHOP = """\
 appliance: shop
@@ -335,9 +336,43 @@ def test_what_is_sent_is_as_large_as_was_planned(api: Api) -> None:
 
 
 def test_a_plan_needs_to_know_what_will_be_sent(api: Api) -> None:
-    for wish in (WISH, {**WISH, "size_bytes": 5, "format": "ova"}):
+    package = {**WISH, "size_bytes": 5, "format": "ova"}
+    for wish in (WISH, package):
         answer = api.post("/v1/templates", params={**wish, "dry_run": "true"})
         refused(answer, 422, "invalid-request")
+    for said, status, code in (
+        (b"<what/>", 422, "package-invalid"),
+        (b" " * (2**20 + 1), 413, "body-too-large"),
+    ):
+        answer = api.post("/v1/templates", params={**package, "dry_run": "true"}, content=said)
+        refused(answer, status, code)
+
+
+def test_a_package_is_planned_by_its_descriptor_and_then_sent(api: Api, tmp_path: Path) -> None:
+    ova, other = tmp_path / "shop.ova", tmp_path / "other.ova"
+    write_package(ova, "system", "data")
+    write_package(other, "system", "data", ram_mib=77)
+    wish = {**WISH, "format": "ova", "size_bytes": ova.stat().st_size}
+    asking = {**wish, "dry_run": "true"}
+    answer = api.post("/v1/templates", params=asking, content=descriptor_of(ova))
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert [(x["format"], x["virtual_size_mib"], x["becomes"]) for x in plan["disks"]] == [
+        ("vmdk", 1, {"memory": "qcow2"})
+    ] * 2
+    assert [x["name"] for x in plan["steps"]].count("publish-disk") == 2
+    assert plan["bytes_to_copy"] > 2**20  # what arrives, and what comes out of it
+    assert {
+        x["after"]["repository_mib"] - x["used"]["repository_mib"] for x in plan["limits"]
+    } <= {1}
+    carried = {**wish, "plan": plan["id"]}
+    where = api.post("/v1/templates", params=carried).headers["location"]
+    told = outdated(api.client.put(where, content=other.read_bytes()))
+    assert "would be told something else" in told
+    where = api.post("/v1/templates", params=carried).headers["location"]
+    ended = api.done(api.client.put(where, content=ova.read_bytes()))
+    assert ended["id"] == plan["id"]
+    assert len(ended["steps"]) == len(plan["steps"])
 
 
 def test_a_plan_may_wait_for_approval(api: Api, shop: Any) -> None:
@@ -375,4 +410,10 @@ def test_the_command_line_shows_a_plan_and_carries_it_out(
     sending = ("import", image, "--name", "fresh", "--format", "vmdk")
     (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", run(*sending, "--dry-run").output)
     assert "(plan-of-another-request)" in run(*sending, "--cpu", "2", "--plan", plan).output
+    assert run(*sending, "--plan", plan).exit_code == 0
+    write_package(tmp_path / "shop.ova", "system")
+    sending = ("import", tmp_path / "shop.ova", "--name", "packed")
+    shown = run(*sending, "--dry-run").output
+    assert re.search(r"vmdk, 1 MiB; qcow2 on memory", shown)
+    (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", shown)
     assert run(*sending, "--plan", plan).exit_code == 0

@@ -39,7 +39,8 @@ def simulated(folder: Path, hosts: int = 20, **settings: str) -> Iterator[tuple[
     home = folder / "home"
     world = worlds.build(home, folder / "template.sqlite", hosts=hosts)
     with cloud.database.write() as db:
-        db.execute(update(models.Host).values(cpu=640, ram_mib=2**20))
+        large = {"cpu": 640, "ram_mib": 2**20, "address": "memory?without=news"}
+        db.execute(update(models.Host).values(**large))
     ours = Cloudloom(home, image_tool="memory", **settings)
     ours.start()
     try:

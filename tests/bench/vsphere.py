@@ -7,18 +7,30 @@ from uuid import uuid4
 
 from tests.bench.measuring import Row, in_turn, row, timed
 
+_AS_FAR_AWAY_MS = 20
+
 
 def bench_deploy_vsphere(folder: Path) -> Iterator[Row]:
-    """Deploy one VM in this process, beside bare pyVmomi: child disk, CreateVM, PowerOn."""
+    """Deploy one VM in this process, beside bare pyVmomi: child disk, CreateVM, PowerOn.
+
+    Of a server that answers at once, and of one that takes its time over each call.
+    """
+    for delay_ms in (0, _AS_FAR_AWAY_MS):
+        yield _deployed_beside_bare(folder / str(delay_ms), delay_ms)
+
+
+def _deployed_beside_bare(folder: Path, delay_ms: int) -> Row:
     from deployments.lab.tgtd import Tgtd
     from deployments.lab.vcsim import Vcsim
     from flows.cloud import cloud
     from tests.lab import vsphere_world
     from tests.labs import started
 
-    tgtd = Tgtd(folder / "t")
-    tgtd.start()
-    with started(Vcsim(folder / "v")) as vcsim:
+    folder.mkdir()
+    with (
+        started(Tgtd(folder / "t")) as tgtd,
+        started(Vcsim(folder / "v", delay_ms=delay_ms)) as vcsim,
+    ):
         world = vsphere_world.build(folder / "h", vcsim, tgtd, power_off_timeout_s=0)
         kept = _only_vm(world.appliance("kept"))
         world.run("deploy_vm", kept)  # the host has its copy of the image
@@ -39,9 +51,11 @@ def bench_deploy_vsphere(folder: Path) -> Iterator[Row]:
             with hypervisor._session.speaking():
                 return _deploy_bare(hypervisor._session, base)
 
-        yield row("deploy_vsphere", 7, *in_turn(7, ours, bare), "pyvmomi")
+        found = row(
+            "deploy_vsphere", 7, *in_turn(7, ours, bare), "pyvmomi", size=f"{delay_ms} ms a call"
+        )
         world.run("undeploy_vm", kept)
-    tgtd.stop()
+    return found
 
 
 def _only_vm(appliance: Any) -> Any:
@@ -55,7 +69,7 @@ def _deploy_bare(session: Any, base: str) -> float:
     """What the adapter asks for, with nothing looked for before or after."""
     from pyVmomi import vim
 
-    from adapters.vsphere.datastores import disks_of, machine
+    from adapters.vsphere.datastores import machine
 
     vms: list[Any] = []
     path = f"[LocalDS_0] bare-{uuid4()}.vmdk"
@@ -70,7 +84,9 @@ def _deploy_bare(session: Any, base: str) -> float:
 
     def detach(vm: Any) -> None:
         change = vim.vm.device.VirtualDeviceSpec
-        removed = [change(operation="remove", device=disk) for disk in disks_of(vm)]
+        devices = session.properties([vm], "config.hardware.device")[vm].values()
+        disks = [x for each in devices for x in each if isinstance(x, vim.vm.device.VirtualDisk)]
+        removed = [change(operation="remove", device=disk) for disk in disks]
         session.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=removed)))
         session.wait(vm.Destroy_Task())
 

@@ -9,6 +9,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -27,6 +28,7 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
+from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
@@ -40,7 +42,6 @@ from adapters.storage.tgt import Tgt
 from adapters.types import (
     MOST_DISKS,
     Base,
-    Boot,
     Chap,
     Connection,
     Disk,
@@ -67,6 +68,7 @@ from tests.guest import Guest
 OURS, OTHERS = uuid4(), uuid4()
 DIGEST = "ab" * 32
 RELEASE_S = 6.0
+PATTERN = bytes(range(256)) * 4096
 TARGET = Target(host="127.0.0.1", port=1, iqn="iqn.2026-11.test:nowhere")
 
 
@@ -204,9 +206,10 @@ class Vsphere:
         self.pool: BlockStorage | None = None
 
     def base(self, folder: Path) -> Base:
-        image = folder / "base.vmdk"
-        options = ["-f", "vmdk", "-o", "subformat=streamOptimized"]
-        subprocess.run(["qemu-img", "create", "-q", *options, "--", image, "1M"], check=True)
+        raw, image = folder / "base.raw", folder / "base.vmdk"
+        raw.write_bytes(PATTERN)
+        options = ["-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+        subprocess.run(["qemu-img", "convert", *options, "--", raw, image], check=True)
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         copy = Base.copied_to(self.datastore, digest, Format.VMDK, OURS)
         self.node.ensure_copy(str(image), copy)
@@ -458,6 +461,65 @@ def test_a_disk_in_use_is_not_deleted(ours, running):
     assert ours.has_disk(running.disks[0])
 
 
+def test_a_disk_is_sent_as_a_guest_would_see_it(counterpart, ours, disk, tmp_path):
+    told, target = [], tmp_path / "sent"
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    if Capability.DISK_STREAM not in ours.capabilities:
+        with pytest.raises(Unsupported):
+            ours.send_disk(disk, target, told.append)
+        return
+    ours.send_disk(disk, target, told.append)
+    assert counterpart.photograph() == before
+    assert not ours.is_sending(disk)
+    assert told == sorted(told)
+    assert max(told) <= 100
+    size, content = content_of(target)
+    assert size == 4 * 2**20
+    assert content in {"", PATTERN + bytes(3 * 2**20)}  # the twin's disks have bytes elsewhere
+    with pytest.raises(NotFound):
+        ours.send_disk(changed(disk, id=uuid4()), tmp_path / "none", told.append)
+
+
+def content_of(image: Path) -> tuple[int, bytes | str]:
+    """A stream's size and what it holds, be it real or the twin's."""
+    if image.read_bytes()[:4] != b"KDMV":
+        pretended = json.loads(image.read_text())
+        return pretended["virtual_size_bytes"], pretended["content"]
+    raw = image.with_suffix(".raw")
+    command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", "--", image, raw]
+    subprocess.run(command, check=True)
+    return raw.stat().st_size, raw.read_bytes()
+
+
+def test_a_disk_is_sent_of_a_vm_that_is_off_and_of_no_other(counterpart, ours, defined, tmp_path):
+    if Capability.DISK_STREAM not in ours.capabilities:
+        return
+    (disk,) = defined.disks
+    ours.send_disk(disk, tmp_path / "off", lambda _percent: None)
+    ours.set_power(defined.id, Power.ON, timeout_s=0)
+    with pytest.raises(InUse) as refusal:
+        ours.send_disk(disk, tmp_path / "on", lambda _percent: None)
+    assert refusal.value.users == (str(defined.id),)
+
+
+def test_sending_that_is_broken_off_leaves_the_disk_alone(counterpart, ours, disk, tmp_path):
+    def refuse(_percent: float) -> None:
+        raise Refused("it was called off")
+
+    if Capability.DISK_STREAM not in ours.capabilities:
+        return
+    ours.ensure_disk(disk)
+    before = counterpart.photograph()
+    with pytest.raises(Refused):
+        ours.send_disk(disk, tmp_path / "one", refuse)
+    ours.stop_sending(disk)
+    ours.stop_sending(disk)
+    assert not ours.is_sending(disk)
+    assert counterpart.photograph() == before
+    ours.send_disk(disk, tmp_path / "two", lambda _percent: None)
+
+
 # --- seeds -------------------------------------------------------------------------------------
 
 
@@ -641,6 +703,31 @@ def test_lists_the_vms_of_its_installation_only(counterpart):
     counterpart.ours.set_power(mine.id, Power.ON, timeout_s=0)
     assert counterpart.ours.vms() == {mine.id: Power.ON}
     assert counterpart.others.vms() == {theirs.id: Power.OFF}
+
+
+def test_tells_what_has_changed_since(counterpart, ours, defined):
+    counterpart.others.ensure_vm(bare_vm(OTHERS))
+    with closing(ours.changes(20)) as changes:
+        assert next(changes) == {defined.id: Power.OFF}
+        for power in (Power.ON, Power.PAUSED, Power.ON, Power.OFF):
+            ours.set_power(defined.id, power, timeout_s=0)
+            assert soon(changes) == {defined.id: power}
+        ours.delete_vm(defined.id)
+        assert soon(changes) == {defined.id: None}
+        another = bare_vm()
+        ours.ensure_vm(another)
+        assert soon(changes) == {another.id: Power.OFF}
+
+
+def soon(changes):
+    """The next news; an answer may say that there is none."""
+    return next(filter(None, changes))
+
+
+def test_tells_now_and_then_that_nothing_has_changed(ours, defined):
+    with closing(ours.changes(1)) as changes:
+        assert next(changes) == {defined.id: Power.OFF}
+        assert next(changes) == {}
 
 
 def test_lists_the_disks_of_its_installation_and_removes_one_that_no_vm_has(counterpart, vm):
@@ -854,6 +941,62 @@ def test_a_vm_is_told_what_to_start_from(ours, defined):
         ours.has_vm(defined)
     ours.set_power(other.id, Power.ON, timeout_s=0)
     assert ours.power(other.id) is Power.ON
+
+
+@pytest.mark.parametrize("bus", [Bus.SATA, Bus.IDE, Bus.LSISAS, Bus.PVSCSI])
+def test_disks_and_volumes_hang_where_the_guest_expects_them(counterpart, ours, vm, bus):
+    more = tuple(
+        Disk(
+            id=uuid4(), vm=vm.id, position=n, size_mib=1, datastore=counterpart.datastore,
+            installation=OURS,
+        )
+        for n in range(1, MOST_DISKS - 1)
+    )  # fmt: skip
+    seed = Seed(
+        id=vm.id, hostname="a", secret=uuid4(), datastore=counterpart.datastore, installation=OURS
+    )
+    wanted = changed(vm, disks=(*vm.disks, *more), seed=seed, settings=Settings(bus=bus))
+    for disk in wanted.disks:
+        ours.ensure_disk(disk)
+    ours.ensure_seed(seed, seed_image(seed.id, seed.hostname, USER_DATA))
+    ours.ensure_vm(wanted)
+    assert ours.has_vm(wanted)
+    with pytest.raises(Conflict):
+        ours.has_vm(changed(wanted, settings=Settings()))
+    connection, chap = counterpart.connection(wanted, MOST_DISKS - 1)
+    connection = connection.model_copy(update={"bus": bus})
+    ours.connect(connection, chap)
+    ours.connect(connection, chap)
+    assert ours.has_connection(connection)
+    ours.disconnect(connection)
+    assert not ours.has_connection(connection)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    with pytest.raises(Unsupported):
+        ours.connect(connection, chap)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.delete_vm(vm.id)
+    assert ours.power(vm.id) is None
+
+
+def test_a_vm_starts_by_the_firmware_that_its_guest_expects(counterpart, ours, vm):
+    assert Firmware.BIOS in ours.firmwares()
+    wanted = changed(vm, settings=Settings(firmware=Firmware.EFI, system="debian12_64Guest"))
+    before = counterpart.photograph()
+    ours.ensure_disk(vm.disks[0])
+    if Firmware.EFI not in ours.firmwares():
+        with pytest.raises(Unsupported):
+            ours.ensure_vm(wanted)
+    else:
+        ours.ensure_vm(wanted)
+        assert ours.has_vm(wanted)
+        with pytest.raises(Conflict):
+            ours.has_vm(vm)
+        ours.set_power(vm.id, Power.ON, timeout_s=0)
+        assert ours.power(vm.id) is Power.ON
+        ours.set_power(vm.id, Power.OFF, timeout_s=0)
+        ours.delete_vm(vm.id)
+    ours.delete_disk(vm.disks[0])
+    assert counterpart.photograph() == before
 
 
 NOTHING, VNC_PASSWORD = 1, 2  # kinds of security, in RFB's numbers

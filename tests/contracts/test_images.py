@@ -216,6 +216,45 @@ def test_a_filled_volume_equals_its_image(counterpart, tool, tmp_path, export):
     assert not tool.equals_target(tmp_path / "c", *args)
 
 
+@pytest.mark.parametrize("form", [Form.QCOW2, Form.RAW, Form.VMDK_STREAM], ids=lambda x: x.value)
+def test_a_volume_is_read_whole_and_is_not_changed(counterpart, tool, tmp_path, export, form):
+    right, chap, target = export
+    counterpart.image(tmp_path / "a", Format.QCOW2)
+    tool.fill_target(tmp_path / "a", Format.QCOW2, target, INITIATOR, chap, Percents())
+    volume = Volume(id=right.volume, size_mib=4, installation=OURS)
+    counterpart.storage.seal(volume)
+    read, percents = tmp_path / "b,c", Percents()
+    tool.read_target(target, INITIATOR, chap, read, form, percents)
+    assert percents[-1] == 100.0
+    assert tool.equals_target(read, form.format, target, INITIATOR, chap)
+    assert tool.equal(tmp_path / "a", Format.QCOW2, read, form.format)
+    size_bytes = tool.inspect(read, form.format, max_virtual_mib=4).virtual_size_bytes
+    assert size_bytes == 4 * 2**20
+    assert not counterpart.storage.written(volume)
+
+
+def test_a_volume_that_nobody_has_written_is_read_as_nothing(counterpart, tool, tmp_path, export):
+    _, chap, target = export
+    tool.read_target(target, INITIATOR, chap, tmp_path / "b", Form.QCOW2, Percents())
+    assert tool.equals_target(tmp_path / "b", Format.QCOW2, target, INITIATOR, chap)
+
+
+@pytest.mark.parametrize("fate", ["gone", "another's", "interrupted"])
+def test_a_volume_that_cannot_be_read_leaves_nothing(counterpart, tool, tmp_path, export, fate):
+    right, chap, target = export
+
+    def hear(percent):
+        if fate == "interrupted" and percent == 100.0:
+            raise InterruptedError
+
+    if fate == "gone":
+        counterpart.storage.delete_export(right)
+    whose = f"{INITIATOR}-not" if fate == "another's" else INITIATOR
+    with pytest.raises((Refused, Transient, InterruptedError)):
+        tool.read_target(target, whose, chap, tmp_path / "b", Form.QCOW2, hear)
+    assert not (tmp_path / "b").exists()
+
+
 def test_filling_again_replaces_what_was_there(counterpart, tool, tmp_path, export):
     _, chap, target = export
     for seed in (1, 2):

@@ -23,7 +23,10 @@ from adapters.database.session import utc_now
 from adapters.images.inbox import placed_in
 from adapters.images.memory import write_image
 from adapters.images.repository import INBOX
-from adapters.types import Chap, Format
+from adapters.types import Chap, Family, Format, Source
+from api import tokens
+from api.tickets import use_up
+from api.transfers import Transfer
 from flows.cloud import cloud
 from flows.policies.inbox import format_of
 from tests.worlds import (
@@ -282,6 +285,106 @@ def persist(world: World) -> Asked:
     return vm, {"volume": _volume(world, "boot", 16)}
 
 
+def _captured(world: World, vm: UUID) -> Asked:
+    record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
+    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
+    return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def capture(world: World) -> Asked:
+    """A VM that is off, with one disk more than its template has."""
+    vm, asked = add_disk(world)
+    world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_on(world: World) -> Asked:
+    """One that is on, with its volume."""
+    return _captured(world, _deployed_vm(world))
+
+
+def capture_on_alone(world: World) -> Asked:
+    """One that is on, and has no volume."""
+    vm = _vm_of(world.appliance("db"))
+    world.run("deploy_vm", vm)
+    return _captured(world, vm)
+
+
+def _sent(prepare: Callable[[World], Asked]) -> Callable[[World], Asked]:
+    """The same on a host that shows nobody its disks, and sends them, as real ones of a family."""
+
+    def prepared(world: World) -> Asked:
+        with cloud.database.write() as db:
+            pretended = update(models.Host).where(models.Host.family == Family.MEMORY)
+            db.execute(pretended.values(address="memory?without=disk-files"))
+        return prepare(world)
+
+    return prepared
+
+
+def _new_template(world: World, name: str) -> dict[str, str]:
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    return {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": name,
+    }
+
+
+def capture_volume(world: World) -> Asked:
+    """All that a persistent VM which is off has: what it boots from, and a volume of nothing."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
+    volumes = sorted(cloud.inventory.vm(vm).volumes, key=lambda volume: volume.position)
+    template = _new_template(world, "captured")
+    asked = {"template": template, "volumes": [str(volume.id) for volume in volumes]}
+    return UUID(template["id"]), {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
+
+
+def persist_template(world: World, source: UUID | None = None) -> Asked:
+    source, template = source or world.template, _new_template(world, "root")
+    sizes = [image.virtual_size_mib for image in cloud.library.images(source)]
+    volumes = [_volume(world, f"root-{n}", size_mib) for n, size_mib in enumerate(sizes)]
+    asked = {"template": template, "volumes": volumes, "source": str(source)}
+    return UUID(template["id"]), asked
+
+
+def persist_disks(world: World) -> Asked:
+    """Of two disks."""
+    return persist_template(world, packed_template(world))
+
+
+def _persistent_template(world: World) -> UUID:
+    template, asked = persist_disks(world)
+    world.run("persist_template", template, **asked)
+    return template
+
+
+def _vm_of_volumes(world: World) -> UUID:
+    return _vm_of(world.appliance("db", template=_persistent_template(world)))
+
+
+def deploy_persistent(world: World) -> Asked:
+    return _vm_of_volumes(world), {}
+
+
+def undeploy_persistent(world: World) -> Asked:
+    vm = _vm_of_volumes(world)
+    world.run("deploy_vm", vm)
+    return vm, {}
+
+
+def delete_persistent(world: World) -> Asked:
+    """A template whose disks are volumes."""
+    template = _persistent_template(world)
+    volumes = [str(volume.id) for volume in cloud.persistent.volumes(template)]
+    asked = {"former": "AVAILABLE", "library": str(world.datacenter), "volumes": volumes}
+    return template, asked
+
+
 def resize(world: World) -> Asked:
     """More CPUs, less memory."""
     return _off_vm_with_volume(world), {"size": {"cpu": 2, "ram_mib": 32}}
@@ -360,6 +463,48 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
         "digest": repository.digest(image),
         "upload": upload.name,
     }
+
+
+URL = "https://images.example/secret-folder/image?right=secret"
+
+
+def from_url(world: World, kind: str, content: Path, url: str = URL) -> Asked:
+    """Something of this kind that lies at an address, which is kept as a secret."""
+    from adapters.images.memory import publish_source
+    from flows.downloads import kept
+
+    publish_source(cloud.world, url, content.read_bytes())
+    content.unlink()
+    secret, template = uuid4(), _new_template(world, "imported")
+    with cloud.database.write() as db:
+        cloud.secrets.keep(db, secret, kept(Source(url=SecretStr(url))))
+    wanted = {"source": str(secret), "format": kind}
+    return UUID(template["id"]), {"template": template, "wanted": wanted, "wishes": {}}
+
+
+def download_image(world: World) -> Asked:
+    from adapters.images.memory import write_image
+
+    path = world.home / "image"
+    write_image(path, Format.VMDK, 2**20, "imported")
+    return from_url(world, "vmdk", path)
+
+
+def download_descriptor(world: World) -> Asked:
+    """An OVF, with its manifest and two disks beside it."""
+    import tarfile
+
+    from adapters.images.memory import publish_source
+
+    path = world.home / "package"
+    write_package(path, "imported", "more")
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member).read()
+            publish_source(cloud.world, f"https://images.example/{member.name}", content)
+        name = archive.getnames()[0]
+        path.write_bytes(archive.extractfile(name).read())
+    return from_url(world, "ovf", path, f"https://images.example/{name}")
 
 
 def delete_template(world: World) -> Asked:
@@ -457,7 +602,8 @@ def export_vm(world: World) -> Asked:
 
 
 def unneeded_conversion(world: World) -> Asked:
-    """A conversion that nobody needs, an hour old; and a package that waited for days."""
+    """A conversion that nobody needs, an hour old; a package and an upload of days ago."""
+    abandoned_upload(world)
     template = world.image("foreign", Format.VMDK)
     world.run("convert_image", template, format="qcow2")
     world.run("export_template", template)
@@ -468,6 +614,17 @@ def unneeded_conversion(world: World) -> Asked:
     os.utime(path, (time.time() - 3600,) * 2)
     refresh_identities(world)
     return world.datacenter, {}
+
+
+def abandoned_upload(world: World) -> UUID:
+    """Half a file that was sent by somebody days ago."""
+    token = UUID(tokens.mint(cloud.database, "sender").split("_")[1])
+    ticket = Transfer.model_construct(id=uuid4(), token_id=token)
+    use_up(ticket)
+    path = cloud.repository(world.datacenter).scratch(ticket.scratch, 4)
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    return ticket.id
 
 
 def orphaned(world: World) -> Asked:
@@ -497,16 +654,20 @@ def broken_images(world: World) -> Asked:
 
 
 LIBRARY = ("conversions",)
+SECRET = ("secrets",)  # an address that goes with its operation, whatever becomes of that
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "import_found": Scenario("import_found", import_found),
     "import_found-folder": Scenario("import_found", partial(import_found, name="found")),
+    "import_from_url": Scenario("import_from_url", download_image, SECRET),
+    "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
+    "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "attach_volume": Scenario("attach_volume", attach),
@@ -527,6 +688,17 @@ SCENARIOS = {
     "change_power-off-paused": Scenario("change_power", power_off_paused),
     "reset_vm": Scenario("reset_vm", reset),
     "persist_vm": Scenario("persist_vm", persist),
+    "capture_image": Scenario("capture_image", capture),
+    "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
+    "capture_image-on": Scenario("capture_image", capture_on),
+    "persist_vm-sent": Scenario("persist_vm", _sent(persist)),
+    "persist_template": Scenario("persist_template", persist_template),
+    "persist_template-disks": Scenario("persist_template", persist_disks),
+    "deploy_vm-persistent": Scenario("deploy_vm", deploy_persistent),
+    "undeploy_vm-persistent": Scenario("undeploy_vm", undeploy_persistent),
+    "delete_template-persistent": Scenario("delete_template", delete_persistent),
+    "capture_volume": Scenario("capture_volume", capture_volume),
     "resize_vm": Scenario("resize_vm", resize),
     "resize_vm-on": Scenario("resize_vm", resize_on),
     "resize_vm-undeployed": Scenario("resize_vm", resize_undeployed),

@@ -225,6 +225,7 @@ def test_whoever_follows_a_killed_unwinder_undoes_only_the_rest(breaker):
 TEMPORARY = {
     "open-scratch": ("convert_image", "images.convert", "repository.clear"),
     "fill-volume": ("persist_vm", "images.fill_target", "storage.delete_export"),
+    "pour-image": ("persist_template", "images.fill_target", "storage.delete_export"),
     "take-upload": ("import_image", "images.inspect", "repository.clear"),
 }
 
@@ -246,7 +247,10 @@ def test_what_is_temporary_goes_also_when_it_was_half_done(step, breaker):
 def test_what_is_temporary_and_stays_shows_in_the_receipt(step, breaker):
     name, halfway, ending = TEMPORARY[step]
     broken = breaker(name)
-    if step != "fill-volume":  # that one leaves something behind when all goes well, too
+    if step not in {
+        "fill-volume",
+        "pour-image",
+    }:  # that one leaves something behind when all goes well, too
         cloud.world.set_fate(halfway, "commits-then-fails", times=2)
     cloud.world.set_fate(ending, "lies", times=99)
     ended = broken.run()
@@ -362,6 +366,7 @@ def places_named(name: str, step: str):
 
 
 CONNECTING = ["attach_volume", "attach_volume-hot", "deploy_vm", "deploy_appliance", "persist_vm"]
+CONNECTING += ["deploy_vm-persistent"]
 
 
 def connected_by_then():
@@ -417,6 +422,45 @@ def test_a_guests_bytes_survive(name, place, then, breaker):
     for key, volume in written.items():
         now = cloud.world.find("volume", key)
         assert (now["written"], now["content"]) == (True, volume["content"])
+
+
+COPYING = {"persist_template", "persist_template-disks", "capture_volume"}
+
+
+def copies() -> dict[str, Any]:
+    """What every template's files and every volume hold."""
+    with cloud.database.read() as db:
+        where = dict(db.execute(select(models.Template.id, models.Template.datacenter_id)).all())
+        disks = [(x.template_id, x.path) for x in db.scalars(select(models.TemplateDisk))]
+    images = {
+        path: cloud.repository(where[template]).path(path).read_bytes()
+        for template, path in disks
+        if path
+    }
+    return images | {key: x["content"] for key, x in cloud.world.all("volume").items()}
+
+
+@pytest.mark.parametrize("then", ["resumed", "unwound"])
+@pytest.mark.parametrize(
+    ("name", "place"), [each for each in every_step() if each.values[0] in COPYING]
+)
+def test_no_crash_loses_what_is_copied(name, place, then, breaker):
+    """Neither between volumes and templates: what is there is read, and what is made is new."""
+    broken = breaker(name)
+    had = copies()
+    assert had
+
+    def kill(do, arguments):
+        do(**arguments)
+        broken.kill()
+
+    broken.at(place, kill)
+    broken.run_until_killed()
+    assert had.items() <= copies().items()
+    if then == "unwound":
+        cloud.operations.want(broken.operation.id, "unwind")
+    assert broken.run().ended
+    assert had.items() <= copies().items()
 
 
 @pytest.mark.parametrize(("name", "place"), repeatable_steps())
@@ -595,13 +639,14 @@ def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(bre
         ("change_power-pause", "pause"),
         ("attach_volume-hot", "hot-attach"),
         ("detach_volume-hot", "hot-attach"),
-        ("persist_vm", "disk-files"),
+        ("persist_vm", "disk-files disk-stream"),
+        ("export_vm", "disk-files disk-stream"),
     ],
 )
 def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):
     broken = breaker(name)
     monkeypatch.setattr(
-        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {ability}
+        MemoryHypervisor, "capabilities", MemoryHypervisor.capabilities - {*ability.split()}
     )
     ended = broken.run()
     assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "unsupported")

@@ -48,7 +48,7 @@ class RealWorld(worlds.World):
                 .values(
                     subformat=self.subformat,
                     digest=repository.digest(path),
-                    virtual_size_mib=raw.stat().st_size // 2**20,
+                    virtual_size_mib=-(-raw.stat().st_size // 2**20),
                     identity=repository.identity(
                         str(path.relative_to(repository.root))
                     ).model_dump(),

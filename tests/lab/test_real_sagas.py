@@ -28,6 +28,8 @@ REAL = ("create_iscsi_volume", "deploy_vm", "persist_vm")
 AT_HOSTS = {
     ("resize_vm", "define-anew"),
     ("resize_volume", "grow-volume"),
+    ("persist_template", "pour-image"),
+    ("capture_volume", "read-volume"),
     ("add_disk", "make-disk"),
     ("add_disk", "define-anew"),
     ("delete_disk", "remove-disk"),
@@ -35,9 +37,19 @@ AT_HOSTS = {
     ("deploy_vm-seeded", "make-seed"),
     ("undeploy_vm-seeded", "remove-seed"),
 }
+AT_ESXI = {("attach_volume", "connect-volume"), ("detach_volume", "disconnect-volume")}
+SENT = {
+    ("capture_image-sent-on", "open-stills"),
+    ("capture_image-sent-on", "fetch-disk"),
+    ("persist_vm-sent", "fetch-disk"),
+    ("persist_vm-sent", "fill-volume"),
+    ("persist_vm-sent", "redefine-vm"),
+}
 ON_VSPHERE = ("deploy_vm", "undeploy_vm")
 NOT_THERE = ("open-scratch", "convert-disk")  # its images fit
 DONE_OTHERWISE = (
+    "open-stills",
+    "fetch-disk",
     "hold-base",
     "make-disk",
     "define-vm",
@@ -50,7 +62,7 @@ DONE_OTHERWISE = (
 def are_of_interest(where: str, name: str, step: str) -> bool:
     if (name, step) in AT_HOSTS:
         return True
-    if (name, step) == ("resize_vm-on", "set-size"):
+    if (name, step) in {("resize_vm-on", "set-size"), *SENT, *AT_ESXI}:
         return where == "vsphere"
     if where == "kvm":
         return name in REAL

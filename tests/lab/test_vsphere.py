@@ -9,7 +9,8 @@ from pyVmomi import vim
 
 from adapters.errors import NotAllowed, NotFound, Refused, Transient
 from adapters.types import Chap
-from adapters.vsphere.session import Address, Session, _sorted
+from adapters.vsphere.address import Address
+from adapters.vsphere.session import Session, _sorted
 
 pytestmark = pytest.mark.lab
 

@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import func, select
 
 from adapters.database import models
+from adapters.images.packing import pack, package_of
+from adapters.packages import Hardware
 from adapters.types import Power
 from api import tokens
 from api.app import create_app
@@ -118,18 +120,44 @@ def test_one_blueprint_runs_on_qemu_and_on_esxi(api, vcenter):
     (base,) = (path for path in (vcenter.files() / "cloudloom").glob("base-*.vmdk")
                if "-flat" not in path.name)  # fmt: skip
     assert equals_template(api, base)
-    refused(persisted(api, shops["virtual"]["vms"][0]), 422, "unsupported")
 
     for shop in shops.values():
         api.done(api.post(f"/v1/appliances/{shop['id']}/undeploy"))
     assert things_on(esx, vcenter.files()) == before
 
 
-def persisted(api, vm):
-    api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "off"}))
-    answer = api.post(f"/v1/vms/{vm['id']}/persist", json={"tier": "default"})
-    api.done(api.post(f"/v1/vms/{vm['id']}/power", json={"power": "on"}))
-    return answer
+def test_an_ova_of_streamed_disks_runs_on_qemu_and_on_esxi(api, vcenter, tmp_path):
+    raw, disk, ova = (tmp_path / name for name in ("raw", "disk.vmdk", "shop.ova"))
+    raw.write_bytes(b"what the guest has\n".ljust(3 * 2**20, b"\1"))
+    options = ["-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+    subprocess.run(["qemu-img", "convert", *options, "--", raw, disk], check=True)
+    wants = Hardware(firmware="efi", buses=("lsisas",), system="debian12_64Guest")
+    pack(package_of("shop", [(disk, 3 * 2**20)], hardware=wants, ram_mib=32), [disk], ova)
+    wish = {"name": "packed", "format": "ova", "datacenter": "main"}
+    where = api.post("/v1/templates", params=wish).headers["location"]
+    api.done(api.client.put(where, content=ova.read_bytes()))
+
+    esx = UUID(api.post("/v1/hosts", json=host_of(vcenter)).json()["id"])
+    vdc = {"name": "virtual", "datacenter": "main", "family": "vsphere"}
+    assert api.post("/v1/virtual-datacenters", json=vdc).status_code == 201
+    before = things_on(esx, vcenter.files())
+    text = "{{appliance: shop, virtual_datacenter: {}, vms: [{{name: db, template: packed}}]}}"
+    shops = [api.appliance(text.format(vdc)) for vdc in ("demo", "virtual")]
+    for shop in shops:
+        api.done(api.post(f"/v1/appliances/{shop['id']}/deploy"))
+        (vm,) = api.get("/v1/vms", params={"appliance_id": shop["id"]}).json()
+        assert (vm["state"], vm["firmware"], vm["bus"]) == ("ON", "efi", "lsisas")
+    (base,) = (path for path in (vcenter.files() / "cloudloom").glob("base-*.vmdk")
+               if "-flat" not in path.name)  # fmt: skip
+    command = ["qemu-img", "compare", "-q", "-f", "vmdk", "-F", "raw", "--", base, raw]
+    subprocess.run(command, check=True)
+    (record,) = cloud.inventory.vms_of(UUID(shops[0]["id"]))
+    (image,) = (disk.base for disk in record.local_disks)
+    command = ["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", "--", image.path, raw]
+    subprocess.run(command, check=True)
+    for shop in shops:
+        api.done(api.post(f"/v1/appliances/{shop['id']}/undeploy"))
+    assert things_on(esx, vcenter.files()) == before
 
 
 def equals_template(api, disk: Path) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.allocation import Fit, Load, Neighbour, Room, Rules, Situation, Store, Wish
+from adapters.guests import Firmware
 from adapters.types import Family
 from flows.policies.placement import NoRoom, choose_hosts, load_of
 
@@ -385,6 +386,7 @@ def test_the_most_specific_load_rule_holds():
     ("changes", "why"),
     [
         ({"family": Family.KVM}, "runs kvm, not memory"),
+        ({"firmwares": frozenset({Firmware.BIOS})}, "starts no VM by efi"),
         ({"maintenance": True}, "is in maintenance"),
         ({"reserved_for": THEIRS}, "is reserved for another enterprise"),
         ({"tenants": frozenset({OTHERS})}, "has VMs that the enterprise must not share a host"),
@@ -398,12 +400,13 @@ def test_the_most_specific_load_rule_holds():
     ],
 )
 def test_each_reason_has_its_words(changes, why):
+    can = {"firmwares": frozenset(Firmware)}
     rules = {
         "loads": {RACKS[0]: Load(cpu_percent=0, ram_percent=100)},
         "excluded": frozenset({frozenset({OURS, OTHERS})}),
     }
     with pytest.raises(NoRoom) as refused:
-        names([wish(vlans=1)], [host("a", **changes)], **rules)
+        names([wish(vlans=1, firmware="efi")], [host("a", **{**can, **changes})], **rules)
     assert refused.value.details["hosts"]["a"].startswith(why)
     assert refused.value.waits == ("silent" in changes)
 

@@ -22,6 +22,7 @@ func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address to listen at")
 	hosts := flag.Int("hosts", 2, "hosts of the vCenter, in one cluster")
 	datastores := flag.Int("datastores", 1, "datastores, shared by all hosts")
+	delay := flag.Int("delay", 0, "milliseconds that each call takes beside its work")
 	flag.Parse()
 
 	model := simulator.VPX()
@@ -32,6 +33,7 @@ func main() {
 	if !*esx {
 		model.Host, model.ClusterHost = 0, *hosts
 	}
+	model.DelayConfig.Delay = *delay
 	if err := model.Create(); err != nil {
 		log.Fatal(err)
 	}

@@ -110,9 +110,9 @@ func makeDisk(op types.VirtualDeviceConfigSpecFileOperation, dc *types.ManagedOb
 	if fault != nil {
 		return fault
 	}
+	parentFile := ""
 	if parent != "" {
-		parentFile, fault := fm.resolve(dc, parent)
-		if fault != nil {
+		if parentFile, fault = fm.resolve(dc, parent); fault != nil {
 			return fault
 		}
 		if _, err := os.Stat(parentFile); err != nil {
@@ -134,6 +134,9 @@ func makeDisk(op types.VirtualDeviceConfigSpecFileOperation, dc *types.ManagedOb
 		return fm.fault(name, err, new(types.CannotCreateFile))
 	}
 	err = flat.Truncate(capacityKB << 10)
+	if err == nil && parentFile != "" {
+		err = fill(flat, parentFile)
+	}
 	_ = flat.Close()
 	if err == nil {
 		err = describeDisk(file, capacityKB*2, parent)

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-revision = "0019"
-down_revision = "0018"
+revision = "0021"
+down_revision = "0020"
 
 _LONG = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _OF = {"owner_id": "users", "master_id": "templates"}
@@ -20,6 +20,8 @@ def upgrade() -> None:
         for name, other in _OF.items():
             table.add_column(sa.Column(name, sa.Uuid(), nullable=True))
             table.create_foreign_key(f"fk_templates_{name}", other, [name], ["id"])
+    op.create_index("ix_templates_shared", "templates", ["shared", "state"])
+    op.create_index("ix_templates_master_id", "templates", ["master_id"])
     op.create_table(
         "template_icons",
         sa.Column("template_id", sa.Uuid(), nullable=False),
@@ -39,6 +41,8 @@ def downgrade() -> None:
     with op.batch_alter_table("templates") as table:
         for name in _OF:
             table.drop_constraint(f"fk_templates_{name}", type_="foreignkey")
+    for name in ("shared", "master_id"):
+        op.drop_index(f"ix_templates_{name}", table_name="templates")
     with op.batch_alter_table("templates") as table:
         for name in ("category", "shared", *_OF):
             table.drop_column(name)

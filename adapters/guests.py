@@ -1,0 +1,36 @@
+"""What a guest expects of the machine that it runs on."""
+
+from enum import StrEnum
+
+_IDE_PLACES = 3  # of four: the last one is the seed's
+
+
+class Bus(StrEnum):
+    """What a disk hangs on; of SCSI also whose controller it is, as drivers differ."""
+
+    IDE = "ide"
+    SATA = "sata"
+    SCSI = "scsi"  # LSI Logic's, parallel, unless more is said
+    LSISAS = "lsisas"
+    PVSCSI = "pvscsi"
+    VIRTIO = "virtio"
+    NVME = "nvme"
+
+
+class Boot(StrEnum):
+    """What a VM may start from."""
+
+    DISK = "disk"  # the first one, be it a volume
+    NETWORK = "network"
+
+
+class Firmware(StrEnum):
+    """What starts a guest."""
+
+    BIOS = "bios"
+    EFI = "efi"  # without secure boot
+
+
+def bus_at(bus: Bus, position: int) -> Bus:
+    """The bus of the disk there: what IDE has no place for is on SATA."""
+    return Bus.SATA if bus is Bus.IDE and position >= _IDE_PLACES else bus

@@ -1,0 +1,176 @@
+"""Imports from addresses: what lies on somebody else's server becomes a template."""
+
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid5
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from sqlalchemy.orm import Session
+
+from adapters.database import models
+from adapters.database import operations as accepted
+from adapters.database.records import NewTemplate
+from adapters.errors import Conflict
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, Wishes
+from adapters.privileges import Privilege
+from adapters.types import Chap, Format, Source
+from api import finding, tokens
+from api.dependencies import Caller, Key, Name, Reference, Send, sender
+from api.forcing import Forcing
+from api.once import Once
+from api.permissions import needs
+from api.reports import Operation
+from api.starting import Starter
+from flows.charges import require_within
+from flows.cloud import cloud
+from flows.downloads import PACKAGES, Wanted, kept
+from flows.import_from_url import take_source
+
+router = APIRouter(prefix="/templates", tags=["templates"])
+_URL_LENGTH = 2000
+_Kind = Format | Literal["ova", "ovf"]
+
+
+class ServerLogin(BaseModel):
+    """As whom a server is asked: kept encrypted while it is needed, and never told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f:]*$")
+    password: SecretStr = Field(min_length=1, max_length=255)
+
+
+class Address(BaseModel):
+    """Where something is, and as whom it may be had."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: SecretStr = Field(
+        min_length=8,
+        max_length=_URL_LENGTH,
+        description="`http` or `https`, without a user in it. Kept as secret as a password: a "
+        "signed address is one.",
+        examples=["https://images.example.org/debian.qcow2"],
+    )
+    login: ServerLogin | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_asked_by_http(cls, url: SecretStr) -> SecretStr:
+        require_http(url.get_secret_value())
+        return url
+
+    @property
+    def source(self) -> Source:
+        """The same, as adapters take it."""
+        login = self.login and Chap(user=self.login.user, password=self.login.password)
+        return Source(url=self.url, login=login)
+
+    @property
+    def shown(self) -> str:
+        """The address without what may give a right to it."""
+        parts = urlsplit(self.url.get_secret_value())
+        return parts._replace(query="", fragment="").geturl()
+
+
+class NewImport(Address, Forcing):
+    """An image, an OVA, or an OVF whose disks lie beside it, and the template that it becomes."""
+
+    name: Name
+    datacenter: Reference = Field(examples=["main"])
+    format: _Kind | None = Field(None, description="Unless said, `.ova` and `.ovf` tell.")
+    checksum: str = Field(
+        "",
+        pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$",
+        description="What it has to have; of an OVF its descriptor: the others have a manifest.",
+    )
+    cpu: int | None = Field(None, gt=0, le=MAX_CPU)
+    ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
+
+    @model_validator(mode="after")
+    def _has_a_format(self) -> Self:
+        if self.format is None and self.kind not in PACKAGES:
+            raise ValueError("the format has to be said: only .ova and .ovf tell theirs")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """What it is, as was said, or as its name tells."""
+        return self.format or unquote(urlsplit(self.shown).path).rpartition(".")[2].lower()
+
+    @property
+    def wishes(self) -> Wishes:
+        """What wins over what a package says."""
+        return Wishes(cpu=self.cpu, ram_mib=self.ram_mib)
+
+
+def require_http(url: str) -> None:
+    """Refuse an address that is not spoken, or that names a user: it would be shown."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise ValueError("that is no address") from error
+    if not fits or any(letter <= " " for letter in url):
+        raise ValueError("that is no address of http or https")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("user and password are said apart, as login")
+
+
+@router.post(
+    "/import",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
+)
+def import_from_url(
+    new: NewImport,
+    request: Request,
+    caller: Caller,
+    send: Annotated[Send, Depends(sender)],
+    idempotency_key: Key = None,
+) -> Response:
+    """Import what lies at an address: the datacenter's worker downloads it."""
+    said = f"{new.model_dump_json()}\n{new.shown}".encode()  # secrets are hidden in the former
+    once = Once(caller, f"POST {request.url.path}", idempotency_key, said)
+    request.state.once = once
+    starter = Starter(caller, once, send)
+    with cloud.database.read() as db:
+        where = finding.shared(db, models.Datacenter, new.datacenter).id
+    return start(starter, caller, new, where)
+
+
+def start(starter: Starter, caller: tokens.Caller, new: NewImport, where: UUID) -> Response:
+    """Accept an import; its source is kept in the same transaction."""
+    template = NewTemplate(
+        id=uuid5(starter.id, "template"),
+        enterprise_id=caller.enterprise_id,
+        datacenter_id=where,
+        name=new.name,
+        **new.wishes.model_dump(include={"cpu", "ram_mib"}, exclude_none=True),
+    )
+    source, force = uuid5(starter.id, "source"), new.by(caller)
+    wanted = Wanted(source=source, format=new.kind, checksum=new.checksum)
+
+    def plan(db: Session) -> accepted.Request:
+        mine = finding.own_templates(caller).filter_by(datacenter_id=where, name=new.name)
+        if db.scalars(mine).first():
+            raise Conflict(f"there is a template called {new.name}", code="name-taken")
+        return starter.request(
+            "import_from_url",
+            template.id,
+            template.name,
+            where,
+            intents=[take_source.intent(source)],
+            template=template,
+            wanted=wanted,
+            wishes=new.wishes,
+            force=force,
+        )
+
+    return starter.start(
+        plan,
+        check=lambda: require_within([cloud.ledger.of_template(template, 1)], force),
+        unchanged=lambda db: cloud.secrets.keep(db, source, kept(new.source)),
+    )

@@ -1,0 +1,270 @@
+"""What lies at an address becomes a template; the address is told to nobody."""
+
+import hashlib
+import tarfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select, update
+
+from adapters.amounts import Amounts, Level
+from adapters.database import models
+from adapters.images.addresses import networks
+from adapters.images.downloads import HttpDownloads, Route
+from adapters.images.memory import publish_source
+from adapters.types import OperationState
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from tests.adapters.test_downloads import breaking, serving, whole
+from tests.api.conftest import Api, dumped, refused
+from tests.api.test_gateway import IMAGE
+from tests.worlds import write_package
+
+URL = "https://images.example/secret-folder/image.vmdk?right=geheim-1"
+WISH = {"name": "fresh", "format": "vmdk", "datacenter": "main", "url": URL}
+LOGIN = {"user": "ada", "password": "geheim-2"}
+
+
+def ask(api: Api, **changes: Any) -> Any:
+    return api.post("/v1/templates/import", json={**WISH, **changes})
+
+
+@pytest.fixture
+def there(api: Api) -> None:
+    publish_source(cloud.world, URL, IMAGE)
+
+
+def left(api: Api) -> set[str]:
+    root = api.world.home / "repository"
+    return {str(x.relative_to(root)) for x in root.rglob("*") if ".cloudloom-marks" not in str(x)}
+
+
+def secrets() -> int:
+    with cloud.database.read() as db:
+        return len(db.scalars(select(models.Secret)).all())
+
+
+def test_an_image_at_an_address_becomes_a_template(api: Api, there: None) -> None:
+    before = left(api)
+    ended = api.done(ask(api, cpu=2))
+    template = api.get(f"/v1/templates/{ended['target']['id']}").json()
+    assert (template["name"], template["state"], template["cpu"]) == ("fresh", "AVAILABLE", 2)
+    (disk,) = template["disks"]
+    assert disk["digest"] == hashlib.sha256(IMAGE).hexdigest()
+    folder = f"templates/{template['id']}"
+    assert left(api) - before == {folder, disk["path"]}
+
+
+def test_the_address_is_told_to_nobody(api: Api, there: None) -> None:
+    api.done(ask(api, login=LOGIN))
+    told = dumped() + api.get("/v1/events").content + api.get("/v1/operations").content
+    for secret in (b"geheim", b"secret-folder", b"images.example"):
+        assert secret not in told
+    assert secrets() == 0
+
+
+def test_a_package_at_an_address_becomes_a_template_of_its_disks(api: Api, tmp_path: Path) -> None:
+    write_package(tmp_path / "a", "system", "data", cpu=4)
+    publish_source(cloud.world, "http://images.example/shop.OVA", (tmp_path / "a").read_bytes())
+    ended = api.done(ask(api, url="http://images.example/shop.OVA", format=None))
+    template = api.get(f"/v1/templates/{ended['target']['id']}").json()
+    assert (len(template["disks"]), template["cpu"]) == (2, 4)
+
+
+@pytest.fixture
+def descriptor(api: Api, tmp_path: Path) -> str:
+    """The address of an OVF whose disks and manifest lie beside it."""
+    write_package(tmp_path / "a", "system", "data", cpu=4)
+    with tarfile.open(tmp_path / "a") as archive:
+        for name in archive.getnames():
+            content = archive.extractfile(name)
+            assert content
+            publish_source(cloud.world, f"https://images.example/{name}?sig=1", content.read())
+        return f"https://images.example/{archive.getnames()[0]}?sig=1"
+
+
+def test_what_lies_beside_a_descriptor_comes_with_it(api: Api, descriptor: str) -> None:
+    before = left(api)
+    ended = api.done(ask(api, url=descriptor, format=None))
+    template = api.get(f"/v1/templates/{ended['target']['id']}").json()
+    assert (len(template["disks"]), template["cpu"]) == (2, 4)
+    paths = {disk["path"] for disk in template["disks"]}
+    assert left(api) - before == {f"templates/{template['id']}", *paths}
+
+
+def test_what_lies_beside_it_has_to_be_what_its_manifest_says(api: Api, descriptor: str) -> None:
+    before = left(api)
+    disk = next(url for url in cloud.world.all("source") if "disk1" in url)
+    content = bytes.fromhex(cloud.world.all("source")[disk]["content"])
+    publish_source(cloud.world, disk, content.replace(b"system", b"sYstem"))
+    ended = api.run(ask(api, url=descriptor, format=None))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "package-digest-mismatch")
+    assert left(api) == before
+
+
+def test_a_descriptor_is_no_longer_than_one_may_be(api: Api) -> None:
+    publish_source(cloud.world, "https://images.example/a.ovf", b"x" * (2**20 + 1))
+    ended = api.run(ask(api, url="https://images.example/a.ovf", format=None))
+    assert ended["error"]["code"] == "source-too-large"
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_what_comes_has_to_be_what_was_declared(api: Api, there: None, algorithm: str) -> None:
+    before = left(api)
+    right = hashlib.new(algorithm, IMAGE).hexdigest()
+    wrong = hashlib.new(algorithm, b"another").hexdigest()
+    ended = api.run(ask(api, checksum=f"{algorithm}:{wrong}"))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "image-digest-mismatch")
+    assert (left(api), secrets(), ended["left_behind"]) == (before, 0, False)
+    api.done(ask(api, checksum=f"{algorithm}:{right}"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"url": "ftp://images.example/a.ova"},
+        {"url": "file:///etc/passwd"},
+        {"url": "https://ada:geheim-3@images.example/a.ova"},
+        {"url": "https:///a.ova"},
+        {"url": "https://images.example/ a.ova"},
+        {"url": "https://images.example/image", "format": None},
+        {"checksum": "md5:d41d8cd98f00b204e9800998ecf8427e"},
+        {"checksum": "sha256:abc"},
+        {"login": {"user": "a:b", "password": "x"}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(api: Api, changes: dict[str, Any]) -> None:
+    problem = refused(ask(api, **changes), 422, "invalid-request")
+    assert "geheim" not in str(problem)
+    assert secrets() == 0
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_fetched(api: Api) -> None:
+    refused(ask(api, name="tiny"), 409, "name-taken")
+    refused(ask(api, datacenter="nowhere"), 404, "unknown-datacenter")
+    assert secrets() == 0
+
+
+def test_asked_twice_with_one_key_it_is_done_once(api: Api, there: None) -> None:
+    key = {"headers": {"Idempotency-Key": "one"}}
+    first = api.post("/v1/templates/import", json=WISH, **key)
+    api.done(first)
+    again = api.post("/v1/templates/import", json=WISH, **key)
+    assert again.json()["id"] == first.json()["id"]
+    other = {**WISH, "url": "https://elsewhere.example/image.vmdk"}
+    again = api.post("/v1/templates/import", json=other, **key)
+    refused(again, 409, "idempotency-key-reused")
+    assert secrets() == 0
+
+
+def limit(mib: int) -> None:
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    hard = Amounts(repository_mib=mib)
+    whose = (Level.ENTERPRISE, FIRST_ENTERPRISE)
+    cloud.ledger.set_limits(FIRST_ENTERPRISE, whose, Amounts(), hard, lambda *_: None)
+
+
+def test_limits_hold_before_a_byte_is_written(api: Api) -> None:
+    before = left(api)
+    publish_source(cloud.world, URL, IMAGE + b" " * 3 * 2**20)
+    limit(3)  # 1 MiB is used, and as much has to be there before anybody looks
+    ended = api.run(ask(api))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "hard-limit")
+    assert (left(api), secrets()) == (before, 0)
+    limit(1)
+    refused(ask(api), 409, "hard-limit")
+
+
+def test_it_is_charged_what_it_takes_and_refunded_when_it_goes(api: Api) -> None:
+    publish_source(cloud.world, URL, IMAGE + b" " * 3 * 2**20)
+    template = api.done(ask(api))["target"]["id"]
+    assert used(api) == 1 + 4
+    api.done(api.delete(f"/v1/templates/{template}"))
+    assert used(api) == 1
+
+
+def used(api: Api) -> int:
+    return int(api.get("/v1/limits/usage").json()[0]["used"]["repository_mib"])
+
+
+def test_cancelled_before_it_began_it_leaves_nothing(api: Api, there: None) -> None:
+    before = left(api)
+    accepted = ask(api).json()
+    assert secrets() == 1
+    answer = api.post(f"/v1/operations/{accepted['id']}/cancel")
+    assert answer.status_code == 202, answer.text
+    ended = FLOWS["import_from_url"](UUID(accepted["id"]))
+    assert ended.state is OperationState.CANCELLED
+    assert (left(api), secrets()) == (before, 0)
+
+
+# --- over HTTP ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def over_http(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    route = Route(2, 2, None, networks(["127.0.0.0/8"]))
+    monkeypatch.setitem(cloud.__dict__, "downloads", HttpDownloads(route))
+
+
+LONG = IMAGE.ljust(2**20, b" ")
+
+
+def test_a_killed_download_is_gone_on_with_by_another_runner(api: Api, over_http: None) -> None:
+    """What the first runner had is not asked for again; its login is still there."""
+    with serving(breaking(700_000, LONG), whole(LONG)) as server:
+        accepted = ask(api, url=f"{server.url}?right=geheim", login=LOGIN)
+        identity = UUID(accepted.json()["id"])
+
+        class Killed(BaseException):
+            pass
+
+        def die(*_: Any, **__: Any) -> None:
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("flows.saga.Saga._persevere", lambda _s, fn, *_a, **_n: kill(fn))
+
+            def kill(fn: Any) -> Any:
+                try:
+                    return fn()
+                except Exception as error:
+                    raise Killed from error
+
+            with pytest.raises(Killed):
+                FLOWS["import_from_url"](identity)
+        with cloud.database.write() as db:
+            db.execute(update(models.Operation).values(due_at=models.Operation.accepted_at))
+        ended = FLOWS["import_from_url"](identity)
+        assert ended.state is OperationState.SUCCEEDED, ended.error
+    assert server.asked[-1]["range"] == "bytes=700000-"
+    assert all(each["authorization"].startswith("Basic ") for each in server.asked)
+    assert secrets() == 0
+    assert b"geheim" not in dumped()
+
+
+def test_what_is_not_public_is_not_downloaded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cloud.__dict__, "downloads", HttpDownloads(Route(2, 2)))
+    before = left(api)
+    with serving(whole(LONG)) as server:
+        ended = api.run(ask(api, url=server.url))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "source-forbidden")
+    assert "image" not in ended["error"]["detail"]
+    assert server.asked == []
+    assert (left(api), secrets()) == (before, 0)
+
+
+def test_the_settings_say_how_downloads_get_out(api: Api) -> None:
+    changed = {"image_tool": "qemu-img", "download_networks": "10.0.0.0/8, fd00::/8"}
+    more = {"download_proxy": SecretStr("http://ada:geheim@proxy:3128")}
+    cloud.become(cloud.settings.model_copy(update=changed | more))
+    made = cloud.downloads
+    assert isinstance(made, HttpDownloads)
+    assert [str(each) for each in made._route.allowed] == ["10.0.0.0/8", "fd00::/8"]
+    assert "geheim" not in repr(made._route)

@@ -24,13 +24,10 @@ from flows.running import this_saga
 from flows.steps import Effect, step
 from flows.upkeep import publish_report
 
+_EVERY = timedelta(hours=1)
 
-@operation(
-    "datacenter",
-    role=Role.IMAGES,
-    every=timedelta(hours=1),
-    wanted=lambda: cloud.settings.rescan,
-)
+
+@operation("datacenter", role=Role.IMAGES, every=_EVERY, wanted=lambda: cloud.settings.rescan)
 def rescan_library(request: Operation) -> None:
     """Look at everything in the inbox, or in an enterprise's folder; import what is fit."""
     datacenter = request.datacenter_id

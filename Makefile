@@ -39,7 +39,7 @@ check:  ## Style, types, architecture, spelling
 	.venv/bin/codespell
 
 bench:  ## Our figures beside their floors, in one run (ROWS="convert export")
-	@$(SETUP) all
+	@$(SETUP) all tests
 	@$(LOCKED) -r requirements-bench.lock
 	ROWS="$(ROWS)" $(PYTHON) -m tests.bench
 

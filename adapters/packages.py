@@ -86,3 +86,17 @@ class Package(Wishes):
     name: str
     disks: tuple[PackagedDisk, ...]
     files: tuple[PackagedFile, ...]  # all of them, those of no disk included
+
+
+class RemotePackage(Value):
+    """What a remote repository's index says of a package."""
+
+    url: str
+    name: str
+    description: str = ""
+    category: str = ""
+    vendor: str = ""
+    version: str = ""
+    disk_format: str = ""  # in the index's own words
+    size_mib: int | None = None
+    icon: str = ""

@@ -1,10 +1,11 @@
 """What an operator can set: environment variables named `CLOUDLOOM_...`."""
 
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.types import Role
@@ -218,6 +219,20 @@ class Settings(BaseSettings):
         description="Where traces go, by OTLP over HTTP: `http://127.0.0.1:4318`; empty: nowhere,"
         " unless OpenTelemetry's own `OTEL_EXPORTER_OTLP_ENDPOINT` is set.",
     )
+
+    @field_validator("download_networks")
+    @classmethod
+    def _are_networks(cls, said: str) -> str:
+        for each in cls.listed(said):
+            ip_network(each)
+        return said
+
+    @field_validator("download_proxy")
+    @classmethod
+    def _is_a_proxy(cls, said: SecretStr | None) -> SecretStr | None:
+        if said and not said.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("a proxy is spoken to by http or https")
+        return said
 
     def variables(self) -> dict[str, str]:
         """What is set here, as the environment of another process of ours."""

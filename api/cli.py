@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -34,9 +34,7 @@ from api.command_line import find as _find
 from api.command_line import finish as _finish
 from api.command_line import keep_token as _keep_token
 from api.command_line import show as _show
-
-if TYPE_CHECKING:
-    from api.client import Operation
+from api.command_line import show_report as _show_report
 
 app = typer.Typer(
     cls=Verbs,
@@ -404,12 +402,6 @@ def token(
 
 
 # --- how they do it ----------------------------------------------------------------------------
-
-
-def _show_report(operation: "Operation") -> None:
-    if operation.report:
-        rows = [finding.model_dump() for finding in operation.report]
-        _show(rows, *rows[0])
 
 
 def _show_receipt(receipt: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ MEANINGS = {
     "image-truncated": "The image's end is missing.",
     "image-unknown-format": "The image is in no format that is known.",
     "in-use": "It has users; `users` names them.",
+    "index-invalid": "The file is no index of packages, or one of them lies nowhere.",
     "internal-error": "A defect of ours; `request_id` finds it in the logs.",
     "invalid-cursor": "The cursor is not one of this list in this order.",
     "invalid-header": "A header of tus is missing, or is no number.",

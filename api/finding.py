@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.events import singular
 from adapters.database.packages import PackageRow
 from adapters.database.people import ApiToken, Role, User
+from adapters.database.repositories import RemotePackageRow, TemplateRepositoryRow
 from adapters.errors import Conflict, NotAllowed, NotFound
 from adapters.types import TemplateState
 from api.tokens import Caller
@@ -53,6 +55,18 @@ def operation(db: Session, caller: Caller, ref: UUID) -> models.Operation:
 def package(db: Session, caller: Caller, ref: UUID) -> PackageRow:
     """A package."""
     return _one(db, PackageRow, ref, packages(caller))
+
+
+def repository(db: Session, caller: Caller, ref: str | UUID) -> TemplateRepositoryRow:
+    """A remote repository."""
+    return _one(db, TemplateRepositoryRow, ref, repositories(caller))
+
+
+def remote_package(
+    db: Session, repository: TemplateRepositoryRow, ref: str | UUID
+) -> RemotePackageRow:
+    """A package that a repository lists."""
+    return _one(db, RemotePackageRow, ref, remote_packages(repository))
 
 
 def template(
@@ -174,6 +188,17 @@ def own_templates(caller: Caller) -> Select[tuple[models.Template]]:
     return select(table).where(table.enterprise_id == caller.enterprise_id)
 
 
+def repositories(caller: Caller) -> Select[tuple[TemplateRepositoryRow]]:
+    """The caller's remote repositories."""
+    table = TemplateRepositoryRow
+    return select(table).where(table.enterprise_id == caller.enterprise_id)
+
+
+def remote_packages(repository: TemplateRepositoryRow) -> Select[tuple[RemotePackageRow]]:
+    """What a remote repository lists."""
+    return select(RemotePackageRow).where(RemotePackageRow.repository_id == repository.id)
+
+
 def packages(caller: Caller) -> Select[tuple[PackageRow]]:
     """The caller's packages; of VMs only where he may look into their virtual datacenter."""
     query = select(PackageRow).where(PackageRow.enterprise_id == caller.enterprise_id)
@@ -247,7 +272,7 @@ def _one(db: Session, table: type[T], ref: str | UUID, query: Select[tuple[T]]) 
 
 def _noun(table: Any) -> str:
     noun: str = table.__tablename__
-    return _NOUNS.get(table, noun.rstrip("s").replace("_", "-"))
+    return _NOUNS.get(table, singular(noun).replace("_", "-"))
 
 
 _NOUNS: dict[Any, str] = {models.VirtualMachine: "vm"}

@@ -36,6 +36,8 @@ _NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 
+_ASKED_AS_SOMEBODY = ("hosts", "repositories")
+
 Connect = Callable[[], AbstractContextManager["Client"]]
 Show = Callable[..., None]
 Fields = Annotated[
@@ -46,13 +48,14 @@ Fields = Annotated[
 def add_to(app: typer.Typer, connect: Connect, show: Show) -> None:
     """Give the command line these nouns."""
     for noun, (route, columns) in _NOUNS.items():
-        app.add_typer(_verbs(noun, f"/v1/{route}", columns, connect, show), name=noun)
+        app.add_typer(verbs_of(noun, f"/v1/{route}", columns, connect, show), name=noun)
     app.add_typer(_datastores(connect, show), name="datastores")
 
 
-def _verbs(
+def verbs_of(
     noun: str, path: str, columns: tuple[str, ...], connect: Connect, show: Show
 ) -> typer.Typer:
+    """The verbs that every noun has."""
     verbs = typer.Typer(help=f"List, show, add, change and remove {noun}.", no_args_is_help=True)
 
     def told(thing: dict[str, Any]) -> None:
@@ -96,8 +99,8 @@ def _verbs(
 
 
 def _with_password(noun: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a host with `login=USER`, and the password that is asked for."""
-    if noun == "hosts" and values.get("login"):
+    """What is said with `login=USER`, and the password that is asked for."""
+    if noun in _ASKED_AS_SOMEBODY and values.get("login"):
         password = typer.prompt("Password", hide_input=True)
         return {**values, "login": {"user": str(values["login"]), "password": password}}
     return values

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.operations import ENDED
 from adapters.database.people import ApiToken, LoginAttempts, Role, User
+from adapters.database.repositories import TemplateRepositoryRow
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.errors import Conflict, InUse
 
@@ -49,6 +50,7 @@ def _what_is_left(db: Session, enterprise: UUID) -> list[str]:
     for table, noun in (
         (models.VirtualDatacenter, "virtual datacenter"),
         (models.Template, "template"),
+        (TemplateRepositoryRow, "template repository"),
     ):
         names = select(table.name).where(table.enterprise_id == enterprise).limit(20)
         left += [f"{noun} {name}" for name in db.scalars(names)]

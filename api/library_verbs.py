@@ -1,12 +1,13 @@
-"""`cloudloom import`, `export`, `packages`: what enters the library, and what leaves it."""
+"""`cloudloom export`, `packages`, `repositories`: what enters the library, and leaves it."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.command_line import NoWait, client, console, find, show
+from api.command_line import Force, NoWait, client, console, find, show
 from api.hardware_verbs import Finish
+from api.infrastructure_verbs import verbs_of
 
 
 def is_address(what: str) -> bool:
@@ -22,8 +23,53 @@ def address(url: str, user: str = "") -> dict[str, Any]:
     return {"url": url, "login": {"user": user, "password": password}}
 
 
+def repository_verbs(finish: Finish) -> typer.Typer:
+    """Remote repositories: what they list, and what of it is installed."""
+    columns = ("id", "name", "url", "refreshed_at")
+    path = "/v1/template-repositories"
+    verbs = verbs_of("repositories", path, columns, client, show)
+
+    @verbs.command("refresh", help="Read its index again.")
+    def refresh(which: str, *, no_wait: NoWait = False) -> None:
+        with client() as api:
+            found = find(api, "template-repositories", which)
+            finish(api, api.start(f"{path}/{found}/refresh"), wait=not no_wait)
+
+    @verbs.command("packages", help="List what it has, as of its last refresh.")
+    def packages(
+        which: str,
+        *,
+        category: Annotated[str | None, typer.Option(help="Only of this category.")] = None,
+    ) -> None:
+        with client() as api:
+            found = find(api, "template-repositories", which)
+            only = {"category": category} if category else {}
+            rows = api.all(f"{path}/{found}/packages", **only)
+            show(rows, "id", "name", "version", "vendor", "category", "size_mib")
+
+    @verbs.command("install", help="Download one of its packages: it becomes a template.")
+    def install(
+        which: str,
+        package: Annotated[str, typer.Argument(help="A name, or an id.")],
+        *,
+        name: Annotated[
+            str | None, typer.Option(help="The template's; else the package's.")
+        ] = None,
+        force: Force = None,
+        no_wait: NoWait = False,
+    ) -> None:
+        wish = {"name": name, "force": bool(force), "force_reason": force or None}
+        with client() as api:
+            found = f"template-repositories/{find(api, 'template-repositories', which)}/packages"
+            where = f"/v1/{found}/{find(api, found, package)}/install"
+            finish(api, api.start(where, wish), wait=not no_wait)
+
+    return verbs
+
+
 def add_to(app: typer.Typer, finish: Finish) -> None:
     """Give the command line these verbs; `finish` waits for an operation's end."""
+    app.add_typer(repository_verbs(finish), name="repositories")
 
     @app.command()
     def export(

@@ -32,10 +32,9 @@ from api.client import (
     speaking_http,
 )
 
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**18
 _PATIENCE_S = 300.0  # without one byte more that has come
 _PAUSE_S, _PAUSE_MAX_S = 0.25, 5.0
-_TUS = {"Tus-Resumable": "1.0.0"}
 _LATER = {408, 409, 423, 425, 429}  # and whatever the server, or a proxy, cannot do now
 _GONE = {403, 404, 410}
 
@@ -73,9 +72,23 @@ def send(
     if len(files) > 1:
         return _send_form(client, files, said, reached)
     note = _Note(client.url, said, notes)
+    # One without our token: the addresses are signed.
+    with httpx.Client(timeout=SILENCE_S, verify=client.trust) as gateway:
+        return _send_file(client, gateway, image, said, reached, note)
+
+
+def _send_file(
+    client: Client,
+    gateway: httpx.Client,
+    image: Path,
+    said: Mapping[str, Any],
+    reached: Reached,
+    note: "_Note",
+) -> Operation:
+    upload = _Upload(client, gateway, image, reached)
     if noted := note.read():
         try:
-            return _Upload(client, image, noted, reached).send(note)
+            return upload.send(noted, note)
         except Refusal as refusal:
             if refusal.problem.get("status") not in _GONE:
                 raise
@@ -83,12 +96,17 @@ def send(
     where = _permitted(client, said)
     if isinstance(where, Operation):
         return where
-    begun = _asked(client, "POST", where, {"Upload-Length": str(said["size_bytes"])}, image.name)
+    named = b64encode(image.name.encode()).decode()
+    begun = upload.ask(
+        "POST",
+        where,
+        {"Upload-Length": str(said["size_bytes"]), "Upload-Metadata": f"filename {named}"},
+    )
     if begun.status_code == httpx.codes.ACCEPTED:
         return Operation.model_validate(begun.json())
     where = urljoin(where, begun.headers["Location"])
     note.write(where)
-    return _Upload(client, image, where, reached).send(note)
+    return upload.send(where, note)
 
 
 def _permitted(client: Client, said: Mapping[str, Any]) -> str | Operation:
@@ -100,18 +118,6 @@ def _permitted(client: Client, said: Mapping[str, Any]) -> str | Operation:
     if told.status_code == httpx.codes.ACCEPTED:
         return Operation.model_validate(told.json())
     return urljoin(str(told.url), told.headers["Location"])
-
-
-def _asked(
-    client: Client, method: str, where: str, headers: Mapping[str, str], name: str = ""
-) -> httpx.Response:
-    """Ask the gateway by tus. The address is signed: it is no place for our token."""
-    named = {"Upload-Metadata": f"filename {b64encode(name.encode()).decode()}"} if name else {}
-    told = {**_TUS, **headers, **named}
-    with speaking_http(client.url):
-        answer = httpx.request(method, where, headers=told, timeout=SILENCE_S, verify=client.trust)
-    _require_taken(answer)
-    return answer
 
 
 def _require_taken(answer: httpx.Response) -> None:
@@ -126,23 +132,25 @@ def _require_taken(answer: httpx.Response) -> None:
 class _Upload:
     """One file on its way."""
 
-    def __init__(self, client: Client, image: Path, where: str, reached: Reached) -> None:
+    def __init__(
+        self, client: Client, gateway: httpx.Client, image: Path, reached: Reached
+    ) -> None:
         self._client = client
+        self._gateway = gateway
         self._image = image
-        self._where = where
         self._reached = reached
 
-    def send(self, note: "_Note") -> Operation:
+    def send(self, where: str, note: "_Note") -> Operation:
         """Send what is missing, and again, until all has come. Raises `Refusal`."""
         most, since, pause_s = -1, time.monotonic(), _PAUSE_S
         while True:
             try:
-                state = _asked(self._client, "HEAD", self._where, {})
+                state = self.ask("HEAD", where, {})
                 if found := state.headers.get("Location"):
                     break
                 if (has := int(state.headers["Upload-Offset"])) > most:
                     most, since, pause_s = has, time.monotonic(), _PAUSE_S
-                if found := self._continue(has).headers.get("Location"):
+                if found := self._continue(where, has).headers.get("Location"):
                     break
             except Refusal as refusal:
                 if not _is_passing(refusal) or time.monotonic() - since > _PATIENCE_S:
@@ -152,24 +160,23 @@ class _Upload:
         note.forget()
         return Operation.model_validate(self._client.get(found))
 
-    def _continue(self, has: int) -> httpx.Response:
-        size = self._image.stat().st_size
-        headers = {
-            **_TUS,
-            "Upload-Offset": str(has),
-            "Content-Type": "application/offset+octet-stream",
-            "Content-Length": str(size - has),
-        }
+    def ask(
+        self, method: str, where: str, headers: Mapping[str, str], **more: Any
+    ) -> httpx.Response:
+        """Ask the gateway by tus."""
+        told = {"Tus-Resumable": "1.0.0", **headers}
         with speaking_http(self._client.url):
-            answer = httpx.patch(
-                self._where,
-                headers=headers,
-                content=self._pieces(has),
-                timeout=SILENCE_S,
-                verify=self._client.trust,
-            )
+            answer = self._gateway.request(method, where, headers=told, **more)
         _require_taken(answer)
         return answer
+
+    def _continue(self, where: str, has: int) -> httpx.Response:
+        headers = {
+            "Upload-Offset": str(has),
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(self._image.stat().st_size - has),
+        }
+        return self.ask("PATCH", where, headers, content=self._pieces(has))
 
     def _pieces(self, start: int) -> Iterator[bytes]:
         with self._image.open("rb", buffering=0) as file:

@@ -25,6 +25,7 @@ from flows.persist_template import persist_template
 from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.redefine_vm import redefine_vm
+from flows.refresh_repository import refresh_repository
 from flows.rescan_library import rescan_library
 from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
@@ -42,6 +43,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     import_package,
     import_found,
     import_from_url,
+    refresh_repository,
     convert_image,
     export_template,
     export_vm,

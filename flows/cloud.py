@@ -26,6 +26,7 @@ from adapters.database.persistent import PersistentTemplates
 from adapters.database.places import Places
 from adapters.database.plans import Plans
 from adapters.database.receipts import Receipts
+from adapters.database.repositories import Repositories
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
 from adapters.database.stories import Stories
@@ -161,6 +162,11 @@ class Cloud:
     def packages(self) -> Packages:
         """What was packed, and waits to be fetched."""
         return Packages(self.database)
+
+    @cached_property
+    def repositories(self) -> Repositories:
+        """Remote repositories."""
+        return Repositories(self.database)
 
     @cached_property
     def persistent(self) -> PersistentTemplates:

@@ -6,6 +6,7 @@ what an upload would be.
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -41,6 +42,7 @@ class Wanted(Value):
     source: UUID
     format: str
     checksum: str = ""  # `sha256:...` or `sha512:...`, of an OVF its descriptor's
+    login: UUID | None = None  # a secret that stays: as whom it is asked, unless that one says
 
 
 class Downloaded(Value):
@@ -58,11 +60,13 @@ def kept(source: Source) -> Chap:
     return Chap(user=login.user if login else "", password=SecretStr(said))
 
 
-def source_of(secret: UUID) -> Source:
-    """The source in a secret."""
+def source_of(secret: UUID, login_of: UUID | None = None) -> Source:
+    """The source in a secret; its login may be in one of its own."""
     chap = cloud.secrets.read(secret)
     url, password = json.loads(chap.password.get_secret_value())
     login = None if password is None else Chap(user=chap.user, password=SecretStr(password))
+    if login is None and login_of and cloud.secrets.has(login_of):
+        login = cloud.secrets.read(login_of)
     return Source(url=SecretStr(url), login=login)
 
 
@@ -129,15 +133,16 @@ class _Fetching:
         self._folder = folder
         others = folder.parent.glob(f"{_name(template.id)}-*")
         self._older = sorted((each for each in others if each != folder), reverse=True)
-        self._saga = this_saga()
-        started = self._saga.operation.started_at or datetime.now(UTC)
-        self._until = started + timedelta(seconds=cloud.settings.download_s)
+        self._check = in_time()
         self._tell = telling()
         self._done_bytes = 0
 
     def all_of(self, wanted: Wanted) -> None:
         """Fetch what is wanted, and what belongs to it."""
-        source, most = source_of(taken_source(wanted.source)), cloud.settings.max_upload_mib * _MIB
+        source, most = (
+            source_of(taken_source(wanted.source), wanted.login),
+            cloud.settings.max_upload_mib * _MIB,
+        )
         if wanted.format == OVF:
             self._beside(source, wanted.checksum, most)
         else:
@@ -160,7 +165,11 @@ class _Fetching:
         def fetch(name: str, most_bytes: int, whole: tuple[int, int]) -> None:
             path = url.path.rpartition("/")[0] + "/" + quote(name)
             there = source.beside(url._replace(path=path).geturl())
-            found[name] = self._file(there, f"file-{len(found)}", most_bytes, whole)
+            try:
+                found[name] = self._file(there, f"file-{len(found)}", most_bytes, whole)
+            except NotFound as error:
+                text = f"{name} does not lie beside its descriptor"
+                raise NotFound(text, code=error.code) from error
 
         for ending in _ASIDE:
             try:
@@ -200,12 +209,20 @@ class _Fetching:
             text = f"{size_mib} MiB are needed in the repository, {free_mib} are free"
             raise OutOfSpace(text)
 
-    def _check(self) -> None:
-        """Raise where nobody wants it any more, or it has taken too long."""
-        self._saga.runner.check()
-        if datetime.now(UTC) > self._until:
+
+def in_time() -> Callable[[], None]:
+    """What raises where nobody wants the operation's downloads any more, or they take too long."""
+    saga = this_saga()
+    started = saga.operation.started_at or datetime.now(UTC)
+    until = started + timedelta(seconds=cloud.settings.download_s)
+
+    def check() -> None:
+        saga.runner.check()
+        if datetime.now(UTC) > until:
             text = f"it has taken longer than {cloud.settings.download_s:.0f} s"
             raise Refused(text, code="source-too-slow")
+
+    return check
 
 
 def _size_of(path: Path) -> int:

@@ -22,6 +22,7 @@ from adapters.database import (
     packages,
     people,
     plans,
+    repositories,
     ways,
 )
 from adapters.database.session import Database
@@ -37,6 +38,7 @@ PARTS = (
     models,
     packages,
     plans,
+    repositories,
     ways,
 )  # whoever knows this module knows all of it
 METADATA = conventions.Base.metadata

@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
+from adapters.database.events import singular
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
+from adapters.database.repositories import RemotePackageRow, TemplateRepositoryRow
 from adapters.errors import InUse, NotFound
 from adapters.types import Value
 
@@ -48,6 +50,7 @@ _USERS: dict[type[Base], dict[str, Query]] = {
             models.VirtualDatacenter, models.VirtualDatacenter.datacenter_id
         ),
         "template": _of(models.Template, models.Template.datacenter_id),
+        "template-repository": _of(TemplateRepositoryRow, TemplateRepositoryRow.datacenter_id),
     },
     models.Rack: {"host": _of(models.Host, models.Host.rack_id)},
     models.Host: {"vm": _of(_VM, _VM.host_id)},
@@ -66,6 +69,7 @@ _USERS: dict[type[Base], dict[str, Query]] = {
         "appliance": _of(models.Appliance, models.Appliance.virtual_datacenter_id),
         "volume": _of(models.VolumeRow, models.VolumeRow.virtual_datacenter_id),
     },
+    TemplateRepositoryRow: {},
 }
 
 _RULE = models.AllocationRule
@@ -77,6 +81,7 @@ _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
     models.Rack: (_RULE.rack_id,),
     models.Host: (_RULE.host_id, models.Datastore.host_id, models.Secret.id),
     models.VirtualDatacenter: (models.Network.virtual_datacenter_id,),
+    TemplateRepositoryRow: (RemotePackageRow.repository_id, models.Secret.id),
 }
 
 
@@ -183,4 +188,4 @@ def _forget_operations(db: Session, datacenter: UUID) -> None:
 
 def _noun(table: type[Base]) -> str:
     name: str = table.__tablename__
-    return name.rstrip("s").replace("_", " ")
+    return singular(name).replace("_", " ")

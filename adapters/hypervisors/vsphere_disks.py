@@ -15,6 +15,7 @@ from adapters.vsphere.datastores import Datastores, Place
 from adapters.vsphere.session import Session
 from adapters.vsphere.transfers import Transfers
 
+_OF_SNAPSHOT = re.compile(r"-\d{6}\.vmdk$")  # what is written while there is one
 _OURS = re.compile(r"disk-([0-9a-f-]{36})\.([0-9a-f-]{36})\.[0-9a-z]+\.vmdk")
 
 
@@ -100,7 +101,8 @@ def _any_of(disk: Disk) -> str:
 
 
 def _is_among(there: Mapping[str, int], disk: Disk) -> bool:
-    found = {name: mib for name, mib in there.items() if name.startswith(_any_of(disk))}
+    ours = (name for name in there if name.startswith(_any_of(disk)))
+    found = {name: there[name] for name in ours if not _OF_SNAPSHOT.search(name)}
     if found and found != {spec.disk_name(disk): disk.size_mib}:
         raise Conflict(f"disk {disk.id} is there, and is another disk")
     return bool(found)

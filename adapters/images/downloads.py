@@ -108,7 +108,7 @@ class HttpDownloads:
             raise Transient(text, code="source-changed")
         if answer.status == _BEYOND:
             part.restart(Mark())
-            raise Transient(f"{answer.where} has become shorter", code="source-changed")
+            raise Transient(f"what {answer.where} has is shorter now", code="source-changed")
         part.restart(Mark.of(answer.headers, answer.length))
 
     @contextmanager
@@ -214,9 +214,11 @@ class Answer:
         """Refuse what is no file, or none that can be told to be whole."""
         status = self.status
         if status in {_UNAUTHORIZED, _FORBIDDEN}:
-            raise NotAllowed(f"{self.where} is not for us: {status}", code="source-not-allowed")
+            raise NotAllowed(
+                f"{self.where} does not let us have it: {status}", code="source-not-allowed"
+            )
         if status in {_ABSENT, _GONE}:
-            raise NotFound(f"{self.where} is not there: {status}", code="source-not-found")
+            raise NotFound(f"{self.where} does not have it: {status}", code="source-not-found")
         if status in _LATER:
             raise Transient(f"{self.where} answers {status}", code="source-unreachable")
         if status == _BEYOND:
@@ -252,10 +254,9 @@ def speaking_http(where: str) -> Iterator[None]:
         raise Transient(text, code="source-unreachable") from error
 
 
-def shown(url: httpx.URL | str) -> str:
-    """An address as people may be told it: without what gives a right to it."""
-    parsed = _parsed(url) if isinstance(url, str) else url
-    return str(parsed.copy_with(query=None, fragment=None, userinfo=b""))
+def shown(url: httpx.URL) -> str:
+    """Of an address what people may be told: whose it is. The rest may be the right to it."""
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def _parsed(text: str) -> httpx.URL:

@@ -1,6 +1,7 @@
 """Imports from addresses: what lies on somebody else's server becomes a template."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid5
 
@@ -21,6 +22,7 @@ from api.forcing import Forcing
 from api.once import Once
 from api.permissions import needs
 from api.reports import Operation
+from api.routers.template_records import Category
 from api.starting import Starter
 from flows.charges import require_within
 from flows.cloud import cloud
@@ -85,6 +87,7 @@ class NewImport(Address, Forcing):
         pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$",
         description="What it has to have; of an OVF its descriptor: the others have a manifest.",
     )
+    category: Category | None = Field(None, description="What it is filed under.")
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
 
@@ -141,17 +144,28 @@ def import_from_url(
     return start(starter, caller, new, where)
 
 
-def start(starter: Starter, caller: tokens.Caller, new: NewImport, where: UUID) -> Response:
-    """Accept an import; its source is kept in the same transaction."""
+def start(
+    starter: Starter,
+    caller: tokens.Caller,
+    new: NewImport,
+    where: UUID,
+    locks: Iterable[tuple[str, UUID]] = (),
+    unchanged: Callable[[Session], None] = lambda _db: None,
+    login: UUID | None = None,
+    **more: Any,
+) -> Response:
+    """Accept an import; its source is kept in the same transaction. `login` is a secret's id."""
     template = NewTemplate(
         id=uuid5(starter.id, "template"),
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=new.name,
+        category=new.category,
+        owner_id=caller.user_id,
         **new.wishes.model_dump(include={"cpu", "ram_mib"}, exclude_none=True),
     )
     source, force = uuid5(starter.id, "source"), new.by(caller)
-    wanted = Wanted(source=source, format=new.kind, checksum=new.checksum)
+    wanted = Wanted(source=source, format=new.kind, checksum=new.checksum, login=login)
 
     def plan(db: Session) -> accepted.Request:
         mine = finding.own_templates(caller).filter_by(datacenter_id=where, name=new.name)
@@ -162,15 +176,18 @@ def start(starter: Starter, caller: tokens.Caller, new: NewImport, where: UUID) 
             template.id,
             template.name,
             where,
+            locks,
             intents=[take_source.intent(source)],
             template=template,
             wanted=wanted,
             wishes=new.wishes,
             force=force,
+            **more,
         )
 
-    return starter.start(
-        plan,
-        check=lambda: require_within([cloud.ledger.of_template(template, 1)], force),
-        unchanged=lambda db: cloud.secrets.keep(db, source, kept(new.source)),
-    )
+    def keep(db: Session) -> None:
+        unchanged(db)
+        cloud.secrets.keep(db, source, kept(new.source))
+
+    uses = [cloud.ledger.of_template(template, 1)]
+    return starter.start(plan, lambda: require_within(uses, force), keep)

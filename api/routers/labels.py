@@ -76,6 +76,9 @@ KINDS = {
     "templates": Kind(
         "template_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.own_template
     ),
+    "template-repositories": Kind(
+        "repository_id", Privilege.APPLIB_VIEW, Privilege.APPLIB_ALLOW_MODIFY, finding.repository
+    ),
     "virtual-datacenters": Kind(
         "virtual_datacenter_id",
         Privilege.VDC_ENUMERATE,

@@ -45,6 +45,17 @@ _PATCHES: dict[str, list[tuple[str, str, int]]] = {
             "err := setDiskDevice(spec.FileOperation, dc.Self, x, info.FileName)",
             1,
         ),
+        (
+            "\t\tsnapshot.createSnapshotFiles()\n",
+            (
+                "\t\tsnapshot.createSnapshotFiles()\n"
+                "\t\tif fault := vm.setApart(); fault != nil {\n\t\t\treturn nil, fault\n\t\t}\n"
+            ),
+            1,
+        ),
+    ],
+    "snapshot.go": [
+        (".removeSnapshotFiles(ctx)\n", ".removeSnapshotFiles(ctx)\n\t\t\tvm.putTogether()\n", 1)
     ],
     "http_nfc_lease.go": [  # what is uploaded is kept, and can be had
         ("dst = ioutil.Discard", "dst = uploaded(file, ioutil.Discard)", 1),

@@ -14,7 +14,9 @@ from sqlalchemy import text as sql
 
 from adapters.database import events as told
 from adapters.database.events import Severity
+from adapters.database.repositories import package_id
 from adapters.database.session import utc_now
+from adapters.packages import RemotePackage
 from api import exporting, tokens
 from api.routers import events as router
 from api.routers.labels import KINDS as LABELLED
@@ -238,6 +240,19 @@ def as_ada(api: Api) -> Api:
     return replace(api, token=log_in(api).json()["token"])
 
 
+def create_repository(api: Api) -> Any:
+    wish = {"name": "public", "url": "https://images.example", "datacenter": "main"}
+    return api.post("/v1/template-repositories", json=wish)
+
+
+def install(api: Api) -> Any:
+    path = path_of(create_repository)(api)
+    package = RemotePackage(url="https://images.example/shop.ovf", name="shop")
+    repository = UUID(path.rpartition("/")[2])
+    cloud.repositories.refresh(repository, uuid4(), [package])
+    return api.post(f"{path}/packages/{package_id(repository, package.url)}/install")
+
+
 RACK = of_main("racks", name="r1")
 TIER = of_main("tiers", name="gold")
 RULE = of_main("allocation-rules", kind="load", cpu_percent=100, ram_percent=100)
@@ -347,6 +362,23 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
             "/v1/templates/import",
             json={"name": "fresh", "url": "https://images.example/a.ova", "datacenter": "main"},
         ),
+    ),
+    "POST /v1/template-repositories": ("template-repository.created", create_repository),
+    "PATCH /v1/template-repositories/{repository_id}": (
+        "template-repository.changed",
+        changed(path_of(create_repository), name="other"),
+    ),
+    "DELETE /v1/template-repositories/{repository_id}": (
+        "template-repository.deleted",
+        deleted(path_of(create_repository)),
+    ),
+    "POST /v1/template-repositories/{repository_id}/refresh": (
+        "operation.accepted",
+        lambda api: api.post(f"{path_of(create_repository)(api)}/refresh"),
+    ),
+    "POST /v1/template-repositories/{repository_id}/packages/{remote_package_id}/install": (
+        "operation.accepted",
+        install,
     ),
     "POST /gateway/uploads/{signed}": ("operation.accepted", send_image),
     "PUT /gateway/uploads/{signed}": (
@@ -520,7 +552,7 @@ def labelled(collection: str) -> Callable[[Api], Any]:
 
 
 for _collection, _kind in LABELLED.items():
-    _noun = _collection.removesuffix("s")
+    _noun = told.singular(_collection)
     EVENTS[f"PUT /v1/{_collection}/{{{_kind.parameter}}}/labels"] = (
         f"{_noun}.labels-changed",
         labelled(_collection),

@@ -2,6 +2,9 @@
 
 import hashlib
 import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,9 +15,11 @@ from sqlalchemy import select, update
 
 from adapters.amounts import Amounts, Level
 from adapters.database import models
+from adapters.errors import AdapterError
 from adapters.images.addresses import networks
 from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
+from adapters.settings import Settings
 from adapters.types import OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -204,6 +209,26 @@ def test_cancelled_before_it_began_it_leaves_nothing(api: Api, there: None) -> N
     assert (left(api), secrets()) == (before, 0)
 
 
+def die_at_the_first_error(operation: UUID) -> None:
+    """Run it until something goes wrong, and kill its runner there; its lease lapses."""
+
+    class Killed(BaseException):
+        pass
+
+    def once(_saga: Any, fn: Any, *_more: Any, **_named: Any) -> Any:
+        try:
+            return fn()
+        except AdapterError as error:
+            raise Killed from error
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("flows.saga.Saga._persevere", once)
+        with pytest.raises(Killed):
+            FLOWS["import_from_url"](operation)
+    with cloud.database.write() as db:
+        db.execute(update(models.Operation).values(due_at=models.Operation.accepted_at))
+
+
 # --- over HTTP ----------------------------------------------------------------------------------
 
 
@@ -221,32 +246,64 @@ def test_a_killed_download_is_gone_on_with_by_another_runner(api: Api, over_http
     with serving(breaking(700_000, LONG), whole(LONG)) as server:
         accepted = ask(api, url=f"{server.url}?right=geheim", login=LOGIN)
         identity = UUID(accepted.json()["id"])
-
-        class Killed(BaseException):
-            pass
-
-        def die(*_: Any, **__: Any) -> None:
-            raise Killed
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("flows.saga.Saga._persevere", lambda _s, fn, *_a, **_n: kill(fn))
-
-            def kill(fn: Any) -> Any:
-                try:
-                    return fn()
-                except Exception as error:
-                    raise Killed from error
-
-            with pytest.raises(Killed):
-                FLOWS["import_from_url"](identity)
-        with cloud.database.write() as db:
-            db.execute(update(models.Operation).values(due_at=models.Operation.accepted_at))
+        die_at_the_first_error(identity)
         ended = FLOWS["import_from_url"](identity)
         assert ended.state is OperationState.SUCCEEDED, ended.error
     assert server.asked[-1]["range"] == "bytes=700000-"
     assert all(each["authorization"].startswith("Basic ") for each in server.asked)
     assert secrets() == 0
     assert b"geheim" not in dumped()
+
+
+def test_cancelled_under_way_it_leaves_nothing(api: Api, over_http: None) -> None:
+    """The server has sent a part, and is silent: nobody waits for it."""
+    before, gone = left(api), threading.Event()
+
+    def silent(on: Any) -> None:
+        on.say(200, Content_Length=len(LONG), ETag='"one"')
+        on.wfile.write(LONG[:300_000])
+        gone.wait(30)
+
+    with serving(silent) as server:
+        accepted = ask(api, url=server.url).json()
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(FLOWS["import_from_url"], UUID(accepted["id"]))
+            until = time.monotonic() + 20
+            while not server.asked and time.monotonic() < until:
+                time.sleep(0.05)
+            answer = api.post(f"/v1/operations/{accepted['id']}/cancel")
+            assert answer.status_code == 202, answer.text
+            ended = running.result(timeout=30)
+        gone.set()
+    assert (ended.state, ended.left_behind) == (OperationState.CANCELLED, False)
+    assert (left(api), secrets(), used(api)) == (before, 0, 1)
+
+
+def test_nor_is_it_told_when_something_goes_wrong(api: Api, over_http: None) -> None:
+    with serving(lambda on: on.say(404, Content_Length=0)) as server:
+        url = server.url.replace("/image", "/geheim-4/image.vmdk?right=geheim-5")
+        ended = api.run(ask(api, url=url))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "source-not-found")
+    assert b"geheim" not in dumped()
+    assert "geheim" not in str(ended)
+
+
+def test_what_is_missing_beside_a_descriptor_is_named(api: Api, descriptor: str) -> None:
+    disk = next(url for url in cloud.world.all("source") if "disk1" in url)
+    cloud.world.remove("source", disk)
+    ended = api.run(ask(api, url=descriptor, format=None))
+    assert ended["error"]["code"] == "source-not-found"
+    assert "packed-disk1.vmdk" in ended["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"download_networks": "10.0.0.0/8, here"}, {"download_proxy": "socks5://proxy:1080"}],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(api: Api, wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_not_public_is_not_downloaded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ import pytest
 from adapters.database import models
 from adapters.database.packages import KeptPackage
 from adapters.database.people import ApiToken, User
+from adapters.database.repositories import package_id
 from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.packages import RemotePackage
 from adapters.privileges import Privilege, Stock
 from api.app import create_app
 from api.routers.labels import KINDS as LABELLED
@@ -90,6 +92,7 @@ def ours(api: Api) -> Ours:
         "virtual_datacenter_id": str(world.vdc),
         "template_id": str(world.template),
         "package_id": str(kept_package(world)),
+        **remote_package(api),
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
         "disk_id": vm["disks"][0]["id"],
@@ -112,6 +115,14 @@ def kept_package(world: World) -> UUID:
     )
     cloud.packages.enter(package)
     return package.id
+
+
+def remote_package(api: Api) -> dict[str, str]:
+    wish = {"name": "secret-source", "url": "https://images.example", "datacenter": "main"}
+    made = UUID(api.post("/v1/template-repositories", json=wish).json()["id"])
+    url = "https://images.example/secret.ovf"
+    cloud.repositories.refresh(made, uuid4(), [RemotePackage(url=url, name="secret-shop")])
+    return {"repository_id": str(made), "remote_package_id": str(package_id(made, url))}
 
 
 @dataclass
@@ -279,6 +290,21 @@ MATRIX: dict[str, Route] = {
     "GET /v1/packages": own(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}": of(P.APPLIB_VIEW),
     "GET /v1/packages/{package_id}/content": of(P.APPLIB_ALLOW_MODIFY),
+    "GET /v1/template-repositories": own(P.APPLIB_VIEW),
+    "POST /v1/template-repositories": own(
+        P.APPLIB_ALLOW_MODIFY, name="new", url="https://images.example/", datacenter="main"
+    ),
+    "GET /v1/template-repositories/{repository_id}": of(P.APPLIB_VIEW),
+    "PATCH /v1/template-repositories/{repository_id}": of(P.APPLIB_ALLOW_MODIFY, name="other"),
+    "DELETE /v1/template-repositories/{repository_id}": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/template-repositories/{repository_id}/refresh": of(P.APPLIB_ALLOW_MODIFY),
+    "GET /v1/template-repositories/{repository_id}/packages": of(P.APPLIB_VIEW),
+    "GET /v1/template-repositories/{repository_id}/packages/{remote_package_id}": of(
+        P.APPLIB_VIEW
+    ),
+    "POST /v1/template-repositories/{repository_id}/packages/{remote_package_id}/install": of(
+        P.APPLIB_UPLOAD_IMAGE, name="new"
+    ),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
         P.VDC_MANAGE_STORAGE,
@@ -410,10 +436,10 @@ def _of_ours(photo: Any, enterprise: UUID) -> Any:
     """What there is but for the other enterprise's people and virtual datacenters."""
     theirs = (
         *("users", "api_tokens", "login_attempts", "virtual_datacenters", "networks"),
-        "secrets",
+        *("secrets", "template_repositories"),
     )
     tables = {name: rows for name, rows in photo["tables"].items() if name not in theirs}
-    for name in ("users", "virtual_datacenters"):
+    for name in ("users", "virtual_datacenters", "template_repositories"):
         tables[name] = [row for row in photo["tables"][name] if str(enterprise) not in row]
     return {**photo, "tables": tables}
 

@@ -41,6 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "templates": {"category": "systems"},
     "tiers": {"name": "silver"},
     "virtual-datacenters": {"name": "other"},
+    "template-repositories": {"name": "other"},
     "appliances": {"approval": True},
     "vms": {"protected": True},
 }

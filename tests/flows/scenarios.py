@@ -287,15 +287,22 @@ def persist(world: World) -> Asked:
 
 def _captured(world: World, vm: UUID) -> Asked:
     record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
-    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    disks = [*record.local_disks, *record.volumes]
     asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
     return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
 
 
 def capture(world: World) -> Asked:
-    """A VM that is off, with one disk more than its template has."""
+    """A VM that is off, with a volume and one disk more than its template has."""
     vm, asked = add_disk(world)
     world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_persistent(world: World) -> Asked:
+    """One that boots from a volume."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
     return _captured(world, vm)
 
 
@@ -507,6 +514,36 @@ def download_descriptor(world: World) -> Asked:
     return from_url(world, "ovf", path, f"https://images.example/{name}")
 
 
+INDEX = b"""<RepositorySpace RepositoryName="public">
+<OVFDescription OVFFile="tiny/tiny.ovf" OVFCategories="OS"><Product>Tiny</Product></OVFDescription>
+<OVFDescription OVFFile="shop.ova" OVFCategories="Shops"><Product>Shop</Product></OVFDescription>
+</RepositorySpace>"""
+
+
+def refresh(world: World) -> Asked:
+    """An index of two packages, in the place of one that had another."""
+    from adapters.database.repositories import TemplateRepositoryRow
+    from adapters.database.schema import FIRST_ENTERPRISE
+    from adapters.images.memory import publish_source
+    from adapters.packages import RemotePackage
+
+    remote, url = uuid4(), "https://images.example/ovfindex.xml"
+    world.add(
+        TemplateRepositoryRow(
+            id=remote,
+            enterprise_id=FIRST_ENTERPRISE,
+            datacenter_id=world.datacenter,
+            name="public",
+            url=url,
+            created_at=utc_now(),
+        )
+    )
+    former = RemotePackage(url="https://images.example/old.ovf", name="old")
+    cloud.repositories.refresh(remote, uuid4(), [former])
+    publish_source(cloud.world, url, INDEX)
+    return remote, {}
+
+
 def delete_template(world: World) -> Asked:
     """With a conversion of its own; and with the image of another, whose conversions stay."""
     own = world.image("own", Format.VMDK)
@@ -654,6 +691,7 @@ def broken_images(world: World) -> Asked:
 
 
 LIBRARY = ("conversions",)
+LISTED = ("template_repositories", "remote_packages")  # what was read stays
 SECRET = ("secrets",)  # an address that goes with its operation, whatever becomes of that
 SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
@@ -663,6 +701,7 @@ SCENARIOS = {
     "import_found-folder": Scenario("import_found", partial(import_found, name="found")),
     "import_from_url": Scenario("import_from_url", download_image, SECRET),
     "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
+    "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
     "export_template": Scenario("export_template", export_template),
@@ -690,6 +729,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "capture_image": Scenario("capture_image", capture),
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-persistent": Scenario("capture_image", capture_persistent),
     "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),

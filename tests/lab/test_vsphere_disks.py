@@ -43,8 +43,7 @@ def vm(world):
 
 def flat_of(world, vm) -> Path:
     disk = cloud.inventory.vm(vm).local_disks[0]
-    (found,) = world.files.glob(f"*/disk-{disk.id}.*-flat.vmdk")
-    return found
+    return min(world.files.glob(f"*/disk-{disk.id}.*-flat.vmdk"), key=lambda path: len(path.name))
 
 
 def equal(a: Path, a_format: str, b: Path) -> bool:
@@ -90,14 +89,33 @@ def test_a_disk_is_sent_of_a_vm_that_is_on_only_while_there_are_stills(world, tm
     disk = record.disk(record.local_disks[0])
     hypervisor.open_stills(record.id, [disk.id], disk.datastore)
     hypervisor.open_stills(record.id, [disk.id], disk.datastore)
+    wanted, own = tmp_path / "wanted", flat_of(world, record.id)
+    wanted.write_bytes(own.read_bytes())
+    with own.with_name(own.name.replace("-flat", "-000001-flat")).open("r+b") as written:
+        written.write(WRITTEN)  # as a guest does under a snapshot
+    assert hypervisor.has_disk(disk)
     hypervisor.send_disk(disk, tmp_path / "still", lambda _percent: None)
     hypervisor.close_stills(record.id, [disk.id], disk.datastore)
     hypervisor.close_stills(record.id, [disk.id], disk.datastore)
+    assert equal(tmp_path / "still", "vmdk", wanted)
+    assert own.read_bytes().startswith(WRITTEN)
     with pytest.raises(InUse):
         hypervisor.send_disk(disk, tmp_path / "none", lambda _percent: None)
     hypervisor.set_power(record.id, Power.OFF, timeout_s=0)
     with pytest.raises(Conflict):
         hypervisor.open_stills(record.id, [disk.id], disk.datastore)
+
+
+def test_a_vm_goes_with_a_snapshot_that_was_left(world):
+    hypervisor = cloud.hypervisor(world.hosts[0])
+    before = vsphere_world.things_on(world.hosts[0], world.files)
+    (record,) = cloud.inventory.vms_of(world.appliance("db"))
+    world.run("deploy_vm", record.id)
+    hypervisor.open_stills(record.id, [], "")
+    world.run("undeploy_vm", record.id)
+    after = vsphere_world.things_on(world.hosts[0], world.files)
+    assert (after["vms"], after["targets"]) == (before["vms"], before["targets"])
+    assert not list((world.files / str(world.datacenter)).glob("disk-*"))
 
 
 def test_no_snapshot_is_taken_of_a_vm_with_volumes(world, vm):

@@ -116,6 +116,13 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
                 show([each.model_dump() for each in report], "name", "state", "detail")
 
     @app.command()
+    def adapt(template: str, name: str, *, no_wait: NoWait = False) -> None:
+        """Make a template, called NAME, whose guest has drivers for KVM, by virt-v2v."""
+        with client() as api:
+            path = f"/v1/templates/{find(api, 'templates', template)}/adapt"
+            finish(api, api.start(path, {"name": name}), wait=not no_wait)
+
+    @app.command()
     def packages() -> None:
         """List the packages that wait to be fetched."""
         with client() as api:

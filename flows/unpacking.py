@@ -41,7 +41,7 @@ def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     upload = _package(repository, template)
     if repository.digest(upload) != digest:
         raise BadImage("the package is not the one that was sent", code="image-digest-mismatch")
-    folder = repository.scratch(_folder(template), size_of(upload) * 2**20)
+    folder = repository.scratch(folder_of(template), size_of(upload) * 2**20)
     most, trusted = (
         cloud.settings.max_virtual_mib,
         certificates(cloud.settings.package_certificates),
@@ -79,12 +79,12 @@ def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
 
 @unpack_package.undo
 def _(template: UUID, datacenter: UUID, digest: str) -> None:
-    cloud.repository(datacenter).clear(_folder(template))
+    cloud.repository(datacenter).clear(folder_of(template))
 
 
 @unpack_package.look
 def _(template: UUID, datacenter: UUID, digest: str) -> bool:
-    return cloud.repository(datacenter).find_scratch(_folder(template)) is not None
+    return cloud.repository(datacenter).find_scratch(folder_of(template)) is not None
 
 
 def described(descriptor: bytes) -> Package:
@@ -106,7 +106,7 @@ def package_of(datacenter: UUID, upload: str) -> Package:
 
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
     """The folder with the disks that came out."""
-    return repository.find_scratch(_folder(template)) or gone()
+    return repository.find_scratch(folder_of(template)) or gone()
 
 
 def _package(repository: ImageRepository, template: UUID) -> Path:
@@ -115,5 +115,6 @@ def _package(repository: ImageRepository, template: UUID) -> Path:
     return archive if archive.exists() else archive.parent
 
 
-def _folder(template: UUID) -> str:
+def folder_of(template: UUID) -> str:
+    """What the folder is called that a template's disks wait in."""
     return f"unpacked-{template}"

@@ -469,6 +469,7 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
         "format": "vmdk",
         "digest": repository.digest(image),
         "upload": upload.name,
+        **({"expects": {"firmware": "efi", "bus": "sata"}} if folder else {}),
     }
 
 
@@ -616,6 +617,18 @@ def inbox(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def adapt_template(world: World) -> Asked:
+    """Of two disks."""
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "ready",
+    }
+    source = packed_template(world)
+    return UUID(template["id"]), {"template": template, "source": str(source)}
+
+
 def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
@@ -704,6 +717,7 @@ SCENARIOS = {
     "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
+    "adapt_template": Scenario("adapt_template", adapt_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
     "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),

@@ -6,6 +6,7 @@ from adapters.packages import PACKAGE, Wishes
 from adapters.placed import Placed
 from adapters.types import Format, Role
 from flows.charges import charge_template
+from flows.equipping import expected_of
 from flows.found import clear_found, take_found
 from flows.import_image import enter_template, shelve
 from flows.import_package import shelve_package
@@ -24,7 +25,7 @@ def import_found(request: Operation) -> None:
     charge_template(template, size_mib, request.force)
     enter_template(template)
     if kind == PACKAGE:
-        shelve_package(template, digest, Wishes())
+        shelve_package(template, digest, Wishes(), expected_of(request))
     else:
-        shelve(template, Format(kind), digest)
+        shelve(template, Format(kind), digest, expected_of(request))
     clear_found(template.id, template.datacenter_id, placed)

@@ -534,6 +534,7 @@ CHANGING = {
     "POST /v1/templates/{template_id}/conversions",
     "POST /v1/templates/{template_id}/export",
     "POST /v1/templates/{template_id}/capture",
+    "POST /v1/templates/{template_id}/adapt",
     "GET /v1/templates/{template_id}/labels",
     "PUT /v1/templates/{template_id}/labels",
 }

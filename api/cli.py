@@ -181,6 +181,12 @@ def import_(
         int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
+    firmware: Annotated[
+        str | None, typer.Option(help="bios or efi: a package's, or bios.")
+    ] = None,
+    bus: Annotated[
+        str | None, typer.Option(help="Of its disks: virtio, sata, ide, scsi, lsisas, pvscsi.")
+    ] = None,
     category: template_verbs.Category = None,
     description: template_verbs.Text = None,
     version: template_verbs.Version = None,
@@ -213,7 +219,7 @@ def import_(
         if dry_run or plan:
             raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
         wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
-        wish |= {"ram_mib": ram_mib, "checksum": checksum}
+        wish |= {"ram_mib": ram_mib, "firmware": firmware, "bus": bus, "checksum": checksum}
         wish |= {"force": bool(force), "force_reason": force or None}
         with _client() as client:
             body = library_verbs.address(what, user) | wish
@@ -228,6 +234,8 @@ def import_(
         "datacenter": datacenter,
         "cpu": cpu,
         "ram_mib": ram_mib,
+        "firmware": firmware,
+        "bus": bus,
         "category": category,
         "description": description,
         "version": version,

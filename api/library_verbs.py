@@ -100,6 +100,29 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
                 api.download(started.id, file, lambda count: progress.advance(bar, count))
 
     @app.command()
+    def rescan(
+        *,
+        datacenter: Annotated[str, typer.Option(help="Whose repository.")] = "main",
+        no_wait: NoWait = False,
+    ) -> None:
+        """Import what was put into the enterprise's folder of a repository's inbox.
+
+        Shows what is being imported, and why the rest is left there.
+        """
+        with client() as api:
+            started = api.start(f"/v1/datacenters/{find(api, 'datacenters', datacenter)}/rescan")
+            finish(api, started, wait=not no_wait)
+            if report := api.operation(started.id).report:
+                show([each.model_dump() for each in report], "name", "state", "detail")
+
+    @app.command()
+    def adapt(template: str, name: str, *, no_wait: NoWait = False) -> None:
+        """Make a template, called NAME, whose guest has drivers for KVM, by virt-v2v."""
+        with client() as api:
+            path = f"/v1/templates/{find(api, 'templates', template)}/adapt"
+            finish(api, api.start(path, {"name": name}), wait=not no_wait)
+
+    @app.command()
     def packages() -> None:
         """List the packages that wait to be fetched."""
         with client() as api:

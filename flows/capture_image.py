@@ -12,9 +12,9 @@ from flows.charges import charge_template, lower_template
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib
+from flows.equipping import equip_template
 from flows.fetch_disk import are_seen, fetch_disks
 from flows.import_image import enter_template, offer_template
-from flows.import_package import equip_template
 from flows.operation import operation
 from flows.places import at_host, converting
 from flows.policies.conversion import captured_form

@@ -199,6 +199,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/datacenters/{datacenter_id}/maintenance": of(
         P.PHYS_DC_MANAGE, kind="check_datacenters"
     ),
+    "POST /v1/datacenters/{datacenter_id}/rescan": own(P.APPLIB_UPLOAD_IMAGE),
     "PATCH /v1/datacenters/{datacenter_id}": of(P.PHYS_DC_MANAGE, repository="/nowhere"),
     "DELETE /v1/datacenters/{datacenter_id}": of(P.PHYS_DC_MANAGE),
     "GET /v1/racks": of(P.PHYS_DC_RETRIEVE_DETAILS),
@@ -278,6 +279,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/templates/{template_id}/icon": of(P.APPLIB_VIEW),
     "PATCH /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY, category="other"),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/templates/{template_id}/adapt": of(P.APPLIB_UPLOAD_IMAGE, name="ready"),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/persist": of(
@@ -532,6 +534,7 @@ CHANGING = {
     "POST /v1/templates/{template_id}/conversions",
     "POST /v1/templates/{template_id}/export",
     "POST /v1/templates/{template_id}/capture",
+    "POST /v1/templates/{template_id}/adapt",
     "GET /v1/templates/{template_id}/labels",
     "PUT /v1/templates/{template_id}/labels",
 }

@@ -37,7 +37,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.flows.breaking"])
 STEPS = (
     *("measure-disks", "charge-template", "enter-template", "open-stills", "copy-disk"),
-    *("equip-template", "offer-template", "lower-template"),
+    *("equip-template", "offer-template", "publish-report", "lower-template"),
 )
 
 

@@ -42,6 +42,26 @@ class Hardware(Value):
     system: str = ""  # which one the guest is, in VMware's word: debian12_64Guest
 
 
+class Expected(Value):
+    """What somebody says that a guest expects; the rest is as its package says, or nothing."""
+
+    firmware: Firmware | None = None
+    bus: Bus | None = None  # of all disks
+
+    def over(self, hardware: Hardware, disks: int) -> Hardware:
+        """The hardware that this becomes, of so many disks."""
+        buses = (self.bus,) * disks if self.bus else hardware.buses
+        firmware = self.firmware or hardware.firmware
+        return hardware.model_copy(update={"firmware": firmware, "buses": buses})
+
+
+class Adapted(Value):
+    """What a guest expects once it has been made ready for KVM."""
+
+    bus: Bus
+    nic: str  # a network card's model
+
+
 class About(Value):
     """What a template, or a package, says of what is in it."""
 

@@ -16,6 +16,7 @@ from api.matching import Matching
 from api.observing import Observed
 from api.passwords import AT_ONCE
 from api.routers import (
+    adaptations,
     allocation_rules,
     api_tokens,
     appliances,
@@ -90,6 +91,7 @@ def create_app() -> FastAPI:
         virtual_datacenters,
         template_records,
         imports,
+        adaptations,
         templates,
         packages,
         template_repositories,

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -34,9 +34,7 @@ from api.command_line import find as _find
 from api.command_line import finish as _finish
 from api.command_line import keep_token as _keep_token
 from api.command_line import show as _show
-
-if TYPE_CHECKING:
-    from api.client import Operation
+from api.command_line import show_report as _show_report
 
 app = typer.Typer(
     cls=Verbs,
@@ -183,6 +181,12 @@ def import_(
         int | None, typer.Option(help="Its VMs' CPUs, unless said otherwise: a package's, or 1.")
     ] = None,
     ram_mib: Annotated[int | None, typer.Option(help="Their memory: a package's, or 128.")] = None,
+    firmware: Annotated[
+        str | None, typer.Option(help="bios or efi: a package's, or bios.")
+    ] = None,
+    bus: Annotated[
+        str | None, typer.Option(help="Of its disks: virtio, sata, ide, scsi, lsisas, pvscsi.")
+    ] = None,
     category: template_verbs.Category = None,
     description: template_verbs.Text = None,
     version: template_verbs.Version = None,
@@ -215,7 +219,7 @@ def import_(
         if dry_run or plan:
             raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
         wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
-        wish |= {"ram_mib": ram_mib, "checksum": checksum}
+        wish |= {"ram_mib": ram_mib, "firmware": firmware, "bus": bus, "checksum": checksum}
         wish |= {"force": bool(force), "force_reason": force or None}
         with _client() as client:
             body = library_verbs.address(what, user) | wish
@@ -230,6 +234,8 @@ def import_(
         "datacenter": datacenter,
         "cpu": cpu,
         "ram_mib": ram_mib,
+        "firmware": firmware,
+        "bus": bus,
         "category": category,
         "description": description,
         "version": version,
@@ -404,12 +410,6 @@ def token(
 
 
 # --- how they do it ----------------------------------------------------------------------------
-
-
-def _show_report(operation: "Operation") -> None:
-    if operation.report:
-        rows = [finding.model_dump() for finding in operation.report]
-        _show(rows, *rows[0])
 
 
 def _show_receipt(receipt: dict[str, Any]) -> None:

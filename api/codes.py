@@ -24,6 +24,7 @@ MEANINGS = {
     "icon-invalid": "The picture is no PNG, or too large a one.",
     "idempotency-key-reused": "The key was used for another request.",
     "image-backing-file": "The image is a difference to another file.",
+    "guest-not-adapted": "virt-v2v does not know the guest, or cannot give it drivers for KVM.",
     "image-changed": "A file in the library is not the one that was published.",
     "image-corrupt": "The image contradicts itself.",
     "image-damaged": "A file in the library can no longer be read whole.",

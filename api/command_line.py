@@ -153,5 +153,12 @@ def show(rows: list[dict[str, Any]], *fields: str) -> None:
     console.print(table)
 
 
+def show_report(operation: "Operation") -> None:
+    """Show what an operation has found."""
+    if operation.report:
+        rows = [finding.model_dump() for finding in operation.report]
+        show(rows, "what", "name", "state", "detail")
+
+
 def _said(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -58,6 +58,7 @@ NEEDS = (
     Need("prlimit", "util-linux", "external programs are bounded", State.ILL),
     Need("qemu-img", "qemu-utils", "images are inspected and converted", State.ILL),
     Need("qemu-system-x86_64", "qemu-system-x86", "this machine can be a KVM host"),
+    Need("virt-v2v", "virt-v2v", "guests of other hypervisors are given drivers for KVM"),
     Need("libvirtd", "libvirt-daemon-system", "this machine can be a KVM host"),
     Need("tgtd", "tgt", "this machine can be an iSCSI server"),
     Need("tgtadm", "tgt", "this machine can be an iSCSI server"),

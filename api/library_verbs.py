@@ -100,6 +100,13 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
                 api.download(started.id, file, lambda count: progress.advance(bar, count))
 
     @app.command()
+    def adapt(template: str, name: str, *, no_wait: NoWait = False) -> None:
+        """Make a template, called NAME, whose guest has drivers for KVM, by virt-v2v."""
+        with client() as api:
+            path = f"/v1/templates/{find(api, 'templates', template)}/adapt"
+            finish(api, api.start(path, {"name": name}), wait=not no_wait)
+
+    @app.command()
     def packages() -> None:
         """List the packages that wait to be fetched."""
         with client() as api:

@@ -110,7 +110,9 @@ def capture(
         local = [each["id"] for each in has["disks"] if each["volume_id"] is None]
         disks = [*map(str, disk or ()), *local, *(each["id"] for each in has["volumes"])]
         how = {"name": name, "disks": disks, "force": bool(force), "force_reason": force or None}
-        ask(client, f"{path}/capture", how, dry_run=dry_run, plan=plan, wait=not no_wait)
+        started = ask(client, f"{path}/capture", how, dry_run=dry_run, plan=plan, wait=not no_wait)
+        if started and not no_wait:
+            command_line.show_report(client.operation(started))
 
 
 VERBS = (deploy, undeploy, persist, capture)
@@ -125,13 +127,14 @@ def ask(
     plan: UUID | None,
     wait: bool,
     quiet: bool = False,
-) -> None:
-    """Have an action done, or show what it would do."""
+) -> UUID | None:
+    """Have an action done, and answer the operation; or show what it would do."""
     if dry_run:
         show(client.post(f"{path}?dry_run=true", body))
-        return
+        return None
     started = client.start(f"{path}?plan={plan}" if plan else path, body)
     command_line.finish(client, started, wait=wait, quiet=quiet)
+    return started.id
 
 
 def show(plan: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from adapters.amounts import Force
 from adapters.database.operations import Request
 from adapters.database.records import NewTemplate
 from adapters.errors import BadImage
-from adapters.packages import PACKAGE, Wishes
+from adapters.packages import PACKAGE, Expected, Wishes
 from adapters.privileges import Privilege
 from adapters.types import Format, Value
 from api import tokens
@@ -34,6 +34,7 @@ class Import(Value):
     format: str
     digest: str | None
     wishes: Wishes
+    expects: Expected
     size_bytes: int | None
 
 
@@ -51,6 +52,7 @@ class Transfer(Ticket):
     format: Format | Literal["ova"]
     digest: str | None
     wishes: Wishes = Wishes()  # that win over a package's own
+    expects: Expected = Expected()
     size_bytes: int | None = None  # as it was said
     plan: UUID | None = None  # that it carries out
 
@@ -98,7 +100,10 @@ class Transfer(Ticket):
     @property
     def arguments(self) -> dict[str, Any]:
         """What only an import of this kind is asked."""
-        return {"wishes": self.wishes} if self.format == PACKAGE else {"format": self.format}
+        said = {"expects": self.expects} if self.expects != Expected() else {}
+        if self.format == PACKAGE:
+            return {"wishes": self.wishes, **said}
+        return {"format": self.format, **said}
 
     def once(self, caller: tokens.Caller) -> Once:
         """Its request under its caller's key. Raises `Replay`."""

@@ -9,8 +9,8 @@ from adapters.types import Role
 from flows.charges import charge_template, lower_template
 from flows.create_iscsi_volume import as_volume
 from flows.disk_images import path_of, taken_mib
+from flows.equipping import equip_template
 from flows.import_image import enter_template, offer_template
-from flows.import_package import equip_template
 from flows.operation import operation
 from flows.places import at_repository
 from flows.survey import survey_volumes

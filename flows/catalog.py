@@ -1,5 +1,6 @@
 """Every operation there is, listed once: what the API may start, and what is deployed."""
 
+from flows.adapt_template import adapt_template
 from flows.add_disk import add_disk
 from flows.attach_volume import attach_volume
 from flows.capture_image import capture_image
@@ -42,6 +43,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     import_from_url,
     refresh_repository,
     convert_image,
+    adapt_template,
     export_template,
     export_vm,
     delete_template,

@@ -34,8 +34,13 @@ from adapters.database.ways import Ways
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
-from adapters.images.base import Downloads, ImageRepository, ImageTool
-from adapters.images.memory import MemoryDownloads, MemoryImageTool, MemoryRepository
+from adapters.images.base import Downloads, GuestTool, ImageRepository, ImageTool
+from adapters.images.memory import (
+    MemoryDownloads,
+    MemoryGuestTool,
+    MemoryImageTool,
+    MemoryRepository,
+)
 from adapters.nodes.base import Node
 from adapters.nodes.memory import MemoryNode
 from adapters.settings import Settings, settings
@@ -217,6 +222,16 @@ class Cloud:
         allowed = networks(said.listed(said.download_networks))
         ways = (said.download_connect_s, said.download_silence_s, said.download_proxy, allowed)
         return HttpDownloads(Route(*ways))
+
+    @cached_property
+    @handed_out
+    def guest_tool(self) -> GuestTool:
+        """The tool that makes guests ready for KVM."""
+        if self.settings.image_tool == "memory":
+            return MemoryGuestTool(self.world)
+        from adapters.images.virt_v2v import VirtV2v
+
+        return VirtV2v()
 
     @handed_out
     def repository(self, datacenter: UUID) -> ImageRepository:

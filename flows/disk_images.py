@@ -15,8 +15,7 @@ from flows.fetch_disk import disk_file
 from flows.planning import planning
 from flows.running import epoch, mark, telling
 from flows.steps import Effect, step
-
-_SURPLUS = 1024  # the part of an image's size that its tables are, at most
+from flows.volume_images import most_mib
 
 
 class HeldDisk(Value):
@@ -149,12 +148,12 @@ def _most_bytes(disk: HeldDisk, is_on: bool, form: Form, host: UUID) -> int:  # 
     seen = Capability.DISK_FILES in cloud.hypervisor(host).capabilities
     if disk.disk and seen and not is_on:
         return cloud.images.measure(*_file(disk, host), form)
-    return (disk.size_mib + -(-disk.size_mib // _SURPLUS) + 1) * 2**20
+    return most_mib(disk.size_mib) * 2**20
 
 
 def _file(disk: HeldDisk, host: UUID) -> tuple[Path, Format]:
     if disk.disk is None:
-        raise Unsupported(f"volume {disk.id} is read while its VM is on only")
+        raise Unsupported(f"volume {disk.id} is not read while its VM is on")
     return disk_file(disk.disk, host)
 
 

@@ -9,6 +9,7 @@ from adapters.types import Format, Role
 from flows.charges import charge_template
 from flows.cloud import cloud
 from flows.downloads import PACKAGES, Wanted, download_source, taken_source
+from flows.equipping import expected_of
 from flows.import_image import enter_template, shelve
 from flows.import_package import shelve_package
 from flows.operation import operation
@@ -26,9 +27,9 @@ def import_from_url(request: Operation) -> None:
     downloaded = download_source(template, wanted, request.force)
     if wanted.format in PACKAGES:
         asked = Wishes.model_validate(request.arguments["wishes"])
-        shelve_package(template, downloaded.digest, asked)
+        shelve_package(template, downloaded.digest, asked, expected_of(request))
     else:
-        shelve(template, Format(wanted.format), downloaded.digest)
+        shelve(template, Format(wanted.format), downloaded.digest, expected_of(request))
 
 
 @step("take-source", Effect.TEMPORARY)

@@ -6,9 +6,11 @@ from uuid import UUID, uuid5
 from adapters.database.operations import Operation
 from adapters.database.records import Image, NewTemplate
 from adapters.errors import BadImage
+from adapters.packages import Expected
 from adapters.types import Format, Identity, ImageInfo, Role, TemplateState
 from flows.charges import charge_template
 from flows.cloud import cloud
+from flows.equipping import equip_image, expected_of
 from flows.operation import operation
 from flows.places import at_repository
 from flows.planning import planning
@@ -25,15 +27,14 @@ def import_image(request: Operation) -> None:
     size_mib = measure_upload(template.id, template.datacenter_id)
     charge_template(template, size_mib, request.force)
     enter_template(template)
-    shelve(template, declared, digest)
+    shelve(template, declared, digest, expected_of(request))
 
 
-def shelve(template: NewTemplate, declared: Format, digest: str) -> None:
+def shelve(template: NewTemplate, declared: Format, digest: str, expected: Expected) -> None:
     """Inspect what the operation has taken, publish it, and offer it."""
     with at_repository(template.datacenter_id):
         info = inspect_upload(template.id, template.datacenter_id, declared, digest)
     path = f"templates/{template.id}/{declared.disk_file}"
-    identity = publish_image(template.id, template.datacenter_id, path)
     image = Image(
         id=uuid5(template.id, "disk-0"),
         format=info.format,
@@ -41,8 +42,9 @@ def shelve(template: NewTemplate, declared: Format, digest: str) -> None:
         digest=digest,
         path=path,
         virtual_size_mib=info.virtual_size_mib,
-        identity=identity,
+        identity=publish_image(template.id, template.datacenter_id, path),
     )
+    equip_image(template.id, expected)
     offer_template(template.id, [image])
 
 

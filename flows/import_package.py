@@ -5,10 +5,11 @@ from uuid import UUID, uuid5
 
 from adapters.database.operations import Operation
 from adapters.database.records import Image, NewTemplate
-from adapters.packages import About, Wishes
+from adapters.packages import About, Expected, Wishes
 from adapters.types import Identity, Role
 from flows.charges import charge_template
 from flows.cloud import cloud
+from flows.equipping import equip_template, expected_of
 from flows.import_image import enter_template, offer_template
 from flows.operation import operation
 from flows.places import at_repository
@@ -26,26 +27,26 @@ def import_package(request: Operation) -> None:
     charge_template(template, size_mib, request.force)
     enter_template(template)
     asked = Wishes.model_validate(request.arguments["wishes"])
-    shelve_package(template, request.arguments["digest"], asked)
+    shelve_package(template, request.arguments["digest"], asked, expected_of(request))
 
 
-def shelve_package(template: NewTemplate, digest: str, asked: Wishes) -> None:
+def shelve_package(template: NewTemplate, digest: str, asked: Wishes, expected: Expected) -> None:
     """Unpack what the operation has taken, publish its disks, and offer them."""
     with at_repository(template.datacenter_id):
         unpacked = unpack_package(template.id, template.datacenter_id, digest)
-    images = [_published(position, disk, template) for position, disk in enumerate(unpacked.disks)]
+    images = [published(position, disk, template) for position, disk in enumerate(unpacked.disks)]
     package = unpacked.package
     wishes = Wishes(
         cpu=asked.cpu or package.cpu,
         ram_mib=asked.ram_mib or package.ram_mib,
-        hardware=package.hardware,
+        hardware=expected.over(package.hardware, len(images)),
         about=(template.about or About()).over(package.about),
     )
     equip_template(template.id, wishes)
     offer_template(template.id, images)
 
 
-def _published(position: int, disk: UnpackedDisk, template: NewTemplate) -> Image:
+def published(position: int, disk: UnpackedDisk, template: NewTemplate) -> Image:
     """Put a disk in place; answers what the library is to know of it."""
     disk_id = uuid5(template.id, f"disk-{position}")
     path = f"templates/{template.id}/{disk.info.format.disk_name(position)}"
@@ -81,18 +82,3 @@ def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> None:
 @publish_disk.look
 def _(disk: UUID, template: UUID, datacenter: UUID, path: str) -> bool:
     return cloud.repository(datacenter).has(path)
-
-
-@step("equip-template")
-def equip_template(template: UUID, wishes: Wishes) -> None:
-    cloud.equipment.equip(template, wishes)
-
-
-@equip_template.undo
-def _(template: UUID, wishes: Wishes) -> None:
-    cloud.equipment.strip(template)
-
-
-@equip_template.look
-def _(template: UUID, wishes: Wishes) -> bool:
-    return cloud.equipment.is_equipped(template)

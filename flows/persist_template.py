@@ -9,10 +9,10 @@ from adapters.types import Role, TemplateState, Volume
 from flows.charges import charge_volume
 from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
+from flows.equipping import equip_template
 from flows.export_template import survey_template
 from flows.fill_volume import FILLER, fill
 from flows.import_image import enter_template
-from flows.import_package import equip_template
 from flows.operation import operation
 from flows.own_exports import are_open, close_exports
 from flows.places import at_repository

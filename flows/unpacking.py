@@ -41,7 +41,7 @@ def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     upload = taken(repository, template, f"disk-0.{PACKAGE}")
     if repository.digest(upload) != digest:
         raise BadImage("the package is not the one that was sent", code="image-digest-mismatch")
-    folder = repository.scratch(_folder(template), upload.stat().st_size)
+    folder = repository.scratch(folder_of(template), upload.stat().st_size)
     most, trusted = (
         cloud.settings.max_virtual_mib,
         certificates(cloud.settings.package_certificates),
@@ -79,12 +79,12 @@ def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
 
 @unpack_package.undo
 def _(template: UUID, datacenter: UUID, digest: str) -> None:
-    cloud.repository(datacenter).clear(_folder(template))
+    cloud.repository(datacenter).clear(folder_of(template))
 
 
 @unpack_package.look
 def _(template: UUID, datacenter: UUID, digest: str) -> bool:
-    return cloud.repository(datacenter).find_scratch(_folder(template)) is not None
+    return cloud.repository(datacenter).find_scratch(folder_of(template)) is not None
 
 
 def described(descriptor: bytes) -> Package:
@@ -106,8 +106,9 @@ def package_of(datacenter: UUID, upload: str) -> Package:
 
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
     """The folder with the disks that came out."""
-    return repository.find_scratch(_folder(template)) or gone()
+    return repository.find_scratch(folder_of(template)) or gone()
 
 
-def _folder(template: UUID) -> str:
+def folder_of(template: UUID) -> str:
+    """What the folder is called that a template's disks wait in."""
     return f"unpacked-{template}"

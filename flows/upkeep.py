@@ -35,3 +35,9 @@ def publish_report(kind: str, datacenter: UUID, findings: list[Finding]) -> list
         except (httpx.HTTPError, PrefectException) as error:
             log.warning("Prefect does not show the report of %s: %s", kind, error)
     return kept
+
+
+@publish_report.plan
+def _(kind: str, datacenter: UUID, findings: list[Finding]) -> list[Finding]:
+    """What was found is known when it is carried out."""
+    return findings

@@ -12,12 +12,14 @@ Laws, held by `tests/contracts/test_images.py`:
    ended, if the source has the same thing still, and begins anew if not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from adapters.forms import Form
+from adapters.guests import Firmware
+from adapters.packages import Adapted
 from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 
@@ -106,6 +108,22 @@ class Downloads(Protocol):
 
         `begun` is copied, not written to: whoever has begun it may not know yet that he has ended.
         Beside the target is a note of what it is the beginning of.
+        """
+
+
+class GuestTool(Protocol):
+    """Gives guests that came from other hypervisors what they need on KVM."""
+
+    def require(self) -> None:
+        """Raise `Unsupported` where it is not installed."""
+
+    def adapt(
+        self, disks: Sequence[tuple[Path, Format]], firmware: Firmware, folder: Path
+    ) -> Adapted:
+        """Write the guest's disks anew, into a new folder, as qcow2, named as a template's.
+
+        The disks themselves are not changed. Raises `Unsupported`, `OutOfSpace`, and `BadImage`
+        (`guest-not-adapted`) for a guest that it does not know.
         """
 
 

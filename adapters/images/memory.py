@@ -6,16 +6,19 @@ the world, where the memory storage keeps them; what can be downloaded is in the
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from adapters.errors import BadImage, NotAllowed, NotFound, Refused, Transient
 from adapters.forms import Form
+from adapters.guests import Bus, Firmware
 from adapters.images.base import Progress, Wanted
 from adapters.images.partial import Mark, Partial
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
+from adapters.packages import Adapted
 from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Format, Identity, ImageInfo, Source, Target
 from adapters.world import World
@@ -196,6 +199,32 @@ class MemoryDownloads:
             wanted.progress(100.0)
 
         self.world.call("downloads.fetch", target.name, effect, None)
+
+
+class MemoryGuestTool:
+    """A tool for pretended guests, which all are ready then."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def require(self) -> None:
+        """It is."""
+
+    def adapt(
+        self, disks: Sequence[tuple[Path, Format]], firmware: Firmware, folder: Path
+    ) -> Adapted:
+        ready = Adapted(bus=Bus.VIRTIO, nic="virtio")
+
+        def effect() -> Adapted:
+            folder.mkdir()
+            for position, (path, has) in enumerate(disks):
+                image = _read(path, has)
+                target = folder / Format.QCOW2.disk_name(position)
+                size_bytes = image["virtual_size_bytes"]
+                write_image(target, Format.QCOW2, size_bytes, f"{image['content']} on {firmware}")
+            return ready
+
+        return self.world.call("guests.adapt", folder.name, effect, ready)
 
 
 class MemoryRepository:

@@ -13,7 +13,8 @@ from adapters.database import models
 from adapters.database import operations as accepted
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, Wishes
+from adapters.guests import Bus, Firmware
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, Expected, Wishes
 from adapters.privileges import Privilege
 from adapters.types import Chap, Format, Source
 from api import finding, tokens
@@ -90,6 +91,8 @@ class NewImport(Address, Forcing):
     category: Category | None = Field(None, description="What it is filed under.")
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
+    firmware: Firmware | None = Field(None, description="What its guest expects.")
+    bus: Bus | None = Field(None, description="Of its disks.")
 
     @model_validator(mode="after")
     def _has_a_format(self) -> Self:
@@ -106,6 +109,12 @@ class NewImport(Address, Forcing):
     def wishes(self) -> Wishes:
         """What wins over what a package says."""
         return Wishes(cpu=self.cpu, ram_mib=self.ram_mib)
+
+    @property
+    def expects(self) -> dict[str, Any]:
+        """What is said of its guest, if anything is."""
+        said = Expected(firmware=self.firmware, bus=self.bus)
+        return {"expects": said} if said != Expected() else {}
 
 
 def require_http(url: str) -> None:
@@ -182,6 +191,7 @@ def start(
             wanted=wanted,
             wishes=new.wishes,
             force=force,
+            **new.expects,
             **more,
         )
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Response
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,8 @@ from adapters.database.icons import TemplateIcon, set_icon
 from adapters.database.people import User
 from adapters.database.persistent import require_images
 from adapters.errors import Conflict, NotFound
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, About
+from adapters.guests import Bus, Firmware
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Expected, Hardware
 from adapters.png import MAX_BYTES, require_png
 from adapters.privileges import Privilege
 from api import finding
@@ -65,6 +67,8 @@ class TemplateChange(BaseModel):
     owner_id: UUID | None = Field(None, description="A user of its enterprise.")
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
+    firmware: Firmware | None = Field(None, description="What its guest expects.")
+    bus: Bus | None = Field(None, description="Of all its disks, and its VMs' volumes.")
     about: AboutChange | None = None
 
     def applied(self, db: Session, row: models.Template) -> None:
@@ -79,6 +83,11 @@ class TemplateChange(BaseModel):
             row.owner_id = self.owner_id and _user(db, row, self.owner_id)
         if "icon" in said:
             set_icon(db, row.id, self.icon)
+        expected = Expected(firmware=self.firmware, bus=self.bus)
+        if expected != Expected():
+            count = select(func.count()).where(models.TemplateDisk.template_id == row.id)
+            former = Hardware.model_validate(row.hardware or {})
+            row.hardware = expected.over(former, db.scalar(count) or 1).model_dump(mode="json")
         if self.about is not None:
             changed = self.about.model_dump(exclude_none=True)
             row.about = About.model_validate((row.about or {}) | changed).model_dump(mode="json")

@@ -15,11 +15,13 @@ from adapters.database.persistent import is_of_volumes, require_images, volumes_
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.forms import Form
+from adapters.guests import Bus, Firmware
 from adapters.packages import (
     MAX_CPU,
     MAX_RAM_MIB,
     PACKAGE,
     About,
+    Expected,
     Package,
     Wishes,
 )
@@ -143,6 +145,8 @@ def create_template(
     ram_mib: Annotated[
         int | None, Query(gt=0, le=MAX_RAM_MIB, description=_WISH.format(128))
     ] = None,
+    firmware: Annotated[Firmware | None, Query(description=_WISH.format("bios"))] = None,
+    bus: Annotated[Bus | None, Query(description=_WISH.format("the fastest"))] = None,
     size_bytes: Annotated[
         int | None, Query(gt=0, le=2**53 - 1, description="How much will be sent.")
     ] = None,
@@ -200,6 +204,7 @@ def create_template(
         format=format,
         digest=sha256,
         wishes=Wishes(cpu=cpu, ram_mib=ram_mib),
+        expects=Expected(firmware=firmware, bus=bus),
         size_bytes=size_bytes,
         plan=plan,
     )

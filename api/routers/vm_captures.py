@@ -27,7 +27,7 @@ from flows.cloud import cloud
 router = APIRouter(prefix="/vms", tags=["vms"])
 
 
-class Capture(Forcing):
+class VmCapture(Forcing):
     """The template that a VM's disks become."""
 
     name: Name
@@ -42,7 +42,7 @@ class Capture(Forcing):
     responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_PERFORM_ACTIONS, Privilege.APPLIB_ALLOW_MODIFY)],
 )
-def capture(vm_id: UUID, wish: Capture, caller: Caller, starter: PlannedStarting) -> Response:
+def capture(vm_id: UUID, wish: VmCapture, caller: Caller, starter: PlannedStarting) -> Response:
     """Make a template of a deployed VM, which stays as it is.
 
     While it is on, its disks are copied as they were at one moment. Where an agent in the guest

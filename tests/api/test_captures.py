@@ -64,6 +64,7 @@ def test_what_a_guest_has_written_is_in_a_vm_of_its_capture(
     written(api, web, "by the guest")
     template = captured(api, web)
     assert template["state"] == "AVAILABLE"
+    assert template["master_id"] == api.get(web).json()["template_id"]
     assert (template["cpu"], template["ram_mib"]) == (2, 96)
     written(api, web, "later")
     assert content(api, template) == "by the guest"
@@ -93,6 +94,20 @@ def test_disks_and_volumes_are_captured_that_are_asked_for(api: Api, web: str) -
     refused(foreign, 404, "not-found")
 
 
+def test_a_persistent_vm_is_captured_on_or_off(api: Api, web: str) -> None:
+    written(api, off(api, web), "by the guest")
+    api.done(api.post(f"{web}/persist", json={}))
+    boot = api.get(web).json()["volumes"][0]["id"]
+    template = captured(api, web)
+    assert content(api, template) == "by the guest"
+    assert cloud.world.find("volume", boot)["content"] == "by the guest"
+    api.done(api.post(f"{web}/power", json={"power": "on"}))
+    assert content(api, captured(api, web, "again")) == "by the guest"
+    api.done(api.post(f"{web}/undeploy"))
+    again = api.appliance(SHOP.replace("shop", "again").replace("tiny", "golden"))
+    api.done(api.post(f"/v1/vms/{again['vms'][0]['id']}/deploy"))
+
+
 def test_a_guests_agent_keeps_it_quiet(api: Api, web: str) -> None:
     vm = UUID(web.rpartition("/")[2])
     hypervisor = cloud.hypervisor(cloud.inventory.vm(vm).host)
@@ -101,9 +116,8 @@ def test_a_guests_agent_keeps_it_quiet(api: Api, web: str) -> None:
         if quiet:
             hypervisor.guest_has_agent(vm)
         ended = api.done(api.post(f"{web}/capture", json={"name": name}))
-        lines = cloud.journal.lines(UUID(ended["id"]))
-        (opened,) = [line for line in lines if line.name == "open-stills"]
-        assert opened.result["quiet"] is quiet
+        (told,) = ended["report"]
+        assert (told["name"], told["state"]) == ("web", "quiet" if quiet else "sudden")
     assert not cloud.world.all("still")
 
 

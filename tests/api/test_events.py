@@ -382,6 +382,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         lambda api: send_image(api, "PUT"),
     ),
     "POST /v1/templates/{template_id}/conversions": ("operation.accepted", convert),
+    "POST /v1/templates/{template_id}/adapt": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/templates/{api.world.template}/adapt", json={"name": "ready"}),
+    ),
     "POST /v1/templates/{template_id}/export": (
         "operation.accepted",
         lambda api: api.post(f"/v1/templates/{api.world.template}/export"),

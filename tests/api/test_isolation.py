@@ -278,6 +278,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/templates/{template_id}/icon": of(P.APPLIB_VIEW),
     "PATCH /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY, category="other"),
     "DELETE /v1/templates/{template_id}": of(P.APPLIB_ALLOW_MODIFY),
+    "POST /v1/templates/{template_id}/adapt": of(P.APPLIB_UPLOAD_IMAGE, name="ready"),
     "POST /v1/templates/{template_id}/conversions": of(P.APPLIB_ALLOW_MODIFY, format="raw"),
     "POST /v1/templates/{template_id}/export": of(P.APPLIB_ALLOW_MODIFY),
     "POST /v1/templates/{template_id}/persist": of(

@@ -6,11 +6,14 @@ from uuid import UUID
 
 import pytest
 
+from adapters.errors import Unsupported
 from adapters.guests import Firmware
 from adapters.hypervisors.memory import MemoryHypervisor
+from adapters.images.memory import MemoryGuestTool
 from adapters.packages import Hardware, WishedNic
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
+from tests.api.test_gateway import IMAGE, WISH
 from tests.worlds import write_package
 
 SAID: dict[str, Any] = {
@@ -212,3 +215,51 @@ def test_a_running_guest_takes_no_volume_but_on_virtio(api: Api, package: bytes)
     (connection,) = cloud.world.all("connection").values()
     assert connection["bus"] == "sata"
     api.done(api.post(f"{where}/detach", json={"vm": vm["id"]}))
+
+
+def test_whoever_imports_may_say_what_the_guest_expects(api: Api, package: bytes) -> None:
+    template = imported(api, package, firmware="bios", bus="ide")
+    hardware = template["hardware"]
+    assert (hardware["firmware"], hardware["buses"]) == ("bios", ["ide", "ide"])
+    assert hardware["nics"]  # as the package says
+    wish = {**WISH, "name": "old", "bus": "ide"}
+    where = api.post("/v1/templates", params=wish).headers["location"]
+    api.done(api.client.put(where, content=IMAGE))
+    assert expected(api, "old") == ("bios", "ide", "")
+    old = api.get("/v1/templates", params={"name": "old"}).json()[0]["id"]
+    change = {"firmware": "efi", "bus": "lsisas"}
+    changed = api.call("PATCH", f"/v1/templates/{old}", json=change).json()
+    assert (changed["hardware"]["firmware"], changed["hardware"]["buses"]) == ("efi", ["lsisas"])
+
+
+def test_a_guest_is_adapted_into_a_template_of_its_own(api: Api, package: bytes) -> None:
+    source = imported(api, package)
+    where = f"/v1/templates/{source['id']}/adapt"
+    refused(api.post(where, json={"name": "shop"}), 409, "name-taken")
+    ended = api.done(api.post(where, json={"name": "ready"}))
+    ready = api.get(f"/v1/templates/{ended['target']['id']}").json()
+    assert ready["hardware"] == {
+        **source["hardware"],
+        "buses": ["virtio", "virtio"],
+        "nics": [{"network": "front", "model": "virtio"}],
+    }
+    assert [disk["format"] for disk in ready["disks"]] == ["qcow2", "qcow2"]
+    assert (ready["cpu"], ready["ram_mib"]) == (source["cpu"], source["ram_mib"])
+    assert api.get(f"/v1/templates/{source['id']}").json()["disks"] == source["disks"]
+
+
+def test_without_the_tool_no_guest_is_adapted(
+    api: Api, package: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = imported(api, package)
+    before = files(api)
+
+    def missing(_self: MemoryGuestTool) -> None:
+        raise Unsupported("virt-v2v is not installed")
+
+    monkeypatch.setattr(MemoryGuestTool, "require", missing)
+    where = f"/v1/templates/{source['id']}/adapt"
+    failed = api.run(api.post(where, json={"name": "ready"}))
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "unsupported")
+    assert failed["steps"] == []
+    assert files(api) == before

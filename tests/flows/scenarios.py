@@ -281,15 +281,22 @@ def persist(world: World) -> Asked:
 
 def _captured(world: World, vm: UUID) -> Asked:
     record, template = cloud.inventory.vm(vm), _new_template(world, "captured")
-    disks = [*record.local_disks, *(record.volumes if record.state == "ON" else ())]
+    disks = [*record.local_disks, *record.volumes]
     asked = {"template": template, "disks": [str(disk.id) for disk in disks]}
     return vm, {**asked, "wishes": {"cpu": 2, "ram_mib": 64}}
 
 
 def capture(world: World) -> Asked:
-    """A VM that is off, with one disk more than its template has."""
+    """A VM that is off, with a volume and one disk more than its template has."""
     vm, asked = add_disk(world)
     world.run("add_disk", vm, **asked)
+    return _captured(world, vm)
+
+
+def capture_persistent(world: World) -> Asked:
+    """One that boots from a volume."""
+    vm, asked = persist(world)
+    world.run("persist_vm", vm, **asked)
     return _captured(world, vm)
 
 
@@ -459,6 +466,7 @@ def import_image(world: World, *, folder: bool = False) -> Asked:
         "format": "vmdk",
         "digest": repository.digest(image),
         "upload": upload.name,
+        **({"expects": {"firmware": "efi", "bus": "sata"}} if folder else {}),
     }
 
 
@@ -563,6 +571,20 @@ def import_package(world: World) -> Asked:
     }
 
 
+def adapt_template(world: World) -> Asked:
+    """Of two disks."""
+    from adapters.database.schema import FIRST_ENTERPRISE
+
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "ready",
+    }
+    source = packed_template(world)
+    return UUID(template["id"]), {"template": template, "source": str(source)}
+
+
 def datacenter(world: World) -> Asked:
     return world.datacenter, {}
 
@@ -649,6 +671,7 @@ SCENARIOS = {
     "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),
+    "adapt_template": Scenario("adapt_template", adapt_template),
     "export_template": Scenario("export_template", export_template),
     "export_vm": Scenario("export_vm", export_vm, LIBRARY),
     "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
@@ -674,6 +697,7 @@ SCENARIOS = {
     "persist_vm": Scenario("persist_vm", persist),
     "capture_image": Scenario("capture_image", capture),
     "capture_image-sent": Scenario("capture_image", _sent(capture)),
+    "capture_image-persistent": Scenario("capture_image", capture_persistent),
     "capture_image-sent-on": Scenario("capture_image", _sent(capture_on_alone)),
     "capture_image-on": Scenario("capture_image", capture_on),
     "persist_vm-sent": Scenario("persist_vm", _sent(persist)),

@@ -32,7 +32,9 @@ class VmCapture(Forcing):
 
     name: Name
     disks: list[UUID] = Field(
-        [], max_length=16, description="Of its disks and volumes; unless said, what it boots from."
+        default_factory=list,
+        max_length=16,
+        description="Of its disks and volumes; unless said, what it boots from.",
     )
 
 

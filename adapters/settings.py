@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     conversions_per_repository: int = Field(
         1, gt=0, description="Images converted at once in one repository; enterprises take turns."
     )
+    rescan: bool = Field(
+        default=False,
+        description="Whether inboxes of repositories are rescanned every hour, unasked.",
+    )
+    inbox_quiet_s: float = Field(
+        60.0, ge=0, description="How long what is in an inbox has to be unchanged to be taken."
+    )
     session_s: float = Field(
         43_200.0, gt=0, description="How long a user who has logged in stays so at most."
     )

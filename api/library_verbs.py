@@ -100,6 +100,22 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
                 api.download(started.id, file, lambda count: progress.advance(bar, count))
 
     @app.command()
+    def rescan(
+        *,
+        datacenter: Annotated[str, typer.Option(help="Whose repository.")] = "main",
+        no_wait: NoWait = False,
+    ) -> None:
+        """Import what was put into the enterprise's folder of a repository's inbox.
+
+        Shows what is being imported, and why the rest is left there.
+        """
+        with client() as api:
+            started = api.start(f"/v1/datacenters/{find(api, 'datacenters', datacenter)}/rescan")
+            finish(api, started, wait=not no_wait)
+            if report := api.operation(started.id).report:
+                show([each.model_dump() for each in report], "name", "state", "detail")
+
+    @app.command()
     def adapt(template: str, name: str, *, no_wait: NoWait = False) -> None:
         """Make a template, called NAME, whose guest has drivers for KVM, by virt-v2v."""
         with client() as api:

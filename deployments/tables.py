@@ -191,7 +191,7 @@ def prefect_yaml() -> str:
             "description": flow.summary,
             "tags": ["cloudloom"],
             "work_pool": {"name": pool, "work_queue_name": str(flow.role)},
-            "schedules": [_schedule(flow.every)] if flow.every else [],
+            "schedules": [_schedule(flow.schedule)] if flow.schedule else [],
         }
         for flow in CATALOG
     ]

@@ -9,6 +9,7 @@ from adapters.stills import Stills
 from adapters.types import Finding, Role, VmState
 from flows.abilities import Capability, require_ability, require_readable
 from flows.charges import charge_template, lower_template
+from flows.cloud import cloud
 from flows.create_iscsi_volume import as_volume
 from flows.disk_images import HeldDisk, copy_disk, measure_disks, open_stills, path_of, taken_mib
 from flows.equipping import equip_template
@@ -28,10 +29,10 @@ def capture_image(request: Operation) -> None:
 
     Those of a VM that is on are copied as they were at one moment.
     """
+    require_capturable(cloud.inventory.vm(request.target_id))
     template = NewTemplate.model_validate(request.arguments["template"])
     vm = survey_vm(request.target_id)
     disks = held_disks(vm, [UUID(disk) for disk in request.arguments["disks"]])
-    require_capturable(vm)
     form = captured_form(vm.family)
     most_mib = measure_disks(vm.id, disks, is_on(vm), form, vm.host)
     charge_template(template, most_mib, request.force)

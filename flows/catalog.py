@@ -17,6 +17,7 @@ from flows.deploy_vm import deploy_vm
 from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
+from flows.import_found import import_found
 from flows.import_from_url import import_from_url
 from flows.import_image import import_image
 from flows.import_package import import_package
@@ -26,6 +27,7 @@ from flows.persist_vm import persist_vm
 from flows.reconcile_operations import reconcile_operations
 from flows.redefine_vm import redefine_vm
 from flows.refresh_repository import refresh_repository
+from flows.rescan_library import rescan_library
 from flows.reset_vm import reset_vm
 from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
@@ -40,6 +42,7 @@ from flows.verify_library import verify_library
 CATALOG: tuple[OperationFlow, ...] = (
     import_image,
     import_package,
+    import_found,
     import_from_url,
     refresh_repository,
     convert_image,
@@ -73,6 +76,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     sweep_orphans,
     trim_history,
     verify_library,
+    rescan_library,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

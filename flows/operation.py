@@ -67,17 +67,24 @@ class OperationFlow:
         *,
         any_kind: bool,
         every: timedelta | None,
+        wanted: Callable[[], bool],
         role: Role | None,
         planned: bool,
     ) -> None:
         self.planned = planned
         self.every = every
+        self._wanted = wanted
         self.role = role or (Role.MAINTENANCE if every else Role.DEPLOY)
         self.target = target
         self.body = body
         self.kind = body.__name__
         self.kinds = frozenset() if any_kind else frozenset({self.kind})
         self.summary = inspect.getdoc(body) or ""
+
+    @property
+    def schedule(self) -> timedelta | None:
+        """How often it runs by itself, unless the operator does not want that."""
+        return self.every if self.every and self._wanted() else None
 
     def __call__(self, operation: UUID) -> Operation:
         """Run here and now, without the engine."""
@@ -152,18 +159,26 @@ def operation(
     *,
     any_kind: bool = False,
     every: timedelta | None = None,
+    wanted: Callable[[], bool] = lambda: True,
     role: Role | None = None,
     planned: bool = False,
 ) -> Callable[[Callable[[Operation], None]], OperationFlow]:
     """Make a function an operation on a kind of target; `every` so often, it runs by itself.
 
-    Its role says in which queue its runs wait. One that can be planned is shown before it is
-    done (`dry_run`): whatever it goes by can be foreseen.
+    Where that is not `wanted`, it is there for who asks. Its role says in which queue its runs
+    wait. One that can be planned is shown before it is done (`dry_run`): whatever it goes by can
+    be foreseen.
     """
 
     def made(body: Callable[[Operation], None]) -> OperationFlow:
         flow = OperationFlow(
-            target, body, any_kind=any_kind, every=every, role=role, planned=planned
+            target,
+            body,
+            any_kind=any_kind,
+            every=every,
+            wanted=wanted,
+            role=role,
+            planned=planned,
         )
         FLOWS[flow.kind] = flow
         return flow

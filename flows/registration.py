@@ -28,8 +28,8 @@ def register(pool: str) -> None:
     prefect = dispatch.client()
     _make_queues(prefect, pool)
     for flow in FLOWS.values():
-        every = flow.every and IntervalSchedule(
-            interval=flow.every, anchor_date=FIRST_OF_SCHEDULES
+        every = flow.schedule and IntervalSchedule(
+            interval=flow.schedule, anchor_date=FIRST_OF_SCHEDULES
         )
         prefect.create_deployment(
             prefect.create_flow(flow.flow),

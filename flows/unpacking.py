@@ -17,7 +17,7 @@ from flows.cloud import cloud
 from flows.planning import planning
 from flows.policies.conversion import needed_form
 from flows.steps import Effect, step
-from flows.uploads import gone, taken
+from flows.uploads import gone, size_of, taken
 
 
 class UnpackedDisk(Value):
@@ -38,10 +38,10 @@ class Unpacked(Value):
 def unpack_package(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     """Refuse a package that is not what was sent, or not what it says, or with an unsafe disk."""
     repository = cloud.repository(datacenter)
-    upload = taken(repository, template, f"disk-0.{PACKAGE}")
+    upload = _package(repository, template)
     if repository.digest(upload) != digest:
         raise BadImage("the package is not the one that was sent", code="image-digest-mismatch")
-    folder = repository.scratch(folder_of(template), upload.stat().st_size)
+    folder = repository.scratch(folder_of(template), size_of(upload) * 2**20)
     most, trusted = (
         cloud.settings.max_virtual_mib,
         certificates(cloud.settings.package_certificates),
@@ -107,6 +107,12 @@ def package_of(datacenter: UUID, upload: str) -> Package:
 def unpacked_in(repository: ImageRepository, template: UUID) -> Path:
     """The folder with the disks that came out."""
     return repository.find_scratch(folder_of(template)) or gone()
+
+
+def _package(repository: ImageRepository, template: UUID) -> Path:
+    """The archive, which may have been sent in a form; or the folder of its files."""
+    archive = taken(repository, template, f"disk-0.{PACKAGE}")
+    return archive if archive.exists() else archive.parent
 
 
 def folder_of(template: UUID) -> str:

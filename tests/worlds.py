@@ -57,6 +57,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "backend_timeout_s": 0,
         "lease_s": 15,
         "conversion_days": 0.01,
+        "inbox_quiet_s": 0,
         "sweep_removes": True,
         "sweep_max_percent": 50,
         "rate_per_s": 0,

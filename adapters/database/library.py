@@ -73,6 +73,19 @@ class Library:
             row = db.get(models.Template, template)
             return row.state if row else None
 
+    def enterprise_called(self, name: str) -> UUID | None:
+        """The enterprise of this name, or of this id, as a folder may be called."""
+        table = models.Enterprise
+        with self._database.read() as db:
+            known = {row.name: row.id for row in db.execute(select(table.name, table.id))}
+        return known.get(name) or next((x for x in known.values() if str(x) == name), None)
+
+    def has_name(self, enterprise: UUID, datacenter: UUID, name: str) -> bool:
+        """Whether an enterprise has a template of this name there."""
+        within = {"enterprise_id": enterprise, "datacenter_id": datacenter, "name": name}
+        with self._database.read() as db:
+            return db.scalars(select(models.Template.id).filter_by(**within)).first() is not None
+
     def forget_template(self, template: UUID) -> None:
         """Remove a template's rows; absent is success."""
         with self._database.write() as db:

@@ -52,6 +52,11 @@ def template_with(db: Session, volume: UUID) -> models.Template | None:
     return db.scalars(query.where(table.volume_id == volume)).first()
 
 
+def master_of(db: Session, template: models.Template) -> UUID | None:
+    """What a capture of its VMs is an instance of: a persistent one may go without it."""
+    return template.master_id if volumes_of(db, template.id) else template.id
+
+
 def is_of_volumes() -> ColumnElement[bool]:
     """Whether a template's disks are volumes, as a condition on its row."""
     table = models.TemplateDisk

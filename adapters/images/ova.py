@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import unicodedata
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +32,12 @@ _PLAIN = {tarfile.REGTYPE, tarfile.AREGTYPE}
 
 
 class Member(NamedTuple):
-    """A file in the archive."""
+    """A file of the package: a part of the archive, or whole in a folder."""
 
     name: str
     offset: int
     size: int
+    file: UntrustedFile
 
 
 class Contents(NamedTuple):
@@ -53,9 +55,12 @@ def take_apart(
     max_virtual_mib: int,
     trusted: Sequence[x509.Certificate] = (),
 ) -> Contents:
-    """Unpack an archive into a new folder, and inspect its disks; a refusal leaves no folder."""
-    with UntrustedFile.open(path) as file:
-        ova = Ova(file, trusted)
+    """Unpack an archive into a new folder, and inspect its disks; a refusal leaves no folder.
+
+    A folder with a package's files is taken for the archive of these files.
+    """
+    with ExitStack() as opened:
+        ova = Ova(_members_of(path, opened), trusted)
         ova.require_sizes(max_virtual_mib)
         try:
             images = [
@@ -92,9 +97,13 @@ def descriptor_of(path: Path) -> bytes:
 class Ova:
     """An archive whose headers, descriptor and manifest have been looked at."""
 
-    def __init__(self, file: UntrustedFile, trusted: Sequence[x509.Certificate] = ()) -> None:
-        self._file = file
-        self._members = _members(file)
+    def __init__(
+        self,
+        package: UntrustedFile | dict[str, Member],
+        trusted: Sequence[x509.Certificate] = (),
+    ) -> None:
+        """Look at an archive, or at the files of a folder."""
+        self._members = package if isinstance(package, dict) else _members(package)
         own = self._one(".ovf")
         if own is None:
             raise BadPackage("the package has no descriptor", code="package-missing-file")
@@ -141,7 +150,7 @@ class Ova:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with open(os.open(path or os.devnull, flags if path else os.O_WRONLY, 0o600), "wb") as out:  # noqa: PTH123 - never over what is there
             for start in range(0, member.size, _PIECE_BYTES):
-                piece = self._file.read(
+                piece = member.file.read(
                     member.offset + start, min(_PIECE_BYTES, member.size - start)
                 )
                 out.write(piece)
@@ -166,7 +175,7 @@ class Ova:
     def _text(self, member: Member, max_bytes: int) -> bytes:
         if member.size > max_bytes:
             raise BadPackage(f"{member.name} is too long", code="package-too-large")
-        return self._file.read(member.offset, member.size)
+        return member.file.read(member.offset, member.size)
 
     def _require_signed(
         self, stem: str, name: str, text: bytes, trusted: Sequence[x509.Certificate]
@@ -205,6 +214,20 @@ class Ova:
             raise BadPackage(text, code="package-surplus-file")
 
 
+def _members_of(path: Path, opened: ExitStack) -> dict[str, Member]:
+    """The files of an archive, or of a folder."""
+    if not path.is_dir():
+        return _members(opened.enter_context(UntrustedFile.open(path)))
+    paths = [each for each, _ in zip(path.iterdir(), range(ovf.MAX_FILES + 1), strict=False)]
+    if len(paths) > ovf.MAX_FILES:
+        raise BadPackage("the package has too many files", code="package-too-large")
+    files = [opened.enter_context(UntrustedFile.open(each)) for each in sorted(paths)]
+    known = {unicodedata.normalize("NFC", x.path.name).casefold() for x in files}
+    if len(known) < len(files):
+        raise BadPackage("the package has a file twice", code="package-duplicate-file")
+    return {x.path.name: Member(ovf.fit_name(x.path.name), 0, x.size, x) for x in files}
+
+
 def _members(file: UntrustedFile) -> dict[str, Member]:
     """Walk the headers; the archive has to end where the file does."""
     members: dict[str, Member] = {}
@@ -230,7 +253,7 @@ def _members(file: UntrustedFile) -> dict[str, Member]:
                 text = f"the package has {name} twice"
                 raise BadPackage(text, code="package-duplicate-file")
             known.add(key)
-            members[name] = Member(name, offset, size)
+            members[name] = Member(name, offset, size, file)
             said = {}
         offset += -(-size // _BLOCK) * _BLOCK
         if len(members) > ovf.MAX_FILES:

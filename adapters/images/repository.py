@@ -18,6 +18,7 @@ from adapters.types import Capacity, Identity
 
 MARKER = ".cloudloom-repository"
 INCOMING = "incoming"
+INBOX = "inbox"
 MARKS = ".cloudloom-marks"
 _ENTRIES = ("templates/*", "conversions/*/*", "packages/*", f"{INCOMING}/*")
 _PATIENCE_S = 5.0
@@ -28,7 +29,8 @@ _MIB = 2**20
 def initialise(root: Path) -> UUID:
     """Make a directory a repository; one that is already keeps its marker."""
     with speaking_directory(root):
-        (root / INCOMING).mkdir(parents=True, exist_ok=True)
+        for folder in (INCOMING, INBOX):
+            (root / folder).mkdir(parents=True, exist_ok=True)
         if (root / MARKER).exists():
             return UUID((root / MARKER).read_text().strip())
         marker = uuid4()
@@ -164,6 +166,8 @@ class DirectoryRepository:
         with self._mounted():
             if not path.absolute().is_relative_to(self.root):
                 raise Refused(f"{path} is not in the repository")
+            if path.is_dir():  # of a package that is not packed
+                return digest_of([self._digest(each) for each in sorted(path.iterdir())])
             files = [path, *(path.with_name(name) for name in extents_of(path))]
             return digest_of([self._digest(each) for each in files])
 

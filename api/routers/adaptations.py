@@ -38,13 +38,13 @@ def adapt(template_id: UUID, wish: Adaptation, caller: Caller, starter: Starting
     """Make a template whose guest has drivers for KVM, by virt-v2v, where that is installed."""
 
     def plan(db: Session) -> accepted.Request:
-        row = finding.template(db, caller, template_id)
+        row = finding.own_template(db, caller, template_id)
         starter.require_free(db, "template", row.id)
         if row.state is not TemplateState.AVAILABLE:
             text = f"template {row.name} is {row.state}"
             raise Conflict(text, code="template-not-available")
         where = row.datacenter_id
-        taken = finding.templates(caller).filter_by(datacenter_id=where, name=wish.name)
+        taken = finding.own_templates(caller).filter_by(datacenter_id=where, name=wish.name)
         if db.scalars(taken).first():
             raise Conflict(f"there is a template called {wish.name}", code="name-taken")
         template = NewTemplate(

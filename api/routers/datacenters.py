@@ -13,7 +13,7 @@ from adapters.database import operations as accepted
 from adapters.privileges import Privilege
 from adapters.shares import share_of
 from api import finding, infrastructure
-from api.dependencies import Name, Once, Pages
+from api.dependencies import Caller, Name, Once, Pages
 from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
@@ -151,6 +151,28 @@ def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Matc
 def delete_datacenter(datacenter_id: UUID, match: Match) -> None:
     """Forget a datacenter that nothing is in, with its tiers, rules and history."""
     infrastructure.remove(models.Datacenter, datacenter_id, match, _shown)
+
+
+@router.post(
+    "/{datacenter_id}/rescan",
+    status_code=202,
+    responses={202: {"model": Operation}},
+    dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
+)
+def rescan(datacenter_id: UUID, caller: Caller, starter: Starting) -> Response:
+    """Import what lies in the enterprise's folder of the repository's inbox, as far as it is fit.
+
+    Each file, and each folder of a package, is imported by an operation of its own; why others
+    are left there, the steps of this one tell.
+    """
+
+    def plan(db: Session) -> accepted.Request:
+        row = finding.shared(db, models.Datacenter, datacenter_id)
+        mine = finding.enterprise(db, caller, caller.enterprise_id)
+        asked = starter.request("rescan_library", row.id, row.name, row.id, owner=mine.name)
+        return asked.model_copy(update={"locks": (("enterprise", mine.id),)})  # not the site
+
+    return starter.start(plan)
 
 
 @router.post(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
-from adapters.database.persistent import require_images, template_with, volumes_of
+from adapters.database.persistent import master_of, require_images, template_with, volumes_of
 from adapters.database.records import NewTemplate, VolumeRecord
 from adapters.errors import Conflict
 from adapters.packages import About, Hardware, Wishes
@@ -31,7 +31,7 @@ from flows.volume_images import most_mib
 router = APIRouter()
 
 
-class Capture(Forcing):
+class VolumeCapture(Forcing):
     """What the template will be called."""
 
     name: Name = Field(examples=["db-of-may"])
@@ -65,7 +65,7 @@ def persist_template(
         if vdc.datacenter_id != row.datacenter_id:
             text = f"template {row.name} is in another datacenter than {vdc.name}"
             raise Conflict(text, code="elsewhere")
-        template = _instance(caller, wish.name, starter.id, vdc, row)
+        template = _instance(caller, wish.name, starter.id, vdc, row, row.id)
         disks = cloud.library.images(row.id)
         sizes = [disk.virtual_size_mib for disk in disks]
         where, names = vdc.id, _names(wish.name, len(disks))
@@ -111,7 +111,7 @@ def persist_template(
     dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def capture_template(
-    template_id: UUID, wish: Capture, caller: Caller, starter: PlannedStarting
+    template_id: UUID, wish: VolumeCapture, caller: Caller, starter: PlannedStarting
 ) -> Response:
     """Make an ordinary template of a persistent one, which stays; its VM, if any, is off."""
     with cloud.database.read() as db:
@@ -121,7 +121,7 @@ def capture_template(
             text = f"template {row.name} is in the library already"
             raise Conflict(text, code="template-not-persistent")
         vdc = db.get_one(models.VirtualDatacenter, rows[0].virtual_datacenter_id)
-        template = _instance(caller, wish.name, starter.id, vdc, row)
+        template = _instance(caller, wish.name, starter.id, vdc, row, row.master_id)
         volumes, wishes = [each.id for each in rows], _wishes(row)
     return _capture(wish, caller, starter, template, volumes, wishes)
 
@@ -134,20 +134,21 @@ def capture_template(
     dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def capture_volume(
-    volume_id: UUID, wish: Capture, caller: Caller, starter: PlannedStarting
+    volume_id: UUID, wish: VolumeCapture, caller: Caller, starter: PlannedStarting
 ) -> Response:
     """Make a template of what a volume holds, which stays as it is; its VM, if any, is off."""
     with cloud.database.read() as db:
         row = finding.volume(db, caller, volume_id)
         vdc = db.get_one(models.VirtualDatacenter, row.virtual_datacenter_id)
         origin = _origin(db, row)
-        template = _instance(caller, wish.name, starter.id, vdc, origin)
+        master = master_of(db, origin) if origin else None
+        template = _instance(caller, wish.name, starter.id, vdc, origin, master)
         wishes = _wishes(origin)
     return _capture(wish, caller, starter, template, [volume_id], wishes)
 
 
 def _capture(
-    wish: Capture,
+    wish: VolumeCapture,
     caller: Caller,
     starter: PlannedStarting,
     template: NewTemplate,
@@ -214,6 +215,7 @@ def _instance(
     request: UUID,
     vdc: models.VirtualDatacenter,
     origin: models.Template | None,
+    master: UUID | None,
 ) -> NewTemplate:
     """A template to be, as an instance of the master that it comes from."""
     return NewTemplate(
@@ -222,7 +224,8 @@ def _instance(
         datacenter_id=vdc.datacenter_id,
         name=name,
         owner_id=caller.user_id,
-        master_id=origin and origin.id,
+        category=origin.category if origin else None,
+        master_id=master,
         **({"cpu": origin.cpu, "ram_mib": origin.ram_mib} if origin else {}),
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.persistent import master_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict, NotFound
 from adapters.packages import About, Hardware, WishedNic, Wishes
@@ -72,7 +73,7 @@ def capture(vm_id: UUID, wish: VmCapture, caller: Caller, starter: PlannedStarti
                 cpu=vm.cpu,
                 ram_mib=vm.ram_mib,
                 owner_id=caller.user_id,
-                master_id=vm.template_id,
+                master_id=master_of(db, db.get_one(models.Template, vm.template_id)),
             ),
             disks=[disk for _, disk in disks],
             wishes=_wishes(db, vm, [position for position, _ in disks]),

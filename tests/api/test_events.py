@@ -285,6 +285,10 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     ),
     "POST /v1/datacenters": ("datacenter.created", create_datacenter),
     "POST /v1/datacenters/{datacenter_id}/maintenance": ("operation.accepted", maintain),
+    "POST /v1/datacenters/{datacenter_id}/rescan": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/datacenters/{api.world.datacenter}/rescan"),
+    ),
     "POST /v1/hosts": ("host.created", create_host),
     "POST /v1/storage-devices": ("storage-device.created", create_device),
     "POST /v1/storage-pools": ("storage-pool.created", create_pool),

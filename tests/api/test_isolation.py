@@ -199,6 +199,7 @@ MATRIX: dict[str, Route] = {
     "POST /v1/datacenters/{datacenter_id}/maintenance": of(
         P.PHYS_DC_MANAGE, kind="check_datacenters"
     ),
+    "POST /v1/datacenters/{datacenter_id}/rescan": own(P.APPLIB_UPLOAD_IMAGE),
     "PATCH /v1/datacenters/{datacenter_id}": of(P.PHYS_DC_MANAGE, repository="/nowhere"),
     "DELETE /v1/datacenters/{datacenter_id}": of(P.PHYS_DC_MANAGE),
     "GET /v1/racks": of(P.PHYS_DC_RETRIEVE_DETAILS),
@@ -533,6 +534,7 @@ CHANGING = {
     "POST /v1/templates/{template_id}/conversions",
     "POST /v1/templates/{template_id}/export",
     "POST /v1/templates/{template_id}/capture",
+    "POST /v1/templates/{template_id}/adapt",
     "GET /v1/templates/{template_id}/labels",
     "PUT /v1/templates/{template_id}/labels",
 }

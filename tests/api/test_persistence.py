@@ -50,7 +50,7 @@ def test_a_persistent_template_is_an_instance_whose_disks_are_volumes(api: Api) 
     master = template_called(api, "tiny")
     made = persisted(api)
     (disk,) = made["disks"]
-    assert made["state"] == "AVAILABLE"
+    assert (made["state"], made["master_id"]) == ("AVAILABLE", master["id"])
     assert (made["cpu"], made["ram_mib"]) == (master["cpu"], master["ram_mib"])
     assert (disk["format"], disk["digest"], disk["path"]) == ("raw", "", "")
     volume = api.get(f"/v1/volumes/{disk['volume_id']}").json()
@@ -134,6 +134,7 @@ def test_deleting_it_deletes_its_volume_unless_it_is_used(api: Api) -> None:
     made = persisted(api)
     vm = vm_of(api, "root")
     refused(api.delete(f"/v1/templates/{made['id']}"), 409, "in-use")
+    refused(api.delete(f"/v1/templates/{template_called(api, 'tiny')['id']}"), 409, "in-use")
     assert api.delete(f"/v1/appliances/{api.get(vm).json()['appliance_id']}").is_success
     api.done(api.delete(f"/v1/templates/{made['id']}"))
     assert (api.get("/v1/volumes").json(), cloud.world.all("volume")) == ([], {})
@@ -184,7 +185,7 @@ def test_a_persistent_template_becomes_an_ordinary_one_and_stays(api: Api) -> No
     api.done(asked)
     kept = template_called(api, "kept")
     (disk,) = kept["disks"]
-    assert disk["format"] == "qcow2"
+    assert (kept["master_id"], disk["format"]) == (made["master_id"], "qcow2")
     assert (disk["virtual_size_mib"], disk["volume_id"]) == (16, None)
     path = cloud.repository(api.world.datacenter).path(disk["path"])
     assert "a guest's" in path.read_text()
@@ -195,6 +196,10 @@ def test_a_persistent_template_becomes_an_ordinary_one_and_stays(api: Api) -> No
     api.done(api.post(f"{copy}/deploy"))
     ordinary = api.post(f"/v1/templates/{kept['id']}/capture", json={"name": "more"})
     refused(ordinary, 409, "template-not-persistent")
+    api.done(api.post(f"{vm}/undeploy"))
+    assert api.delete(f"/v1/appliances/{api.get(vm).json()['appliance_id']}").is_success
+    api.done(api.delete(f"/v1/templates/{made['id']}"))  # what was made of it needs it no more
+    assert template_called(api, "kept")["master_id"] == made["master_id"]
 
 
 def test_the_volume_that_a_persistent_vm_boots_from_becomes_a_template(api: Api) -> None:
@@ -205,6 +210,7 @@ def test_the_volume_that_a_persistent_vm_boots_from_becomes_a_template(api: Api)
     (volume,) = api.get("/v1/volumes").json()
     api.done(api.post(f"/v1/volumes/{volume['id']}/capture", json={"name": "kept"}))
     kept, master = template_called(api, "kept"), template_called(api, "tiny")
+    assert kept["master_id"] == master["id"]
     assert [kept[x] for x in ("cpu", "ram_mib")] == [master[x] for x in ("cpu", "ram_mib")]
     again = api.post(f"/v1/volumes/{volume['id']}/capture", json={"name": "kept"})
     refused(again, 409, "name-taken")
@@ -213,7 +219,7 @@ def test_the_volume_that_a_persistent_vm_boots_from_becomes_a_template(api: Api)
 def test_a_volume_of_nothing_known_becomes_a_template_of_no_master(api: Api) -> None:
     api.done(api.post(f"/v1/volumes/{api.volume()}/capture", json={"name": "blank"}))
     blank = template_called(api, "blank")
-    assert blank["disks"][0]["virtual_size_mib"] == 8
+    assert (blank["master_id"], blank["disks"][0]["virtual_size_mib"]) == (None, 8)
 
 
 def test_a_volume_that_is_only_written_down_is_not_captured(api: Api) -> None:

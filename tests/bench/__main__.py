@@ -17,7 +17,7 @@ from rich.table import Table
 
 from deployments.lab.scratch import scratch
 from tests.bench import bytes as of_bytes
-from tests.bench import deploys, engine, lists, uploads, vsphere
+from tests.bench import captures, deploys, engine, lists, uploads, vsphere
 from tests.bench.measuring import Row
 
 OUT = Path("build/bench.json")
@@ -25,6 +25,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "export": of_bytes.bench_export,
     "convert": of_bytes.bench_convert,
     "clone": of_bytes.bench_clone,
+    "capture": captures.bench_capture,
     "upload": uploads.bench_upload,
     "deploy_1": deploys.bench_deploy_1,
     "deploy_20": deploys.bench_deploy_20,

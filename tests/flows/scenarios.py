@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,17 @@ from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.operations import Operation
 from adapters.database.packages import PackageRow
+from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.database.session import utc_now
+from adapters.images.inbox import placed_in
+from adapters.images.memory import write_image
+from adapters.images.repository import INBOX
 from adapters.types import Chap, Family, Format, Source
 from api import tokens
 from api.tickets import use_up
 from api.transfers import Transfer
 from flows.cloud import cloud
+from flows.policies.inbox import format_of
 from tests.worlds import (
     DATABASE,
     World,
@@ -446,9 +452,6 @@ def convert(world: World) -> Asked:
 
 
 def import_image(world: World, *, folder: bool = False) -> Asked:
-    from adapters.database.schema import FIRST_ENTERPRISE
-    from adapters.images.memory import write_image
-
     repository = cloud.repository(world.datacenter)
     upload = image = repository.scratch(f"upload-{uuid4()}", 1024)
     if folder:
@@ -552,8 +555,6 @@ def delete_template(world: World) -> Asked:
 
 def import_package(world: World) -> Asked:
     """An archive of two disks."""
-    from adapters.database.schema import FIRST_ENTERPRISE
-
     repository = cloud.repository(world.datacenter)
     upload = repository.scratch(f"upload-{uuid4()}", 1024)
     write_package(upload, "imported", "more")
@@ -571,10 +572,53 @@ def import_package(world: World) -> Asked:
     }
 
 
+def put_into_inbox(world: World, name: str, content: str = "found") -> Path:
+    """A pretended image, or, by its name, an archive or a folder of a package."""
+    place = world.home / "repository" / INBOX / "default" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith(".vmdk"):
+        write_image(place, Format.VMDK, 2**20, content)
+    else:
+        write_package(place, content, "more")
+    if not place.suffix:
+        archive = place.rename(f"{place}.tar")
+        with tarfile.open(archive) as opened:
+            opened.extractall(place, filter="data")
+        archive.unlink()
+    return place
+
+
+def import_found(world: World, *, name: str = "found.vmdk") -> Asked:
+    """What a rescan asks for."""
+    put_into_inbox(world, name)
+    repository = cloud.repository(world.datacenter)
+    (placed,) = placed_in(repository)
+    template = {
+        "id": str(uuid4()),
+        "enterprise_id": str(FIRST_ENTERPRISE),
+        "datacenter_id": str(world.datacenter),
+        "name": "found",
+    }
+    return UUID(template["id"]), {
+        "template": template,
+        "placed": placed.model_dump(mode="json"),
+        "format": format_of(placed),
+        "digest": repository.digest(repository.path(placed.path)),
+    }
+
+
+def inbox(world: World) -> Asked:
+    """A good image, a package in a folder, a bad image, a name that says nothing, and a link."""
+    good = put_into_inbox(world, "good.vmdk")
+    put_into_inbox(world, "package")
+    (good.parent / "bad.qcow2").write_text("nothing")
+    (good.parent / "notes.txt").write_text("nothing")
+    (good.parent / "link.raw").symlink_to("/etc/passwd")
+    return world.datacenter, {}
+
+
 def adapt_template(world: World) -> Asked:
     """Of two disks."""
-    from adapters.database.schema import FIRST_ENTERPRISE
-
     template = {
         "id": str(uuid4()),
         "enterprise_id": str(FIRST_ENTERPRISE),
@@ -666,6 +710,8 @@ SCENARIOS = {
     "import_image": Scenario("import_image", import_image, takes="/upload-"),
     "import_set": Scenario("import_image", partial(import_image, folder=True), takes="/upload-"),
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
+    "import_found": Scenario("import_found", import_found),
+    "import_found-folder": Scenario("import_found", partial(import_found, name="found")),
     "import_from_url": Scenario("import_from_url", download_image, SECRET),
     "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
     "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
@@ -721,4 +767,5 @@ SCENARIOS = {
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
+    "rescan_library": Scenario("rescan_library", inbox),
 }

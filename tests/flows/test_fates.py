@@ -226,6 +226,7 @@ TEMPORARY = {
     "open-scratch": ("convert_image", "images.convert", "repository.clear"),
     "fill-volume": ("persist_vm", "images.fill_target", "storage.delete_export"),
     "pour-image": ("persist_template", "images.fill_target", "storage.delete_export"),
+    "open-stills": ("capture_image-on", "images.convert_still", "hypervisors.close_stills"),
     "take-upload": ("import_image", "images.inspect", "repository.clear"),
 }
 
@@ -641,6 +642,8 @@ def test_a_guest_that_does_not_come_back_from_its_reset_shows_in_the_receipt(bre
         ("detach_volume-hot", "hot-attach"),
         ("persist_vm", "disk-files disk-stream"),
         ("export_vm", "disk-files disk-stream"),
+        ("capture_image", "disk-files disk-stream"),
+        ("capture_image-on", "stills"),
     ],
 )
 def test_what_a_host_cannot_do_is_not_begun(name, ability, breaker, monkeypatch):

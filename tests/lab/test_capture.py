@@ -37,7 +37,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.flows.breaking"])
 STEPS = (
     *("measure-disks", "charge-template", "enter-template", "open-stills", "copy-disk"),
-    *("equip-template", "offer-template", "lower-template"),
+    *("equip-template", "offer-template", "publish-report", "lower-template"),
 )
 
 
@@ -83,7 +83,8 @@ def wanted(world: RealWorld, vm: UUID) -> dict[str, Any]:
         "datacenter_id": str(world.datacenter),
         "name": f"captured-{uuid4()}",
     }
-    disks = [str(disk.id) for disk in cloud.inventory.vm(vm).local_disks]
+    record = cloud.inventory.vm(vm)
+    disks = [str(disk.id) for disk in (*record.local_disks, *record.volumes)]
     return {"template": template, "disks": disks, "wishes": {"cpu": 1, "ram_mib": 96}}
 
 
@@ -151,6 +152,26 @@ def test_a_file_is_in_a_vm_of_the_capture_on_another_host(
     told = booted(world, other, second.uri).tell("mount /dev/vda /mnt; cat /mnt/told", "while-on")
     assert told == "while-on"
     assert not world.run("undeploy_vm", other).left_behind
+
+
+def test_a_persistent_vm_is_captured_off_and_on(world: RealWorld) -> None:
+    vm = deployed(world, world.template)
+    write(booted(world, vm), "kept")
+    world.run("change_power", vm, power="off", former="ON")
+    volume = {
+        "id": str(uuid4()),
+        "name": "boot",
+        "virtual_datacenter_id": str(world.vdc),
+        "pool_id": str(world.pool),
+        "size_mib": 16,
+    }
+    world.run("persist_vm", vm, volume=volume)
+    assert has(world, captured(world, vm), "told") == "kept"
+    world.run("change_power", vm, power="on", former="OFF")
+    write(booted(world, vm), "more")
+    before = chain(world, vm)
+    assert has(world, captured(world, vm), "told") == "more"
+    assert chain(world, vm) == before
 
 
 @pytest.mark.parametrize("then", ["resumed", "unwound"])

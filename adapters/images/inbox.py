@@ -1,0 +1,150 @@
+"""The inbox of a repository: what people put there by hand, in a folder for each enterprise.
+
+Whoever takes something over borrows it first: a link to the same bytes under a name of one's own,
+or a copy where there are no links. So it stays where it was put until it is a template, whatever
+dies in between.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from adapters.errors import Refused
+from adapters.images.base import ImageRepository
+from adapters.images.repository import INBOX, INCOMING, speaking_directory
+from adapters.placed import Placed, Shape
+from adapters.types import Identity
+
+MOST = 200  # things that one look takes in, and files in one of them
+
+
+def placed_in(repository: ImageRepository, owner: str | None = None) -> list[Placed]:
+    """What lies in every folder of the inbox, or in that of one; hidden names are passed over.
+
+    Ages are by the clock of the file system, which a look has just written to.
+    """
+    repository.verify()
+    root = repository.path(INBOX)
+    now_s = (repository.root / INCOMING).stat().st_mtime
+    found: list[Placed] = []
+    with speaking_directory(root):
+        for folder in _entries(root):
+            if owner not in {None, folder.name}:
+                continue
+            each = [folder] if not folder.is_dir(follow_symlinks=False) else _entries(folder)
+            found += (_placed(repository, entry, folder.name, now_s) for entry in each)
+    return found[:MOST]
+
+
+def identity_of(repository: ImageRepository, path: str) -> Identity:
+    """How it is now. Raises `NotFound`."""
+    place = repository.path(path)
+    with speaking_directory(place):
+        return _identity(place)[1]
+
+
+def borrow(repository: ImageRepository, path: str, scratch: Path) -> None:
+    """Have its bytes, plain files only, under a scratch name where there is nothing yet.
+
+    Raises `Refused` for anything else, and `NotFound`.
+    """
+    source = repository.path(path)
+    with speaking_directory(source):
+        if not source.is_dir():
+            _borrow(source, scratch)
+            return
+        scratch.mkdir()
+        for each in _entries(source):
+            _borrow(Path(each.path), scratch / each.name)
+
+
+def take_away(repository: ImageRepository, path: str, identity: Identity) -> None:
+    """Remove it, if it is still what it was; absent is success."""
+    source = repository.path(path)
+    with speaking_directory(source):
+        if not os.path.lexists(source) or _identity(source)[1] != identity:
+            return
+        if not source.is_dir():
+            source.unlink()
+            return
+        for each in _entries(source):
+            Path(each.path).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody's hidden files are his
+            source.rmdir()
+
+
+def _entries(folder: "Path | os.DirEntry[str]") -> list["os.DirEntry[str]"]:
+    """What is in a folder, in order, but what is hidden; not more than anybody could want."""
+    with os.scandir(folder) as entries:
+        seen = [each for each, _ in zip(entries, range(10 * MOST), strict=False)]
+    return sorted((x for x in seen if not x.name.startswith(".")), key=lambda x: x.name)[:MOST]
+
+
+def _placed(
+    repository: ImageRepository, entry: "os.DirEntry[str]", owner: str, now_s: float
+) -> Placed:
+    path = Path(entry.path)
+    shape, identity = _identity(path)
+    told = str(path.relative_to(repository.root)).encode("utf-8", "backslashreplace").decode()
+    if told != str(path.relative_to(repository.root)):
+        shape = Shape.OTHER
+    return Placed(
+        path=told,
+        owner=owner.encode("utf-8", "backslashreplace").decode(),
+        shape=shape,
+        identity=identity,
+        age_s=now_s - identity.modified_ns / 1e9,
+    )
+
+
+def _identity(path: Path) -> tuple[Shape, Identity]:
+    """Of a folder: the sizes of its files, and its newest change.
+
+    Without inodes: a share may number its files anew.
+    """
+    here = path.lstat()
+    if stat.S_ISREG(here.st_mode):
+        shape, states = Shape.FILE, [here]
+    elif stat.S_ISDIR(here.st_mode):
+        shape, states = Shape.FOLDER, [here, *_files(path)]
+    else:
+        shape, states = Shape.OTHER, [here]
+    sizes = (each.st_size for each in states if stat.S_ISREG(each.st_mode))
+    newest = max(each.st_mtime_ns for each in states)
+    return shape, Identity(size_bytes=sum(sizes), modified_ns=newest, inode=0)
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
+    return (each.stat(follow_symlinks=False) for each in _entries(folder))
+
+
+def _borrow(source: Path, target: Path) -> None:
+    """Link, or copy; what is then there cannot become anything else any more."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError:  # across mounts, of another user, on a share without links
+        _copy(source, target)
+    if not stat.S_ISREG(target.lstat().st_mode):
+        target.unlink()
+        raise _no_file(source)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not stat.S_ISREG(source.lstat().st_mode):
+        raise _no_file(source)
+    opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(opened, "rb") as file, target.open("xb") as out:  # noqa: PTH123 - by its descriptor
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise _no_file(source)
+        shutil.copyfileobj(file, out, 2**20)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _no_file(path: Path) -> Refused:
+    return Refused(f"{path.name} is no plain file", code="package-not-a-file")

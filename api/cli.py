@@ -215,22 +215,8 @@ def import_(
 
     from api import sending
 
-    if library_verbs.is_address(what):
-        if dry_run or plan:
-            raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
-        wish = {"name": name, "format": format or None, "datacenter": datacenter, "cpu": cpu}
-        wish |= {"ram_mib": ram_mib, "firmware": firmware, "bus": bus, "checksum": checksum}
-        wish |= {"force": bool(force), "force_reason": force or None}
-        with _client() as client:
-            body = library_verbs.address(what, user) | wish
-            _finish(client, client.start("/v1/templates/import", body), wait=not no_wait)
-        return
-    file = Path(what)
-    if not file.is_file():
-        raise typer.BadParameter(f"there is no file {what}")
-    asked = {
+    said = {
         "name": name,
-        "format": format or _format_of(file),
         "datacenter": datacenter,
         "cpu": cpu,
         "ram_mib": ram_mib,
@@ -240,8 +226,24 @@ def import_(
         "description": description,
         "version": version,
         "licence": licence,
-        "shared": "true" if shared else None,
         "master": master,
+    }
+    if library_verbs.is_address(what):
+        if dry_run or plan:
+            raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
+        wish = said | {"format": format or None, "checksum": checksum, "shared": shared}
+        wish |= {"force": bool(force), "force_reason": force or None}
+        body = {name: each for name, each in wish.items() if each is not None}
+        with _client() as client:
+            body |= library_verbs.address(what, user)
+            _finish(client, client.start("/v1/templates/import", body), wait=not no_wait)
+        return
+    file = Path(what)
+    if not file.is_file():
+        raise typer.BadParameter(f"there is no file {what}")
+    asked = said | {
+        "format": format or _format_of(file),
+        "shared": "true" if shared else None,
         "force": "true" if force else None,
         "force_reason": force or None,
         "plan": str(plan) if plan else None,

@@ -64,6 +64,8 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         licence: Licence = None,
         cpu: Annotated[int | None, typer.Option(help="The CPUs of VMs to come.")] = None,
         ram_mib: Annotated[int | None, typer.Option(help="Their memory.")] = None,
+        firmware: Annotated[str | None, typer.Option(help="bios or efi.")] = None,
+        bus: Annotated[str | None, typer.Option(help="Of their disks and volumes.")] = None,
     ) -> None:
         """Change what is said of a template; an empty category is none."""
         about = {"description": description, "version": version, "licence": licence}
@@ -73,6 +75,8 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
             "shared": shared,
             "cpu": cpu,
             "ram_mib": ram_mib,
+            "firmware": firmware,
+            "bus": bus,
             "about": _given(about) or None,
             "icon": b64encode(icon.read_bytes()).decode() if icon else None,
         }

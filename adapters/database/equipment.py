@@ -6,7 +6,7 @@ from adapters.database import models
 from adapters.database.records import Image
 from adapters.database.session import Database
 from adapters.errors import NotFound
-from adapters.packages import Wishes
+from adapters.packages import About, Wishes
 from adapters.types import Value
 
 
@@ -33,7 +33,8 @@ class Equipment:
                 raise NotFound(f"no template {template}")
             row.cpu, row.ram_mib = wishes.cpu or row.cpu, wishes.ram_mib or row.ram_mib
             row.hardware = wishes.hardware.model_dump(mode="json")
-            row.about = wishes.about.model_dump(mode="json")
+            if wishes.about != About():  # else what whoever imports it has said stays
+                row.about = wishes.about.model_dump(mode="json")
 
     def strip(self, template: UUID) -> None:
         """Forget what it wishes for beside CPUs and memory; absent is success."""

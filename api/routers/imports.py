@@ -14,7 +14,7 @@ from adapters.database import operations as accepted
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict
 from adapters.guests import Bus, Firmware
-from adapters.packages import MAX_CPU, MAX_RAM_MIB, Expected, Wishes
+from adapters.packages import MAX_CPU, MAX_RAM_MIB, About, Expected, Wishes
 from adapters.privileges import Privilege
 from adapters.types import Chap, Format, Source
 from api import finding, tokens
@@ -23,7 +23,7 @@ from api.forcing import Forcing
 from api.once import Once
 from api.permissions import needs
 from api.reports import Operation
-from api.routers.template_records import Category
+from api.routers.template_records import Category, Line, Note
 from api.starting import Starter
 from flows.charges import require_within
 from flows.cloud import cloud
@@ -89,6 +89,11 @@ class NewImport(Address, Forcing):
         description="What it has to have; of an OVF its descriptor: the others have a manifest.",
     )
     category: Category | None = Field(None, description="What it is filed under.")
+    description: Note = Field("", description="What is said of it.")
+    version: Line = Field("", description="The version of what is in it.")
+    licence: Note = Field("", description="The licence that it is under.")
+    shared: bool = Field(default=False, description="Whether every enterprise sees it.")
+    master: Reference | None = Field(None, description="The template it is an instance of.")
     cpu: int | None = Field(None, gt=0, le=MAX_CPU)
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
     firmware: Firmware | None = Field(None, description="What its guest expects.")
@@ -109,6 +114,12 @@ class NewImport(Address, Forcing):
     def wishes(self) -> Wishes:
         """What wins over what a package says."""
         return Wishes(cpu=self.cpu, ram_mib=self.ram_mib)
+
+    @property
+    def about(self) -> About | None:
+        """What is said of it, if anything is."""
+        said = About(version=self.version, licence=self.licence, description=self.description)
+        return said if said != About() else None
 
     @property
     def expects(self) -> dict[str, Any]:
@@ -164,13 +175,18 @@ def start(
     **more: Any,
 ) -> Response:
     """Accept an import; its source is kept in the same transaction. `login` is a secret's id."""
+    with cloud.database.read() as db:
+        of = finding.template(db, caller, new.master, where).id if new.master else None
     template = NewTemplate(
         id=uuid5(starter.id, "template"),
         enterprise_id=caller.enterprise_id,
         datacenter_id=where,
         name=new.name,
         category=new.category,
+        shared=new.shared,
         owner_id=caller.user_id,
+        master_id=of,
+        about=new.about,
         **new.wishes.model_dump(include={"cpu", "ram_mib"}, exclude_none=True),
     )
     source, force = uuid5(starter.id, "source"), new.by(caller)

@@ -63,6 +63,21 @@ def test_an_image_at_an_address_becomes_a_template(api: Api, there: None) -> Non
     assert left(api) - before == {folder, disk["path"]}
 
 
+def test_what_is_downloaded_has_a_record_as_what_is_sent(api: Api, there: None) -> None:
+    said = {"category": "systems", "shared": True, "master": "tiny", "firmware": "efi"}
+    about = {"version": "7", "licence": "MIT", "description": "A system"}
+    ended = api.done(ask(api, **said, **about))
+    made = api.get(f"/v1/templates/{ended['target']['id']}").json()
+    assert made["about"] == {"product": "", "vendor": "", **about}
+    assert (made["category"], made["shared"], made["hardware"]["firmware"]) == (
+        "systems",
+        True,
+        "efi",
+    )
+    assert made["master_id"] == str(api.world.template)
+    assert ask(api, name="other", master="nobody").json()["code"] == "unknown-template"
+
+
 def test_the_address_is_told_to_nobody(api: Api, there: None) -> None:
     api.done(ask(api, login=LOGIN))
     told = dumped() + api.get("/v1/events").content + api.get("/v1/operations").content

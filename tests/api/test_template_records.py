@@ -164,6 +164,12 @@ def test_what_a_package_says_is_known_unless_something_else_was_said(
     assert made["category"] == "shops"
 
 
+def test_what_is_said_of_an_image_stays_when_its_guest_is_told_of(api: Api) -> None:
+    made = imported(api, "new", firmware="efi", bus="sata", version="7", licence="MIT")
+    assert (made["about"]["version"], made["about"]["licence"]) == ("7", "MIT")
+    assert made["hardware"]["firmware"] == "efi"
+
+
 def test_templates_are_found_by_what_is_said_of_them(api: Api) -> None:
     change(api, category="systems")
     imported(api, "shop", category="shops", shared=True)
@@ -263,5 +269,7 @@ def test_the_command_line_edits_and_draws(
     assert told == ["templates", "systems", "tiny (1.2) (shared)", "child (2)"]
     assert api.get(tiny(api)).json()["icon_digest"]
     run("templates", "set", "tiny", "--category", "", "--no-icon", "--not-shared")
+    run("templates", "set", "tiny", "--firmware", "efi")
     record = api.get(tiny(api)).json()
+    assert (record["hardware"]["firmware"], record["about"]["version"]) == ("efi", "1.2")
     assert (record["category"], record["icon_digest"], record["shared"]) == (None, None, False)

@@ -324,10 +324,12 @@ def test_a_repository_is_used_from_the_command_line(shop: str, workers: Workers)
 
 def test_an_address_is_imported_from_the_command_line(shop: str, workers: Workers) -> None:
     url = "https://images.example/shop/shop.ovf"
-    told = run("import", url, "--name", "got", "--user", "ada", typed="geheim-2\n")
+    said = ("--name", "got", "--category", "Shops", "--version", "7", "--shared")
+    told = run("import", url, *said, "--user", "ada", typed="geheim-2\n")
     assert told.exit_code == 0, told.output
     assert "import-from-url got succeeded" in told.output
     assert "geheim" not in told.output
+    assert "got (7) (shared)" in run("templates", "tree").output
     wrong = "sha256:" + "0" * 64
     refused_ = run("import", url, "--name", "other", "--checksum", wrong)
     assert refused_.exit_code == 1

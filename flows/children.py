@@ -73,7 +73,9 @@ def _is_worn(runs: int) -> bool:
 def _die_with(worker: int) -> None:
     """End this process when the worker ends: nobody is left to vouch for it."""
     try:
-        select.select([os.pidfd_open(worker)], [], [])
+        ends = select.poll()
+        ends.register(os.pidfd_open(worker), select.POLLIN)
+        ends.poll()
     finally:
         os._exit(1)
 

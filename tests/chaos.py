@@ -86,13 +86,12 @@ class Customer(Client):
         super().__init__(url, token, key=str(uuid4()))
         self._until = time.monotonic() + patience_s
 
-    def _ask(self, method: str, path: str, **more: Any) -> Any:
-        ask = super()._ask
+    def ask(self, method: str, path: str, **more: Any) -> Any:
+        ask = super().ask
         return self._again(lambda: ask(method, path, **more))
 
-    def upload(self, image: Path, sent: Callable[[int], None], **wishes: Any) -> Operation:
-        upload = super().upload
-        return self._again(lambda: upload(image, sent, **wishes))
+    def send(self, image: Path, **wishes: Any) -> Operation:
+        return self._again(lambda: send(self, image, wishes))
 
     def _again(self, ask: Callable[[], T]) -> T:
         while True:
@@ -188,7 +187,7 @@ class Shop:
     @staticmethod
     def _fill(ask: Customer, image: Path, name: str) -> Operation:
         format_ = image.suffix[1:]
-        return send(ask, image, {"name": name, "format": format_, "datacenter": "main"})
+        return ask.send(image, name=name, format=format_, datacenter="main")
 
     def convert(self, ask: Customer, now: Moment) -> Operation | None:
         if not (templates := ask.all("/v1/templates", state="AVAILABLE")):

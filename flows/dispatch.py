@@ -76,6 +76,14 @@ def _send(operation: Operation) -> None:
     waking.wake(waking.bells(cloud.settings, _pool(operation.datacenter_id)))
 
 
+def has_run(operation: Operation) -> bool:
+    """Whether a run of its next attempt has been made and has not ended."""
+    if operation.attempt <= operation.epoch or operation.flow_run_id is None:
+        return False
+    run = _read(operation.flow_run_id)
+    return bool(run and run.state and not run.state.is_final())
+
+
 def close_run(flow_run: UUID, why: str, *, cancelled: bool = False) -> None:
     """Show a run that nobody works on as ended; one that has ended stays as it is."""
     run = _read(flow_run)

@@ -42,8 +42,13 @@ def settle_operation(operation: UUID) -> Finding:
 
 @step("send-operation")
 def send_operation(operation: UUID) -> Finding:
-    """Make its next attempt a flow run; what nobody has approved in time ends."""
+    """Make its next attempt a flow run; what nobody has approved in time ends.
+
+    A run that has been made and not begun stays the one: of two, one would find nothing to do.
+    """
     was = cloud.operations.read(operation)
+    if dispatch.has_run(was):
+        return _finding(operation, "has a run")
     dispatch.send(was)
     return _finding(operation, "timed out" if was.state is OperationState.WAITING else "sent")
 

@@ -33,8 +33,9 @@ from api.client import Client
 from deployments.lab import prefect_database
 from deployments.lab.process import free_port, wait_for
 from flows import dispatch, prefect_env, prefect_events, prefect_runs, waking
-from flows.catalog import CATALOG
+from flows.catalog import CATALOG, FLOWS
 from flows.cloud import cloud
+from flows.operation import accept_maintenance
 from tests import worlds
 
 pytestmark = pytest.mark.engine
@@ -345,6 +346,19 @@ def test_a_scheduled_run_accepts_an_operation_of_its_own(engine):
         dispatch._deployment("reconcile_operations", "main")
     )
     assert outcome_of(run.id) == "Completed"
+
+
+def test_reconciling_leaves_a_run_that_waits_to_begin(engine):
+    world, services = engine
+    with held_still(workers_of(services)):
+        operation = asked_for(world, "waits")
+        dispatch.send(operation)
+        sent = cloud.operations.read(operation.id)
+        FLOWS["reconcile_operations"](accept_maintenance(FLOWS["reconcile_operations"]))
+        assert cloud.operations.read(operation.id) == sent
+    done = ended(operation)
+    assert (done.state, done.epoch, done.flow_run_id) == ("succeeded", 1, sent.flow_run_id)
+    assert final_state(done) == "Completed"
 
 
 def test_what_has_a_schedule_is_planned(engine):

@@ -10,6 +10,7 @@ import psutil
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.process import Process
 from deployments.lab.tgtd import Tgtd
+from deployments.lab.vlans import sweep_vlans
 
 _GRACE_S = 3.0
 
@@ -29,6 +30,7 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
         if _is_ours(record) and process.alive():
             ended.append(str(record))
             process.stop()
+    ended += sweep_vlans(folder)
     return ended + (_end_marked(mark) if mark else [])
 
 

@@ -68,6 +68,13 @@ def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
         yield host
 
 
+@pytest.fixture
+def second_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
+    """Another private libvirt host."""
+    with KvmHost(tmp_path_factory.mktemp("second")) as host:
+        yield host
+
+
 @pytest.fixture(scope="session")
 def switched_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
     """A libvirt host in a network namespace of its own, with a bridge `br-test`."""

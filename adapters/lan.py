@@ -88,6 +88,41 @@ class Link(Value):
 
     @property
     def name(self) -> str:
-        """On every host the same, and another for every installation: at most 15 characters."""
+        """On every host the same, and another for every installation.
+
+        At most 15 characters, which is what Linux has room for; of a port group it says all, as
+        that has no other place to say whose it is.
+        """
+        if self.kind is LinkKind.PORT_GROUP:
+            return f"cl-{self.network}.{self.installation}"
         whose = hashlib.sha256(self.installation.bytes + self.network.bytes).hexdigest()
         return f"cl{self.tag or ''}-{whose}"[: 15 if self.tag else 13]
+
+
+class LinkAbilities(Value):
+    """What a host can do in layer 2, of one kind of link."""
+
+    kind: LinkKind = LinkKind.BRIDGE
+    without: str = ""  # why it has no such links at all; empty: it has
+    untagged_only: str = ""  # why it makes no tagged uplinks itself; empty: it does
+    unguarded: str = ""  # why cards cannot be guarded; empty: they can
+    unlasting: str = ""  # why links are gone when it has been off; empty: they are not
+
+
+class Guard(Value):
+    """What may be heard of one card."""
+
+    nic: UUID
+    mac: str = Field(pattern=MAC)
+    addresses: tuple[IPv4Address, ...] | None = None  # None: any, where they are not ours to give
+    installation: UUID
+
+    @property
+    def card(self) -> str:
+        """The host's end of it."""
+        return card_of(self.nic)
+
+
+def card_of(nic: UUID) -> str:
+    """What the host's end of a NIC is called where cards are guarded: 15 characters."""
+    return f"ct{nic.hex[:13]}"

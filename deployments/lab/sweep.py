@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from deployments.lab.kvm_host import KvmHost
+from deployments.lab.namespace import Namespace
 from deployments.lab.process import Process
 from deployments.lab.tgtd import Tgtd
 from deployments.lab.vlans import sweep_vlans
@@ -30,8 +31,13 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
         if _is_ours(record) and process.alive():
             ended.append(str(record))
             process.stop()
-    ended += sweep_vlans(folder)
-    return ended + (_end_marked(mark) if mark else [])
+    if mark:
+        ended += _end_marked(mark)
+    ended += sweep_vlans(folder)  # when nobody is in them any more
+    for record in sorted(folder.rglob("netns")):
+        ended.append(str(record))
+        Namespace(record.parent).stop()
+    return ended
 
 
 def _is_ours(record: Path) -> bool:

@@ -72,6 +72,7 @@ MEANINGS = {
     "not-allowed": "A backend's credentials or settings forbid it.",
     "not-at-this-level": "The resource is not limited at this level.",
     "not-converted": "The image is not there in the format that is needed.",
+    "no-vlan": "The racks of the hosts have no VLAN left that the network could be.",
     "not-found": "There is none, or it is another enterprise's.",
     "not-local": "Health and metrics are for the local network.",
     "not-of-this-rule": "A rule of this kind has no such value.",

@@ -18,6 +18,7 @@ from adapters.database.hardware import Hardware
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
+from adapters.database.lans import Lans
 from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
@@ -41,6 +42,8 @@ from adapters.images.memory import (
     MemoryImageTool,
     MemoryRepository,
 )
+from adapters.networks.base import DhcpServer
+from adapters.networks.memory import MemoryDhcp
 from adapters.nodes.base import Node, Switch
 from adapters.nodes.memory import MemoryNode
 from adapters.nodes.memory_links import MemorySwitch
@@ -108,6 +111,11 @@ class Cloud:
     def stories(self) -> Stories:
         """What people are told of operations elsewhere."""
         return Stories(self.database)
+
+    @cached_property
+    def lans(self) -> Lans:
+        """What DHCP servers are to know."""
+        return Lans(self.database, self.inventory.installation)
 
     @cached_property
     def ways(self) -> Ways:
@@ -326,6 +334,14 @@ class Cloud:
         if record.family is Family.MEMORY:
             return MemorySwitch(self.world, host)
         raise Unsupported(f"no adapter for links of {record.family}", code="link-unsupported")
+
+    @handed_out
+    def dhcp(self, server: UUID) -> DhcpServer:
+        """A DHCP server."""
+        record = self._recently(self.lans.server, server)
+        if record.kind != "memory":
+            raise Unsupported(f"no adapter for DHCP servers of kind {record.kind}")
+        return MemoryDhcp(self.world, server, self.inventory.installation)
 
     @handed_out
     def storage(self, pool: UUID) -> BlockStorage:

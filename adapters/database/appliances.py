@@ -28,6 +28,15 @@ def strike(db: Session, vms: Iterable[_VM]) -> None:
     for vm in vms:
         for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
             volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
+        nics = select(models.NicRow.id).filter_by(vm_id=vm.id)
+        for address in db.scalars(
+            select(models.AddressRow).where(models.AddressRow.nic_id.in_(nics))
+        ):
+            if address.virtual_datacenter_id:  # bought: it stays so
+                address.nic_id = None
+            else:
+                db.delete(address)
+        db.flush()
         for table in (models.NicRow, models.VmDisk):
             for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
                 db.delete(row)

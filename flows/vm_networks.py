@@ -131,19 +131,21 @@ def reserve_addresses(server: UUID, nics: list[UUID]) -> None:
 @reserve_addresses.undo
 def free_addresses(server: UUID, nics: list[UUID]) -> None:
     """Let the DHCP server forget them, and subnets of which it knows no address any more."""
-    subnets, reservations = cloud.lans.of_nics(server, nics)
+    subnets, _ = cloud.lans.of_nics(server, nics)
     dhcp = cloud.dhcp(server)
-    dhcp.delete_reservations(reservations)
-    for subnet in subnets:
+    _, known = dhcp.content()
+    theirs = [known[nic] for nic in nics if nic in known]
+    dhcp.delete_reservations(theirs)
+    for subnet in {*(each.id for each in subnets), *(each.subnet for each in theirs)}:
         with suppress(InUse):
-            dhcp.delete_subnet(subnet.id)
+            dhcp.delete_subnet(subnet)
 
 
 @reserve_addresses.look
 def are_reserved(server: UUID, nics: list[UUID]) -> bool:
-    """Whether the DHCP server would tell any of them."""
-    _, reservations = cloud.lans.of_nics(server, nics)
-    return bool(cloud.dhcp(server).has_reservations(reservations))
+    """Whether the DHCP server would tell any of them; ours may know of them no more."""
+    _, known = cloud.dhcp(server).content()
+    return not known.keys().isdisjoint(nics)
 
 
 def leave_host(vm: VmRecord) -> None:

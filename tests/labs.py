@@ -19,6 +19,8 @@ from deployments.lab.postgresql import Postgresql
 from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
 from deployments.lab.vcsim import Vcsim
+from deployments.lab.vlans import Vlans
+from deployments.lab.wired_host import WiredHost
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,6 +94,17 @@ def tgtd(tmp_path: Path) -> Iterator[Tgtd]:
     """An iSCSI server of the test's own."""
     with started(Tgtd(tmp_path / "tgtd")) as server:
         yield server
+
+
+@pytest.fixture
+def wired_hosts(tmp_path: Path) -> Iterator[tuple[WiredHost, WiredHost]]:
+    """Two hosts at one switch, with VLAN 101 and 102."""
+    relays = {101: "10.77.101.1/24", 102: "10.77.102.1/24"}
+    with started(Vlans(tmp_path / "vlans", relays, servers=0)) as switch:
+        hosts = WiredHost(switch, 1, (101, 102)), WiredHost(switch, 2, (101, 102))
+        for host in hosts:
+            host.start()
+        yield hosts
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import pytest
 from adapters.errors import AdapterError, Conflict, InUse, NotFound, Refused, Unsupported
 from adapters.lan import Guard, Link, LinkKind
 from adapters.nodes.base import Switch
+from adapters.nodes.bridges import Bridges
 from adapters.nodes.memory_links import MemorySwitch
 from adapters.world import World
+from deployments.lab.wired_host import UPLINK, WiredHost
 
 
 class Counterpart(Protocol):
@@ -68,9 +70,66 @@ class Memory:
         return self.world.everything()
 
 
-@pytest.fixture(params=[Memory])
-def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Counterpart:
-    return request.param(tmp_path)
+class Bridged:
+    """Linux bridges of a host that is a network namespace."""
+
+    kind = LinkKind.BRIDGE
+    uplink = UPLINK
+    name = ""
+    tags = [101, 102]  # noqa: RUF012 - a test's
+
+    def __init__(self, folder: Path, host: WiredHost) -> None:
+        self.folder, self.host = folder, host
+        self.files, self.state = folder / "interfaces.d", folder / "state"
+        self.files.mkdir()
+        self.switch = self.other()
+
+    def other(self) -> Switch:
+        return Bridges(self.host.namespace, self.files, self.state)
+
+    def foreign(self, link: Link) -> None:
+        self.host.ip("link", "add", "name", link.name, "type", "bridge")
+
+    def plug(self, link: Link) -> str:
+        self.host.ip("link", "add", "card", "type", "veth", "peer", "name", "far-end")
+        self.host.ip("link", "set", "dev", "card", "master", link.name)
+        return "card"
+
+    def unplug(self, link: Link, card: str) -> None:
+        self.host.ip("link", "delete", "dev", card)
+
+    def photograph(self) -> Any:
+        told = ("ifname", "mtu", "master", "ifalias", "address", "linkinfo", "addr_info")
+        words = self.host.ask("address", "show")
+        links = [
+            {name: each.get(name) for name in told} | {"up": "UP" in each["flags"]}
+            for each in words
+        ]
+        for each in links:
+            info = (each["linkinfo"] or {}).get("info_data") or {}
+            for name in [name for name in info if name.endswith("timer")]:
+                del info[name]
+        paths = [*self.files.iterdir(), *self.state.glob("*.nft")]
+        return (
+            links,
+            {path: path.read_text() for path in paths},
+            self.host.run("nft", "list", "ruleset"),
+        )
+
+
+@pytest.fixture
+def bridged(wired_hosts: tuple[WiredHost, WiredHost], tmp_path: Path) -> Bridged:
+    return Bridged(tmp_path, wired_hosts[0])
+
+
+@pytest.fixture(params=["memory", pytest.param("bridged", marks=pytest.mark.lab)])
+def counterpart(request: pytest.FixtureRequest) -> Counterpart:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    return Memory(tmp_path)
 
 
 @pytest.fixture
@@ -192,6 +251,19 @@ def test_lanes_may_want_the_same_link_at_once(counterpart, switch, link):
     assert counterpart.photograph() == before
 
 
+def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, link):
+    other = link.model_copy(update={"mtu": 1400})
+    if counterpart.kind is LinkKind.PORT_GROUP:
+        other = link.model_copy(update={"tag": counterpart.tags[1]})
+    assert other.name == link.name
+    switch.ensure_link(link)
+    before = counterpart.photograph()
+    for call in (switch.ensure_link, switch.has_link, switch.delete_link):
+        with pytest.raises(Conflict):
+            call(other)
+    assert counterpart.photograph() == before
+
+
 # --- guards ------------------------------------------------------------------------------------
 
 
@@ -261,8 +333,7 @@ def test_lists_the_guards_of_an_installation_only(guarded, installation):
 @pytest.mark.parametrize(
     "cannot", [{"without": "no bridges here"}, {"untagged_only": "no 8021q here"}]
 )
-def test_what_a_host_cannot_do_is_refused_for_that_reason(tmp_path, installation, cannot):
-    memory = Memory(tmp_path)
+def test_what_a_host_cannot_do_is_refused_for_that_reason(memory, installation, cannot):
     memory.world.put("layer2", memory.host, cannot)
     reason = next(iter(cannot.values()))
     assert reason in memory.switch.abilities().model_dump().values()

@@ -20,8 +20,7 @@ from deployments.lab.postgresql import Postgresql
 from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
 from deployments.lab.vcsim import Vcsim
-from deployments.lab.vlans import Vlans
-from deployments.lab.wired_host import WiredHost
+from deployments.lab.wired_host import Wire, WiredHost
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -115,14 +114,24 @@ def tgtd(tmp_path: Path) -> Iterator[Tgtd]:
 
 
 @pytest.fixture
-def wired_hosts(tmp_path: Path) -> Iterator[tuple[WiredHost, WiredHost]]:
-    """Two hosts at one switch, with VLAN 101 and 102."""
-    relays = {101: "10.77.101.1/24", 102: "10.77.102.1/24"}
-    with started(Vlans(tmp_path / "vlans", relays, servers=0)) as switch:
-        hosts = WiredHost(switch, 1, (101, 102)), WiredHost(switch, 2, (101, 102))
-        for host in hosts:
-            host.start()
-        yield hosts
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    """A switch of VLAN 101 and 102."""
+    with started(Wire(tmp_path / "wire", (101, 102))) as switch:
+        yield switch
+
+
+@pytest.fixture
+def wired_host(wire: Wire, tmp_path: Path) -> Iterator[WiredHost]:
+    """A host at it."""
+    with started(WiredHost(tmp_path / "one", wire.switch, wire.tags)) as host:
+        yield host
+
+
+@pytest.fixture
+def another_wired_host(wire: Wire, tmp_path: Path) -> Iterator[WiredHost]:
+    """Another one."""
+    with started(WiredHost(tmp_path / "two", wire.switch, wire.tags)) as host:
+        yield host
 
 
 @pytest.fixture(scope="session")

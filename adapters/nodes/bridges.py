@@ -19,6 +19,7 @@ from adapters.nodes.interfaces import (
     Way,
     added,
     address_of,
+    device_of,
     interfaces,
     mark,
     marked,
@@ -33,12 +34,16 @@ _VLAN = ("ip", "link", "add", "link", "lo", "name", "probe", "type", "vlan", "id
 
 
 class Bridges:
-    """One host's bridges: this machine's, or those of a network namespace of it."""
+    """One host's bridges: this machine's, or those of a network namespace of it.
 
-    def __init__(self, namespace: str, files: Path, state: Path) -> None:
+    What lasts is below `root`: for a namespace, in the folder that is `/etc` for its programs.
+    """
+
+    def __init__(self, namespace: str = "", root: Path = Path("/")) -> None:
         self._commands = Commands(namespace)
-        self._files = Ifupdown(files)
-        self._guards = Guards(self._commands, state)
+        etc = root / "etc" / "netns" / namespace if namespace else root / "etc"
+        self._files = Ifupdown(etc / "network" / "interfaces.d")
+        self._guards = Guards(self._commands, etc / "cloudloom")
 
     def abilities(self) -> LinkAbilities:
         lasting = self._files.folder.is_dir()
@@ -83,9 +88,9 @@ class Bridges:
         there = self._interfaces()
         _own(there, link)
         made, name = own_device(link), link.name
-        outside = {made, f"{link.uplink}.{link.tag}" if link.tag else link.uplink} | {
-            each.name for each in _tagged(there, link)
-        }
+        outside = {made, *(each.name for each in _tagged(there, link))}
+        if link.tag is None:
+            outside.add(device_of(link))
         inside = [each.name for each in there.values() if each.master == name]
         if cards := sorted(set(inside) - outside):
             raise InUse(f"{name} has cards in it: {', '.join(cards)}", users=cards)
@@ -163,9 +168,9 @@ def _way(there: dict[str, Interface], link: Link) -> Way | None:
     """Its way out of the host, whether it is there yet or not."""
     if not link.uplink:
         return None
-    uplink = there.get(link.uplink)
+    uplink = there.get(device_of(link))
     if uplink is None:
-        raise NotFound(f"the host has no interface {link.uplink}")
+        raise NotFound(f"the host has no interface {device_of(link)}")
     if link.tag is None:
         device = uplink
         if uplink.has_addresses or uplink.kind == "bridge":
@@ -198,9 +203,10 @@ def _made(uplink: Interface, link: Link) -> Way:
 
 def _tagged(there: dict[str, Interface], link: Link) -> list[Interface]:
     """What carries that VLAN on that uplink: a VLAN's interface, or one that is called like it."""
+    uplink = device_of(link)
     return [
         each
         for each in there.values()
-        if (link.tag and each.parent == link.uplink and each.tag == link.tag)
-        or each.name == f"{link.uplink}.{link.tag}"
+        if (link.tag and each.parent == uplink and each.tag == link.tag)
+        or each.name == f"{uplink}.{link.tag}"
     ]

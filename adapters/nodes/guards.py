@@ -21,7 +21,6 @@ from adapters.nodes.ifupdown import publish
 from adapters.nodes.local import speaking_files
 from adapters.programs import ProgramFailed
 
-FOLDER = Path("/var/lib/cloudloom")
 _TABLE = """\
 add table bridge {table}
 delete table bridge {table}

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adapters.lan import Link
-from adapters.nodes.interfaces import Way, added, mark, marked, recipe
+from adapters.nodes.interfaces import Way, added, device_of, mark, marked, recipe
 from adapters.nodes.local import speaking_files
-
-FOLDER = Path("/etc/network/interfaces.d")
 
 
 class Ifupdown:
@@ -74,7 +72,7 @@ def _lines(link: Link, way: Way | None, guards: Path) -> Iterator[str]:
     file = shlex.quote(str(guards))
     yield f"pre-up [ ! -e {file} ] || nft -f {file}"
     if way:
-        outside = shlex.quote(link.uplink if way.is_made else way.device)
+        outside = shlex.quote(device_of(link) if way.is_made else way.device)
         shown = f"ip link show dev {outside} >/dev/null 2>&1"
         yield f"pre-up {shown} || ifup {outside}"
         yield f"pre-up ip link set dev {outside} up"

@@ -88,6 +88,11 @@ def address_of(link: Link) -> str:
     return ":".join(["02", *(whose[n : n + 2] for n in range(0, 10, 2))])
 
 
+def device_of(link: Link) -> str:
+    """Its uplink's name, without the namespace that it is in."""
+    return link.uplink.rpartition("/")[2]
+
+
 def own_device(link: Link) -> str:
     """What the tagged uplink that we make for a link is called."""
     return f"cv{link.name.removeprefix('cl')}"
@@ -107,7 +112,7 @@ def recipe(link: Link, way: Way | None) -> Iterator[list[str]]:
     device = way.device
     if way.is_made:
         vlan = ["type", "vlan", "id", str(link.tag)]
-        yield ["link", "add", "link", link.uplink, "name", device, *vlan]
+        yield ["link", "add", "link", device_of(link), "name", device, *vlan]
         yield ["link", "set", "dev", device, *plain]
     yield ["link", "set", "dev", device, "master", name]
     yield ["link", "set", "dev", device, "up"]

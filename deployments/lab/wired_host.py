@@ -1,126 +1,117 @@
-"""A host at the switch of `vlans`: a network namespace with tagged uplinks, and guests of it.
+"""Hosts at a switch of several VLANs, and guests of theirs: network namespaces.
 
-This kernel may have no tagged interfaces, so that the operator's are cables here: `up0.101` leads
-to VLAN 101. `reboot` leaves nothing of what was made in the host since it was wired.
+    guest --- bridge of ours --- up0.101 === br101 of the switch === up0.101 --- ...
+
+Not every kernel has tagged interfaces, so that the operator's are cables here: `up0.101` leads to
+VLAN 101. `reboot` leaves nothing of what was made in a host since it was wired.
 """
 
-import json
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from deployments.lab.vlans import Vlans
+from deployments.lab.namespace import Namespace
 
 UPLINK = "up0"
 
 
-class WiredHost:
-    """One host; it goes with its switch."""
+class Wire:
+    """A switch with a bridge `br<tag>` for each VLAN."""
 
-    def __init__(self, vlans: Vlans, number: int, tags: Sequence[int]) -> None:
-        self._vlans = vlans
+    def __init__(self, folder: Path, tags: Sequence[int]) -> None:
+        self.switch = Namespace(folder)
+        self.tags = tags
+
+    def start(self) -> None:
+        """Make it."""
+        self.switch.start()
+        for tag in self.tags:
+            made = ("link", "add", f"br{tag}", "up", "type", "bridge", "forward_delay", "0")
+            self.switch.ip(*made)
+
+    def stop(self) -> None:
+        """Remove it."""
+        self.switch.stop()
+
+
+class WiredHost:
+    """One host at the bridges of a switch."""
+
+    def __init__(self, folder: Path, switch: Namespace, tags: Sequence[int]) -> None:
+        self.network = Namespace(folder)
+        self._switch = switch
         self._tags = tags
-        self._number = number
-        self._prefix = vlans.switch.removesuffix("-sw")
-        self._guests = 0
-        self.namespace = f"{self._prefix}-h{number}"
+        self._guests: list[Guest] = []
+
+    @property
+    def namespace(self) -> str:
+        """Its name."""
+        return self.network.name
 
     def start(self) -> None:
         """Wire it."""
-        ip("netns", "add", self.namespace)
-        self.ip("link", "set", "lo", "up")
-        self._wire(UPLINK, f"h{self._number}")
+        self.network.start()
+        self._wire(UPLINK)
         for tag in self._tags:
-            self._wire(f"{UPLINK}.{tag}", f"h{self._number}.{tag}", Vlans.port(tag))
+            self._wire(f"{UPLINK}.{tag}", f"br{tag}")
 
     def stop(self) -> None:
-        """Remove it, if it is there; its cables are gone at once."""
-        if self.namespace not in namespaces():
-            return
-        for far in (f"h{self._number}", *(f"h{self._number}.{tag}" for tag in self._tags)):
-            ip("-n", self._vlans.switch, "link", "delete", "dev", far)
-        ip("netns", "delete", self.namespace)
+        """Remove it, with its guests; its cables are gone at once."""
+        for guest in self._guests:
+            guest.stop()
+        self._guests.clear()
+        if Path("/run/netns", self.namespace).exists():
+            for near in (UPLINK, *(f"{UPLINK}.{tag}" for tag in self._tags)):
+                self.network.ip("link", "delete", "dev", near)
+        self.network.stop()
 
     def reboot(self, *command: str) -> None:
         """Lose everything, be wired again, and let this command bring up what lasts."""
         self.stop()
         self.start()
-        self.run(*command)
+        self.network.run(*command)
 
     def guest(self, bridge: str, card: str, mac: str, *addresses: str) -> "Guest":
         """A guest whose card is in a bridge of the host."""
-        self._guests += 1
-        guest = Guest(f"{self._prefix}-g{self._number}-{self._guests}")
-        ip("netns", "add", guest.namespace)
-        pair = ("netns", guest.namespace, "address", mac, "type", "veth", "peer", "name", card)
-        ip("link", "add", "eth0", *pair, "netns", self.namespace)
-        self.ip("link", "set", "dev", card, "master", bridge, "up")
-        ip("-n", guest.namespace, "link", "set", "lo", "up")
-        ip("-n", guest.namespace, "link", "set", "eth0", "up")
+        guest = Guest(self.network.folder / f"guest{len(self._guests)}")
+        self._guests.append(guest)
+        guest.start()
+        pair = ("address", mac, "type", "veth", "peer", "name", card, "netns", self.namespace)
+        guest.network.ip("link", "add", "eth0", *pair)
+        self.network.ip("link", "set", "dev", card, "master", bridge, "up")
+        guest.network.ip("link", "set", "eth0", "up")
         for address in addresses:
-            ip("-n", guest.namespace, "address", "add", address, "dev", "eth0")
+            guest.network.ip("address", "add", address, "dev", "eth0")
         return guest
 
-    def ip(self, *words: str) -> str:
-        """Let `ip` do something there."""
-        return ip("-n", self.namespace, *words)
-
-    def ask(self, *words: str) -> Any:
-        """What `ip` says of something there."""
-        return json.loads(ip("-n", self.namespace, "-j", "-d", *words) or "[]")
-
-    def run(self, *command: str) -> str:
-        """Run a program there."""
-        return run("ip", "netns", "exec", self.namespace, *command)
-
-    def _wire(self, near: str, far: str, bridge: str = "") -> None:
-        switch = self._vlans.switch
-        pair = ("netns", self.namespace, "type", "veth", "peer", "name", far, "netns", switch)
-        ip("link", "add", near, *pair)
-        ip("-n", switch, "link", "set", far, *(("master", bridge) if bridge else ()), "up")
-        self.ip("link", "set", near, "addrgenmode", "none")
-        self.ip("link", "set", near, "up")
+    def _wire(self, near: str, bridge: str = "") -> None:
+        far = f"{self.namespace[-6:]}-{near}"[:15]
+        pair = ("type", "veth", "peer", "name", far, "netns", self._switch.name)
+        self.network.ip("link", "add", near, *pair)
+        into = ("master", bridge) if bridge else ()
+        self._switch.ip("link", "set", "dev", far, *into, "up")
+        self.network.ip("link", "set", "dev", near, "addrgenmode", "none", "up")
 
 
 class Guest:
     """A network namespace, where a VM would be."""
 
-    def __init__(self, namespace: str) -> None:
-        self.namespace = namespace
+    def __init__(self, folder: Path) -> None:
+        self.network = Namespace(folder)
 
-    def hears(self, address: str, *, seconds: int = 1) -> bool:
-        """Whether somebody answers there."""
-        words = ["busybox", "ping", "-c", "1", "-w", str(seconds), address]
-        inside = ["ip", "netns", "exec", self.namespace, *words]
-        done = subprocess.run(inside, check=False, capture_output=True, timeout=60)
-        return done.returncode == 0
-
-    def ip(self, *words: str) -> str:
-        """Let `ip` do something there."""
-        return ip("-n", self.namespace, *words)
-
-    def run(self, *command: str) -> str:
-        """Run a program there."""
-        return run("ip", "netns", "exec", self.namespace, *command)
+    def start(self) -> None:
+        """Make it."""
+        self.network.start()
 
     def stop(self) -> None:
         """Take it away, with its card."""
-        ip("netns", "delete", self.namespace)
+        self.network.stop()
 
-
-def namespaces() -> set[str]:
-    """All that there are."""
-    return {line.split()[0] for line in ip("netns", "list").splitlines() if line}
-
-
-def ip(*words: str) -> str:
-    """Run `ip`."""
-    return run("ip", *words)
-
-
-def run(*command: str) -> str:
-    """Run a program, and answer what it printed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
+    def hears(self, address: str, *, tries: int = 1) -> bool:
+        """Whether somebody answers there, within a second each time."""
+        words = ["busybox", "ping", "-c", "1", "-W", "1", address]
+        inside = ["ip", "netns", "exec", self.network.name, *words]
+        return any(
+            subprocess.run(inside, check=False, capture_output=True, timeout=60).returncode == 0
+            for _ in range(tries)
+        )

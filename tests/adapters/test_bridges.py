@@ -16,17 +16,17 @@ from deployments.lab.wired_host import UPLINK, Guest, WiredHost
 pytestmark = pytest.mark.lab
 
 MINE, OTHER = "52:54:00:00:00:05", "52:54:00:00:00:06"
-Hosts = tuple[WiredHost, WiredHost]
 
 
 class Equipped:
     """A host with bridges of ours."""
 
     def __init__(self, host: WiredHost, folder: Path) -> None:
-        self.host, self.files, self.state = host, folder / "interfaces.d", folder / "state"
-        self.files.mkdir(parents=True)
-        self.bridges = Bridges(host.namespace, self.files, self.state)
-        (folder / "interfaces").write_text(f"source {self.files}/*\n")
+        files = folder / "etc" / "netns" / host.namespace / "network" / "interfaces.d"
+        files.mkdir(parents=True)
+        self.host = host
+        self.bridges = Bridges(host.namespace, folder)
+        (folder / "interfaces").write_text(f"source {files}/*\n")
         (folder / "ifstate").mkdir()
         self.folder = folder
 
@@ -37,14 +37,15 @@ class Equipped:
 
 
 @pytest.fixture
-def hosts(wired_hosts: Hosts, tmp_path: Path) -> tuple[Equipped, Equipped]:
-    one, two = (Equipped(host, tmp_path / str(n)) for n, host in enumerate(wired_hosts))
-    return one, two
+def host(wired_host: WiredHost, tmp_path: Path) -> Equipped:
+    return Equipped(wired_host, tmp_path / "first")
 
 
 @pytest.fixture
-def host(hosts: tuple[Equipped, Equipped]) -> Equipped:
-    return hosts[0]
+def hosts(
+    host: Equipped, another_wired_host: WiredHost, tmp_path: Path
+) -> tuple[Equipped, Equipped]:
+    return host, Equipped(another_wired_host, tmp_path / "second")
 
 
 def link_of(tag: int | None = 101, **more: Any) -> Link:
@@ -65,8 +66,8 @@ def test_guests_on_two_hosts_hear_their_own_vlan_only(hosts):
     far = two.guest(blue.name, "card1", OTHER, "10.0.0.6/24")
     other = two.guest(red.name, "card2", "52:54:00:00:00:07", "10.0.0.7/24")
     same = one.guest(red.name, "card2", "52:54:00:00:00:08", "10.0.0.8/24")
-    assert near.hears("10.0.0.6", seconds=5)
-    assert same.hears("10.0.0.7", seconds=5)
+    assert near.hears("10.0.0.6", tries=5)
+    assert same.hears("10.0.0.7", tries=5)
     assert not near.hears("10.0.0.7")
     assert not near.hears("10.0.0.8")
     assert not other.hears("10.0.0.6")
@@ -82,14 +83,14 @@ def test_a_network_without_an_uplink_is_for_the_guests_of_one_host(hosts):
     near = one.guest(link.name, "card1", MINE, "10.0.0.5/24")
     one.guest(link.name, "card2", OTHER, "10.0.0.6/24")
     two.guest(link.name, "card1", "52:54:00:00:00:07", "10.0.0.7/24")
-    assert near.hears("10.0.0.6", seconds=5)
+    assert near.hears("10.0.0.6", tries=5)
     assert not near.hears("10.0.0.7")
 
 
 def test_a_host_has_no_address_in_its_guests_networks(host):
     link = link_of()
     host.bridges.ensure_link(link)
-    (bridge,) = host.host.ask("address", "show", "dev", link.name)
+    (bridge,) = host.host.network.ask("address", "show", "dev", link.name)
     assert bridge["addr_info"] == []
 
 
@@ -110,29 +111,29 @@ def guarded(host: Equipped) -> tuple[Guest, Guest]:
 
 def test_a_guarded_card_is_heard_as_itself(guarded):
     guest, peer = guarded
-    assert guest.hears("10.0.0.6", seconds=5)
-    assert peer.hears("10.0.0.5", seconds=5)
+    assert guest.hears("10.0.0.6", tries=5)
+    assert peer.hears("10.0.0.5", tries=5)
 
 
 def test_a_guarded_card_is_not_heard_by_another_mac(guarded):
     guest, peer = guarded
-    guest.ip("link", "set", "dev", "eth0", "down")
-    guest.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
+    guest.network.ip("link", "set", "dev", "eth0", "down")
+    guest.network.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
     assert not guest.hears("10.0.0.6")
     assert not peer.hears("10.0.0.5")
 
 
 def test_a_guarded_card_is_not_heard_by_another_address(guarded):
     guest, peer = guarded
-    guest.ip("address", "add", "10.0.0.9/24", "dev", "eth0")
-    guest.ip("address", "delete", "10.0.0.5/24", "dev", "eth0")
+    guest.network.ip("address", "add", "10.0.0.9/24", "dev", "eth0")
+    guest.network.ip("address", "delete", "10.0.0.5/24", "dev", "eth0")
     assert not guest.hears("10.0.0.6")
     assert not peer.hears("10.0.0.9")
 
 
 def test_a_guarded_card_has_no_other_ipv6(guarded):
     guest, _ = guarded
-    guest.ip("address", "add", "fd00::5/64", "dev", "eth0", "nodad")
+    guest.network.ip("address", "add", "fd00::5/64", "dev", "eth0", "nodad")
     assert not guest.hears("fd00::6")
 
 
@@ -143,9 +144,9 @@ def test_a_card_with_any_address_still_has_its_own_mac(host):
     host.bridges.ensure_guards([guard])
     guest = host.host.guest(link.name, guard.card, MINE, "10.9.0.5/24")
     host.host.guest(link.name, "peer", OTHER, "10.9.0.6/24")
-    assert guest.hears("10.9.0.6", seconds=5)
-    guest.ip("link", "set", "dev", "eth0", "down")
-    guest.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
+    assert guest.hears("10.9.0.6", tries=5)
+    guest.network.ip("link", "set", "dev", "eth0", "down")
+    guest.network.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
     assert not guest.hears("10.9.0.6")
 
 
@@ -170,17 +171,17 @@ def test_a_guarded_guest_asks_for_an_address_and_gives_none(host, tmp_path, is_g
     server = host.host.guest(link.name, guards[1].card, OTHER, "10.0.0.6/24")
     (tmp_path / "leases").touch()
     (tmp_path / "udhcpd.conf").write_text(SERVER.format(folder=tmp_path))
-    server.run("busybox", "udhcpd", "-S", str(tmp_path / "udhcpd.conf"))
+    server.network.run("busybox", "udhcpd", "-S", str(tmp_path / "udhcpd.conf"))
     try:
         ask = ("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true")
         told = ""
         try:
-            told = client.run(*ask, "-t", "3", "-T", "1")
+            told = client.network.run(*ask, "-t", "3", "-T", "1")
         except RuntimeError as error:
             told = str(error)
         assert ("no lease" in told) == is_guarded
     finally:
-        server.run("kill", (tmp_path / "pid").read_text().strip())
+        server.network.run("kill", (tmp_path / "pid").read_text().strip())
 
 
 # --- what lasts --------------------------------------------------------------------------------
@@ -200,8 +201,8 @@ def test_a_host_that_was_off_has_its_links_and_guards_again(hosts):
     assert host.bridges.has_guards([guard])
     guest = host.host.guest(link.name, guard.card, MINE, "10.0.0.5/24")
     peer = hosts[1].host.guest(link.name, "peer", OTHER, "10.0.0.6/24")
-    assert peer.hears("10.0.0.5", seconds=5)
-    guest.ip("address", "add", "10.0.0.9/24", "dev", "eth0")
+    assert peer.hears("10.0.0.5", tries=5)
+    guest.network.ip("address", "add", "10.0.0.9/24", "dev", "eth0")
     assert not peer.hears("10.0.0.9")
 
 
@@ -240,11 +241,11 @@ def test_what_a_killed_attempt_left_is_made_whole(host):
         ("link", "set", "dev", link.name, "down"),
         ("link", "set", "dev", f"{UPLINK}.101", "nomaster"),
     ):
-        host.host.ip(*undone)
+        host.host.network.ip(*undone)
         assert not host.bridges.has_link(link)
         host.bridges.ensure_link(link)
         assert host.bridges.has_link(link)
-    host.host.ip("link", "set", "dev", link.name, "alias", "")
+    host.host.network.ip("link", "set", "dev", link.name, "alias", "")
     host.bridges.delete_link(link)
     assert not host.bridges.has_link(link)
 
@@ -294,17 +295,17 @@ def test_a_host_without_8021q_says_so_beforehand(host):
     with pytest.raises(Unsupported, match="8021q"):
         host.bridges.ensure_link(link)
     assert host.bridges.links(link.installation) == []
-    assert link.name not in {each["ifname"] for each in host.host.ask("link", "show")}
+    assert link.name not in {each["ifname"] for each in host.host.network.ask("link", "show")}
 
 
 def test_a_tagged_uplink_in_anothers_bridge_is_left_there(host):
-    host.host.ip("link", "add", "name", "theirs", "type", "bridge")
-    host.host.ip("link", "set", "dev", f"{UPLINK}.101", "master", "theirs")
+    host.host.network.ip("link", "add", "name", "theirs", "type", "bridge")
+    host.host.network.ip("link", "set", "dev", f"{UPLINK}.101", "master", "theirs")
     link = link_of()
     with pytest.raises(Conflict) as refusal:
         host.bridges.ensure_link(link)
     assert refusal.value.code == "link-conflict"
-    (uplink,) = host.host.ask("link", "show", "dev", f"{UPLINK}.101")
+    (uplink,) = host.host.network.ask("link", "show", "dev", f"{UPLINK}.101")
     assert uplink["master"] == "theirs"
     assert host.bridges.links(link.installation) == []
 
@@ -323,20 +324,20 @@ def test_packets_larger_than_the_uplinks_are_refused(host):
         host.bridges.ensure_link(link_of(mtu=9000))
     smaller = link_of(mtu=1400)
     host.bridges.ensure_link(smaller)
-    (bridge,) = host.host.ask("link", "show", "dev", smaller.name)
+    (bridge,) = host.host.network.ask("link", "show", "dev", smaller.name)
     assert bridge["mtu"] == 1400
 
 
 def test_a_host_is_not_cut_off(host):
-    host.host.ip("address", "add", "192.0.2.1/24", "dev", UPLINK)
+    host.host.network.ip("address", "add", "192.0.2.1/24", "dev", UPLINK)
     with pytest.raises(Unsupported, match="how the host itself is reached"):
         host.bridges.ensure_link(link_of(None))
-    host.host.ip("address", "delete", "192.0.2.1/24", "dev", UPLINK)
+    host.host.network.ip("address", "delete", "192.0.2.1/24", "dev", UPLINK)
     link = link_of(None)
     host.bridges.ensure_link(link)
     assert host.bridges.has_link(link)
     host.bridges.delete_link(link)
-    (uplink,) = host.host.ask("link", "show", "dev", UPLINK)
+    (uplink,) = host.host.network.ask("link", "show", "dev", UPLINK)
     assert "master" not in uplink
 
 

@@ -41,8 +41,9 @@ from adapters.images.memory import (
     MemoryImageTool,
     MemoryRepository,
 )
-from adapters.nodes.base import Node
+from adapters.nodes.base import Node, Switch
 from adapters.nodes.memory import MemoryNode
+from adapters.nodes.memory_links import MemorySwitch
 from adapters.settings import Settings, settings
 from adapters.storage.base import BlockStorage
 from adapters.storage.memory import MemoryStorage
@@ -317,6 +318,14 @@ class Cloud:
         from adapters.nodes.local import LocalNode
 
         return LocalNode()
+
+    @handed_out
+    def switch(self, host: UUID) -> Switch:
+        """A host's layer 2."""
+        record = self._recently(self.inventory.host, host)
+        if record.family is Family.MEMORY:
+            return MemorySwitch(self.world, host)
+        raise Unsupported(f"no adapter for links of {record.family}", code="link-unsupported")
 
     @handed_out
     def storage(self, pool: UUID) -> BlockStorage:

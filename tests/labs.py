@@ -67,6 +67,13 @@ def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
         yield host
 
 
+@pytest.fixture
+def second_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
+    """Another private libvirt host."""
+    with KvmHost(tmp_path_factory.mktemp("second")) as host:
+        yield host
+
+
 @pytest.fixture(scope="session")
 def appliance_image() -> Path:
     """The appliance's raw disk image; read only."""

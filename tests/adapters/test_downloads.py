@@ -383,11 +383,13 @@ def test_a_server_that_says_nothing_is_left(target):
 
 def test_a_server_that_drips_is_left_once_it_takes_too_long(target):
     """Each byte comes in time: only the time for all of it ends this."""
+    dripped = []
 
     def drip(on: Handler) -> None:
         on.say(200, Content_Length=len(CONTENT))
         for byte in CONTENT[:300]:
             on.wfile.write(bytes([byte]))
+            dripped.append(byte)
             time.sleep(0.02)
 
     until = time.monotonic() + 0.5
@@ -396,16 +398,18 @@ def test_a_server_that_drips_is_left_once_it_takes_too_long(target):
         if time.monotonic() > until:
             raise Refused("too slow", code="source-too-slow")
 
-    began = time.monotonic()
     with serving(drip) as server:
         refusal(Refused, "source-too-slow", server.url, target, heard=Heard(check=check))
-    assert time.monotonic() < began + 4
+        assert len(dripped) < 300
 
 
 def test_who_wants_it_no_more_waits_for_no_server(target):
+    left, waited_for = threading.Event(), []
+
     def silent(on: Handler) -> None:
         on.say(200, Content_Length=len(CONTENT))
-        time.sleep(3)
+        if not left.wait(60):
+            waited_for.append(on)
 
     until = time.monotonic() + 0.3
 
@@ -413,10 +417,10 @@ def test_who_wants_it_no_more_waits_for_no_server(target):
         if time.monotonic() > until:
             raise Refused("cancelled", code="stopped")
 
-    began = time.monotonic()
     with serving(silent) as server:
-        refusal(Refused, "stopped", server.url, target, heard=Heard(check=check), silence_s=60)
-        assert time.monotonic() < began + 2.5
+        refusal(Refused, "stopped", server.url, target, heard=Heard(check=check), silence_s=120)
+        assert not waited_for
+        left.set()
 
 
 def test_what_is_not_admitted_is_not_written(target):

@@ -182,10 +182,10 @@ def test_a_vm_that_goes_off_ends_its_console(api: Api, gateway: str, vm: str) ->
 def test_who_is_silent_is_gone(
     api: Api, gateway: str, vm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cloud.settings, "console_idle_s", 1.0)
+    monkeypatch.setattr(cloud.settings, "console_idle_s", 3.0)
     with opened(address(api, gateway, vm)) as web:
         for _ in range(4):  # who speaks stays
-            time.sleep(0.4)
+            time.sleep(0.8)
             web.send(b"x")
             assert web.recv(timeout=20) == b"x"
         assert closed(web) == (IDLE, "idle")

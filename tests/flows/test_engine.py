@@ -418,7 +418,7 @@ def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engi
     runner, worker = _runner(operation), worker_of(operation, services)
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
-    wait_for(lambda: not runner.is_running(), 5, "the end of its child")
+    wait_for(lambda: not runner.is_running(), 30, "the end of its child")
     worker.start()
     worker.wait_ready(Event())
     done = ended(operation)

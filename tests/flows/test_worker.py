@@ -104,7 +104,7 @@ def test_a_bell_that_rings_while_prefect_is_away_is_heeded(worker, prefect):
         worker._bell.ring()
         before = prefect.asked
         wait_for(lambda: prefect.asked > before, 30, "the look that it asked for")
-        wait_for(lambda: not rung(worker._bell), 5, "silence")
+        wait_for(lambda: not rung(worker._bell), 30, "silence")
     finally:
         worker.stopping.set()
         loop.join()

@@ -1,6 +1,8 @@
 """The small cloud of `tests.worlds`, on a real libvirt host and a real iSCSI server."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,17 @@ def without_images(
         db.execute(delete(models.Template))
     tgt = Tgt(tgtd.control, "127.0.0.1", tgtd.port)
     return RealWorld(**{**vars(world), "uri": address, "tgt": tgt})
+
+
+@contextmanager
+def with_guest(home: Path, host: KvmHost, tgtd: Tgtd, picture: Path) -> Iterator[RealWorld]:
+    """The same on QEMU; its template is a guest that boots, and it is cleared afterwards."""
+    world = without_images(home, Family.KVM, host.uri, tgtd, power_off_timeout_s=0)
+    world.picture = picture
+    world.template = world.image("real", Format.QCOW2)
+    yield world
+    clear(world)
+    cloud.database.engine.dispose()
 
 
 def clear(world: RealWorld) -> None:

@@ -19,7 +19,7 @@ from adapters.database.operations import Operation
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.forms import Form
 from adapters.settings import Settings
-from adapters.types import Family, Format, OperationState
+from adapters.types import OperationState
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.tgtd import Tgtd
 from flows.abilities import stilling
@@ -42,24 +42,11 @@ STEPS = (
 
 
 @pytest.fixture
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
-    """Another host."""
-    with KvmHost(tmp_path_factory.mktemp("second")) as host:
-        yield host
-
-
-@pytest.fixture
 def world(
     tmp_path: Path, kvm_host: KvmHost, tgtd: Tgtd, appliance_image: Path
 ) -> Iterator[RealWorld]:
-    made = real_world.without_images(
-        tmp_path / "home", Family.KVM, kvm_host.uri, tgtd, power_off_timeout_s=0
-    )
-    made.picture = appliance_image
-    made.template = made.image("real", Format.QCOW2)
-    yield made
-    real_world.clear(made)
-    cloud.database.engine.dispose()
+    with real_world.with_guest(tmp_path / "home", kvm_host, tgtd, appliance_image) as made:
+        yield made
 
 
 def deployed(world: RealWorld, template: UUID, name: str = "web") -> UUID:
@@ -126,7 +113,7 @@ def write(guest: Guest, text: str) -> None:
 
 
 def test_a_file_is_in_a_vm_of_the_capture_on_another_host(
-    world: RealWorld, second: KvmHost
+    world: RealWorld, second_host: KvmHost
 ) -> None:
     vm = deployed(world, world.template)
     guest = booted(world, vm)
@@ -144,12 +131,14 @@ def test_a_file_is_in_a_vm_of_the_capture_on_another_host(
     assert has(world, captured(world, vm), "told") == "later"
     assert not world.run("undeploy_vm", vm).left_behind
     with cloud.database.write() as db:
-        db.execute(update(models.Host).values(address=second.uri))
+        db.execute(update(models.Host).values(address=second_host.uri))
     cloud.become(cloud.settings)  # it knew the host's address
     (home,) = world.datastores
     assert not list(Path(home).glob("still-*"))
     other = deployed(world, template, "other")
-    told = booted(world, other, second.uri).tell("mount /dev/vda /mnt; cat /mnt/told", "while-on")
+    told = booted(world, other, second_host.uri).tell(
+        "mount /dev/vda /mnt; cat /mnt/told", "while-on"
+    )
     assert told == "while-on"
     assert not world.run("undeploy_vm", other).left_behind
 

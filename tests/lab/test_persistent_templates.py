@@ -18,7 +18,7 @@ from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.hypervisors.domain_xml import serial
 from adapters.images.qemu_img import QemuImg
 from adapters.settings import Settings
-from adapters.types import Family, Format, OperationState
+from adapters.types import OperationState
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.tgtd import Tgtd
 from flows.catalog import FLOWS
@@ -38,24 +38,11 @@ THEN = ["resumed", pytest.param("unwound", marks=pytest.mark.slow)]
 
 
 @pytest.fixture
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
-    """Another host."""
-    with KvmHost(tmp_path_factory.mktemp("second")) as host:
-        yield host
-
-
-@pytest.fixture
 def world(
     tmp_path: Path, kvm_host: KvmHost, tgtd: Tgtd, appliance_image: Path
 ) -> Iterator[RealWorld]:
-    made = real_world.without_images(
-        tmp_path / "home", Family.KVM, kvm_host.uri, tgtd, power_off_timeout_s=0
-    )
-    made.picture = appliance_image
-    made.template = made.image("real", Format.QCOW2)
-    yield made
-    real_world.clear(made)
-    cloud.database.engine.dispose()
+    with real_world.with_guest(tmp_path / "home", kvm_host, tgtd, appliance_image) as made:
+        yield made
 
 
 def persisting(world: RealWorld) -> tuple[UUID, dict[str, Any]]:
@@ -184,7 +171,7 @@ def exports(world: RealWorld) -> list[str]:
 
 
 def test_a_file_is_there_on_another_host_and_in_the_template_that_is_made_of_it(
-    world: RealWorld, second: KvmHost
+    world: RealWorld, second_host: KvmHost
 ) -> None:
     template = persisted(world)
     vm = vm_of(world, template, "web")
@@ -196,7 +183,7 @@ def test_a_file_is_there_on_another_host_and_in_the_template_that_is_made_of_it(
     assert exports(world) == []
     assert in_volume(world, template) == "first"
 
-    guest = deploy(world, vm, second.uri)
+    guest = deploy(world, vm, second_host.uri)
     assert read(guest, "first") == "first"
     write(guest, "second")
     world.run("change_power", vm, power="off", former="ON")

@@ -17,6 +17,15 @@ class Bus(StrEnum):
     NVME = "nvme"
 
 
+class NicKind(StrEnum):
+    """What a card is plugged into at its host."""
+
+    USER = "user"  # a network of its own that leads nowhere: QEMU's user-mode one, restricted
+    BRIDGE = "bridge"
+    OVS = "ovs"  # a port of an Open vSwitch bridge
+    PORT_GROUP = "port-group"
+
+
 class Boot(StrEnum):
     """What a VM may start from."""
 

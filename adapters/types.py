@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from adapters.guests import Boot, Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware, NicKind
 from adapters.states import (
     ApplianceState,
     ConversionState,
@@ -303,25 +303,25 @@ class Disk(Value):
 
 
 class Seed(Value):
-    """What a VM's guest reads when it boots first, on a datastore of its host: a NoCloud image.
-
-    Its text may hold passwords: it is a secret, by this id.
-    """
+    """What a VM's guest reads when it boots first, on a datastore of its host: a NoCloud image."""
 
     id: UUID  # the VM's
     hostname: str
-    secret: UUID
+    secret: UUID  # its text, which may hold passwords
     datastore: str
     installation: UUID
 
 
 class Nic(Value):
-    """A network interface; `user` is QEMU's user-mode network with restrict=on."""
+    """A network card, and what it is plugged into at the host."""
 
     id: UUID
     mac: str = Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")
-    kind: str = "user"
+    kind: NicKind = NicKind.USER
     model: str = ""  # e1000, vmxnet3, ...; empty is the hypervisor's fastest
+    bridge: str = ""  # or OVS bridge, or port group
+    tag: int | None = None  # of a port of OVS
+    mtu: int | None = None  # where not every switch can that
 
 
 class Connection(Value):
@@ -378,7 +378,9 @@ class Vm(Value):
         fields = type(self).model_fields
         new = ("seed", "settings")
         unsaid: dict[str, Any] = {x: True for x in new if getattr(self, x) == fields[x].default}
-        unsaid["nics"] = {n: {"model"} for n, nic in enumerate(self.nics) if not nic.model}
+        words = {"model", "bridge", "tag", "mtu"}
+        silent = (words - nic.model_dump(exclude_defaults=True).keys() for nic in self.nics)
+        unsaid["nics"] = {n: each for n, each in enumerate(silent) if each}
         said = self.settings.model_dump(exclude_defaults=True)
         unsaid.setdefault("settings", {"firmware", "bus", "system"} - said.keys())
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()

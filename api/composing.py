@@ -165,6 +165,7 @@ class Composer:
                     position=index,
                     mac=new_mac(db),
                     model=nic_model(self._family, expected.nics, index) or None,
+                    is_default=index == 0,
                 )
             )
             db.flush()

@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from deployments.lab import appliance
 from deployments.lab.kvm_host import KvmHost
 from deployments.lab.mariadb import MariaDb
+from deployments.lab.namespace import Namespace
 from deployments.lab.postgresql import Postgresql
 from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
@@ -71,6 +72,16 @@ def kvm_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
 def second_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
     """Another private libvirt host."""
     with KvmHost(tmp_path_factory.mktemp("second")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def switched_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KvmHost]:
+    """A libvirt host in a network namespace of its own, with a bridge `br-test`."""
+    folder = tmp_path_factory.mktemp("sw")
+    with Namespace(folder) as apart, KvmHost(folder, apart.name) as host:
+        apart.ip("link", "add", "br-test", "type", "bridge", "forward_delay", "0")
+        apart.ip("link", "set", "br-test", "up")
         yield host
 
 

@@ -53,7 +53,13 @@ def fill(world: World, vms: int = 25_000, enterprises: int = 500) -> Largest:
             name="demo",
             family=Family.MEMORY,
         )
-        network = add(models.Network, virtual_datacenter_id=vdc, name="default", kind="unmanaged")
+        network = add(
+            models.Network,
+            virtual_datacenter_id=vdc,
+            datacenter_id=world.datacenter,
+            name="default",
+            kind="restricted",
+        )
         for number in range(size):
             if number % VMS_OF_AN_APPLIANCE == 0:
                 appliance = add(

@@ -363,7 +363,11 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
         db.flush()
         db.execute(
             insert(models.Network).values(
-                id=world.network, virtual_datacenter_id=world.vdc, name="default", kind="unmanaged"
+                id=world.network,
+                virtual_datacenter_id=world.vdc,
+                datacenter_id=world.datacenter,
+                name="default",
+                kind="restricted",
             )
         )
     world.template = world.image("tiny", Format.QCOW2)

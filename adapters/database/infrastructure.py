@@ -43,7 +43,8 @@ class Rack(Labelled, Base):
 class Host(Labelled, Base):
     """A machine that runs VMs; `address` is what its hypervisor adapter connects to.
 
-    Reserved, it runs one enterprise's only; in maintenance, it gets no new ones.
+    Reserved, it runs one enterprise's only; in maintenance, it gets no new ones. By its uplink it
+    has networks, as its link kind says (on an OVS bridge or vSwitch: `switch`); without, none.
     """
 
     __tablename__ = "hosts"
@@ -58,6 +59,9 @@ class Host(Labelled, Base):
     ram_mib: Mapped[int]
     reserved_for_id: Mapped[UUID | None] = mapped_column(ForeignKey("enterprises.id"))
     maintenance: Mapped[bool] = mapped_column(default=False)
+    uplink: Mapped[str | None] = mapped_column(String(63))
+    link_kind: Mapped[str | None] = mapped_column(String(16))
+    switch: Mapped[str] = mapped_column(String(63), default="")
 
 
 class Datastore(Base):

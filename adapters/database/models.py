@@ -19,6 +19,7 @@ from adapters.database.infrastructure import (
     Tier,
 )
 from adapters.database.labels import Labelled
+from adapters.database.networks import AddressRow, DhcpServer, Network
 from adapters.types import (
     ConversionState,
     Family,
@@ -30,11 +31,14 @@ from adapters.types import (
     VolumeState,
 )
 
-__all__ = [  # those of the infrastructure; the others are below
+__all__ = [  # those of the infrastructure and of networks; the others are below
+    "AddressRow",
     "AllocationRule",
     "Datacenter",
     "Datastore",
+    "DhcpServer",
     "Host",
+    "Network",
     "Rack",
     "StorageDevice",
     "StoragePool",
@@ -154,17 +158,6 @@ class VirtualDatacenter(Labelled, Base):
     family: Mapped[Family]
 
 
-class Network(Base):
-    """A network of a virtual datacenter; `unmanaged` ones have no addresses of ours."""
-
-    __tablename__ = "networks"
-    __table_args__ = table(UniqueConstraint("virtual_datacenter_id", "name"))
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
-    name: Mapped[str]
-    kind: Mapped[str]
-
-
 class Appliance(Labelled, Base):
     """A virtual appliance; its state is derived from its VMs'."""
 
@@ -229,16 +222,17 @@ class VmDisk(Base):
 
 
 class NicRow(Base):
-    """A network interface of a VM."""
+    """A network interface of a VM; the default one's network has the gateway that it uses."""
 
     __tablename__ = "nics"
-    __table_args__ = table(UniqueConstraint("vm_id", "position"))
+    __table_args__ = table(UniqueConstraint("vm_id", "position"), Index(None, "network_id"))
     id: Mapped[UUID] = mapped_column(primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
     position: Mapped[int]
     mac: Mapped[str] = mapped_column(String(17), unique=True)
     model: Mapped[str | None] = mapped_column(String(32))
+    is_default: Mapped[bool] = mapped_column(default=False)
 
 
 class VolumeRow(Labelled, Base):

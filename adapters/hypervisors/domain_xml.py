@@ -11,34 +11,25 @@ from uuid import UUID, uuid5
 
 from pydantic import SecretStr
 
-from adapters.errors import Unsupported
 from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.libvirt_buses import add_controllers, hang, pci_slot, seed_device
-from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
+from adapters.hypervisors.libvirt_nics import add_nics
+from adapters.types import Connection, Disk, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
 _SEED = re.compile(rf"seed-{_UUID}\.{_UUID}\.iso")
 NAMESPACE = "urn:cloudloom:owner:1"
 FROZEN = "urn:cloudloom:frozen:1"  # marks a domain whose guest may hold still
-_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _SCREEN_SLOT = 2  # on the PCI bus, whose first two the chipset has
 _AGENT_SLOT = 0x17  # below those of eight NICs
-_LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 _BOOT = {
     Boot.DISK: "hd",  # vda, be it a disk or a volume that is connected later
     Boot.NETWORK: "network",
 }
 
-_CARDS = {
-    "": "virtio-net-pci",
-    "pcnet32": "pcnet",
-    **{name: name for name in ("e1000", "e1000e", "vmxnet3", "rtl8139")},
-}
-
 ET.register_namespace("cloudloom", NAMESPACE)
-ET.register_namespace("qemu", _QEMU)
 
 
 def vm_name(vm: UUID) -> str:
@@ -130,8 +121,7 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     _screen(devices, screen)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
-    if vm.nics:
-        _user_nics(domain, vm.nics)
+    add_nics(domain, devices, vm.nics)
     return _document(domain)
 
 
@@ -248,30 +238,9 @@ def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     video.append(pci_slot(_SCREEN_SLOT))
 
 
-def _user_nics(domain: ET.Element, nics: tuple[Nic, ...]) -> None:
-    """Add user-mode networks that reach neither host nor outside: libvirt has no word for it."""
-    command = ET.SubElement(domain, f"{{{_QEMU}}}commandline")
-    for index, nic in enumerate(nics):
-        slot = f"{_LAST_SLOT - index:#x}"
-        for word in (
-            "-netdev",
-            f"user,id=user{index},restrict=on",
-            "-device",
-            f"{_card(nic)},netdev=user{index},mac={nic.mac},bus=pci.0,addr={slot},romfile=",
-        ):
-            ET.SubElement(command, f"{{{_QEMU}}}arg", value=word)
-
-
 def _mark(vm: Vm) -> ET.Element:
     whose = {"installation": str(vm.installation), "id": str(vm.id), "digest": vm.digest}
     return ET.Element(f"{{{NAMESPACE}}}owner", whose)
-
-
-def _card(nic: Nic) -> str:
-    """QEMU's name of a card. Raises `Unsupported`."""
-    if nic.model not in _CARDS:
-        raise Unsupported(f"QEMU has no card {nic.model}")
-    return _CARDS[nic.model]
 
 
 def _printable(name: str) -> str:

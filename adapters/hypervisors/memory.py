@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
-from adapters.guests import Bus
+from adapters.guests import Bus, NicKind
 from adapters.hypervisors.base import Capability, Display, DisplayKind, differences
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import VNC, open_line, security
@@ -126,6 +126,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
                 "console": "",
                 "asks": screen is not None,
                 "seed": vm.seed is not None,
+                "macs": [nic.mac for nic in vm.nics if nic.kind is not NicKind.USER],
             }
             self.world.put("vm", vm.id, properties)
 

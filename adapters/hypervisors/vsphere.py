@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
-from adapters.guests import Firmware
+from adapters.guests import Firmware, NicKind
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display, differences
 from adapters.hypervisors.vsphere_disks import VsphereDisks
@@ -23,6 +23,7 @@ from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
+from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session, vms_of
 
 _POLL_S = 0.2
@@ -309,7 +310,14 @@ class VsphereHypervisor:
                     heard(timeout_s)
 
     def _card(self, place: int, nic: Nic) -> Any:
-        return spec.card(place, nic, self._session.network, self._session.network_name)
+        """Make a card. Raises `NotFound` without its port group, `Unsupported`."""
+        if nic.kind is NicKind.USER:
+            return spec.card(place, nic, self._session.network, self._session.network_name)
+        if nic.kind is not NicKind.PORT_GROUP:
+            raise Unsupported(f"vSphere plugs no card into a {nic.kind}")
+        if not PortGroups(self._session).is_there(nic.bridge):
+            raise NotFound(f"the host has no port group {nic.bridge}")
+        return spec.card(place, nic, None, nic.bridge)
 
     def _switch_on(self, found: Found) -> None:
         """Start it, once it can have all that it needs: a host may start it without."""

@@ -10,7 +10,7 @@ from uuid import UUID
 from pyVmomi import vim
 
 from adapters.errors import Conflict, Unsupported
-from adapters.guests import Boot, Bus, bus_at
+from adapters.guests import Boot, Bus, NicKind, bus_at
 from adapters.types import Connection, Disk, Nic, Power, Vm
 
 INSTALLATION = "cloudloom.installation"
@@ -183,9 +183,10 @@ def _disc(path: str, bus: Bus | None) -> Any:
 
 
 def card(place: int, nic: Nic, network: Any, name: str) -> Any:
-    """Make a card that leads nowhere: as isolated as a `user` network is."""
+    """Make a card in a network; one of a `user` network leads nowhere, whatever it is in."""
     if nic.model not in _CARDS:
         raise Unsupported(f"vSphere has no card {nic.model}")
+    plugged = nic.kind is not NicKind.USER
     backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
     return _Change(
         operation="add",
@@ -195,7 +196,7 @@ def card(place: int, nic: Nic, network: Any, name: str) -> Any:
             macAddress=nic.mac,
             backing=backing,
             connectable=_DEVICE.VirtualDevice.ConnectInfo(
-                startConnected=False, connected=False, allowGuestControl=False
+                startConnected=plugged, connected=plugged, allowGuestControl=False
             ),
         ),
     )

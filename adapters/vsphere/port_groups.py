@@ -37,6 +37,10 @@ class PortGroups:
             raise Conflict(f"{name} is VLAN {found.vlanId} of {found.vswitchName}")
         return found is not None
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is one of that name, whatever it is."""
+        return self._find(name) is not None
+
     def delete(self, name: str) -> None:
         """Remove it; absent is success. Raises `InUse`, with the names of VMs that have a card."""
         if self._find(name) is None:

@@ -61,7 +61,7 @@ class VirtualDatacenter(BaseModel):
     dependencies=[needs(Privilege.VDC_MANAGE)],
 )
 def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: Once) -> Response:
-    """Create a virtual datacenter, with an unmanaged network called `default`."""
+    """Create a virtual datacenter, with a restricted network called `default`."""
     made = uuid4()
 
     def act(db: Session) -> Answer:
@@ -79,7 +79,11 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
             raise _taken(new.name) from error
         db.add(
             models.Network(
-                id=uuid4(), virtual_datacenter_id=made, name="default", kind="unmanaged"
+                id=uuid4(),
+                virtual_datacenter_id=made,
+                datacenter_id=row.datacenter_id,
+                name="default",
+                kind="restricted",
             )
         )
         if caller.virtual_datacenters and caller.user_id:  # he made it: he may look into it

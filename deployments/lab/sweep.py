@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from deployments.lab.kvm_host import KvmHost
+from deployments.lab.namespace import Namespace
 from deployments.lab.process import Process
 from deployments.lab.tgtd import Tgtd
 
@@ -29,7 +30,12 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
         if _is_ours(record) and process.alive():
             ended.append(str(record))
             process.stop()
-    return ended + (_end_marked(mark) if mark else [])
+    if mark:
+        ended += _end_marked(mark)
+    for record in sorted(folder.rglob("netns")):  # when nobody is in it any more
+        ended.append(str(record))
+        Namespace(record.parent).stop()
+    return ended
 
 
 def _is_ours(record: Path) -> bool:

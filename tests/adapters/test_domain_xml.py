@@ -43,6 +43,12 @@ FULL = Vm(
     id=VM, name="shop's <db> & co", cpu=2, ram_mib=128, disks=(DATA, BOOT), nics=NICS,
     installation=OURS,
 )  # fmt: skip
+PLUGGED = (
+    NICS[0],
+    Nic(id=UUID(int=3), mac="52:54:00:00:00:03", kind="bridge", bridge="cl101-0a1b2c3d4"),
+    Nic(id=UUID(int=4 << 100), mac="52:54:00:00:00:04", kind="ovs", bridge="br0", tag=102,
+        model="pcnet32", mtu=9000),
+)  # fmt: skip
 DISKLESS = Vm(id=VM, name="bare", cpu=1, ram_mib=96, installation=OURS)
 
 
@@ -67,6 +73,9 @@ def connection(position: int, bus: Bus | None = None) -> Connection:
 SECRET = domain_xml.secret_id(VOLUME, VM)
 CASES = {
     "vm-full": domain_xml.domain_xml(FULL, "qemu", "/consoles/vm.log"),
+    "vm-plugged": domain_xml.domain_xml(
+        DISKLESS.model_copy(update={"nics": PLUGGED}), "kvm", "/consoles/vm.log"
+    ),
     "vm-diskless-kvm": domain_xml.domain_xml(DISKLESS, "kvm", "/consoles/vm.log"),
     "vm-efi-sata": domain_xml.domain_xml(
         expecting(Bus.SATA, firmware=Firmware.EFI), "kvm", "/consoles/vm.log"

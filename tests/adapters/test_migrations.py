@@ -128,3 +128,36 @@ def test_an_older_databases_hosts_take_new_vms_as_before(database, tmp_path):
     with database.read() as db:
         row = db.get_one(models.Host, host)
         assert (row.maintenance, row.reserved_for_id, row.rack_id) == (False, None, None)
+
+
+def test_networks_of_old_are_the_restricted_ones_that_they_were(database, kept, tmp_path):
+    go_back(database, tmp_path, "0022")
+    with database.write() as db:
+        vdc = db.scalar(text("SELECT id FROM virtual_datacenters"))
+        old = {
+            "id": uuid4().hex,
+            "virtual_datacenter_id": vdc,
+            "name": "default",
+            "kind": "unmanaged",
+        }
+        db.execute(insert(table("networks", *map(named, old))).values(**old))
+    migrate(database, tmp_path)
+    with database.engine.connect() as connection:
+        assert differences(connection) == []
+    with database.write() as db:
+        row = db.scalars(select(models.Network)).one()
+        vdc = db.scalars(select(models.VirtualDatacenter)).one()
+        assert (row.kind, row.name) == ("restricted", "default")
+        assert (row.datacenter_id, row.virtual_datacenter_id) == (vdc.datacenter_id, vdc.id)
+        assert (row.tag, row.range, row.dns, row.routes, row.mtu) == (None, None, [], [], 1500)
+        db.add(
+            models.Network(
+                id=uuid4(), datacenter_id=vdc.datacenter_id, name="out", kind="public", tag=7
+            )
+        )
+    go_back(database, tmp_path, "0022")
+    with database.read() as db:
+        assert db.execute(text("SELECT name, kind FROM networks")).all() == [
+            ("default", "unmanaged")
+        ]
+    migrate(database, tmp_path)

@@ -28,12 +28,13 @@ from adapters.errors import (
     Transient,
     Unsupported,
 )
-from adapters.guests import Boot, Bus, Firmware
+from adapters.guests import Boot, Bus, Firmware, NicKind
 from adapters.hypervisors.base import Capability, DisplayKind, Hypervisor
 from adapters.hypervisors.kvm import KvmHypervisor
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.hypervisors.vsphere import VsphereHypervisor
 from adapters.images.nocloud import seed_image
+from adapters.lan import card_of
 from adapters.nodes.vsphere import VsphereNode
 from adapters.storage.base import BlockStorage
 from adapters.storage.directory import DirectoryStorage
@@ -56,6 +57,7 @@ from adapters.types import (
     Vm,
     Volume,
 )
+from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session
 from adapters.world import World
 from deployments.lab import appliance
@@ -92,6 +94,12 @@ class Counterpart(Protocol):
     def guest(self) -> Vm:
         """A VM that is on, and in which an operating system runs."""
 
+    def nic(self) -> Nic:
+        """A card that is plugged into a network of the host."""
+
+    def is_plugged(self, vm: UUID, nic: Nic) -> bool:
+        """Whether that VM, which is on, has its card there."""
+
     def deafen(self, vm: UUID) -> None:
         """See to it that the guest, of which no system runs, hears nothing."""
 
@@ -124,6 +132,12 @@ class Memory:
         self.ours.set_power(vm.id, Power.ON, timeout_s=0)
         return vm
 
+    def nic(self) -> Nic:
+        return Nic(id=uuid4(), mac="52:54:00:00:00:01", kind=NicKind.BRIDGE, bridge="br-test")
+
+    def is_plugged(self, vm: UUID, nic: Nic) -> bool:
+        return nic.mac in self.world.find("vm", vm)["macs"]
+
     def deafen(self, vm: UUID) -> None:
         self.ours.guest_keeps(vm)
 
@@ -132,8 +146,9 @@ class Memory:
 
 
 class Kvm:
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: Path, uri: str, netns: str | None = None) -> None:
         self.folder = folder
+        self.netns = netns
         self.uri = uri
         self.tgtd = Tgtd(folder / "tgtd")
         self.host = libvirt.open(uri)
@@ -170,6 +185,15 @@ class Kvm:
         Guest(self.ours, self.uri, vm).boot()
         return running
 
+    def nic(self) -> Nic:
+        return Nic(id=uuid4(), mac="52:54:00:00:00:01", kind=NicKind.BRIDGE, bridge="br-test")
+
+    def is_plugged(self, vm: UUID, nic: Nic) -> bool:
+        assert self.netns is not None
+        command = ["ip", "-n", self.netns, "-o", "link", "show", "master", nic.bridge]
+        cards = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return card_of(nic.id) in cards and nic.mac in self.host.lookupByUUID(vm.bytes).XMLDesc()
+
     def deafen(self, vm: UUID) -> None:
         """Its firmware never released a disk."""
 
@@ -195,7 +219,7 @@ class Vsphere:
         self.files = vcsim.files()
         self.tgtd = Tgtd(folder / "tgtd")
         login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
-        session = Session(vcsim.address, lambda: login)
+        self.session = session = Session(vcsim.address, lambda: login)
         self.ours = VsphereHypervisor(session, OURS)
         self.others = VsphereHypervisor(Session(vcsim.address, lambda: login), OTHERS)
         self.node = VsphereNode(session)
@@ -228,6 +252,21 @@ class Vsphere:
 
     def guest(self) -> Vm:
         raise NotImplementedError
+
+    def nic(self) -> Nic:
+        with self.session.speaking():
+            PortGroups(self.session).ensure("test", "vSwitch0", 42)
+        return Nic(id=uuid4(), mac="52:54:00:00:00:01", kind=NicKind.PORT_GROUP, bridge="test")
+
+    def is_plugged(self, vm: UUID, nic: Nic) -> bool:
+        with self.session.speaking():
+            found = next(each for each in self.session.host.vm if each.name == f"vm-{vm}")
+            cards = {
+                device.macAddress: (device.backing.deviceName, device.connectable.connected)
+                for device in found.config.hardware.device
+                if hasattr(device, "macAddress")
+            }
+        return cards.get(nic.mac) == (nic.bridge, True)
 
     def deafen(self, vm: UUID) -> None:
         """No guest is asked."""
@@ -272,9 +311,10 @@ def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coun
         yield Memory(tmp_path)
         return
     real: Kvm | Vsphere
-    if request.param == "kvm":
-        host: KvmHost = request.getfixturevalue("kvm_host")
-        real = Kvm(tmp_path, host.uri)
+    if request.param in {"kvm", "switched"}:
+        name = "kvm_host" if request.param == "kvm" else "switched_host"
+        host: KvmHost = request.getfixturevalue(name)
+        real = Kvm(tmp_path, host.uri, host.netns)
     else:
         real = Vsphere(tmp_path, request.getfixturevalue(request.param))
     try:
@@ -285,6 +325,18 @@ def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coun
 
 booting = pytest.mark.parametrize("counterpart", BOOTING, indirect=True)
 """For what needs a guest in which something runs."""
+
+plugged = pytest.mark.parametrize(
+    "counterpart",
+    [
+        "memory",
+        pytest.param("switched", marks=pytest.mark.lab),
+        pytest.param("vcenter", marks=pytest.mark.lab),
+        pytest.param("esxi", marks=pytest.mark.lab),
+    ],
+    indirect=True,
+)
+"""For what needs a host with a network to be plugged into: KVM in a namespace of its own."""
 
 
 @pytest.fixture
@@ -873,6 +925,28 @@ def test_a_vm_starts_with_the_cards_that_its_guest_expects(ours, model):
         ours.has_vm(changed(vm, nics=(changed(nic, model=""),)))
     ours.set_power(vm.id, Power.ON, timeout_s=0)
     assert ours.power(vm.id) is Power.ON
+
+
+@plugged
+def test_a_card_is_plugged_into_its_network(ours, counterpart):
+    nic = counterpart.nic()
+    vm = changed(bare_vm(), nics=(nic, Nic(id=uuid4(), mac="52:54:00:00:00:02")))
+    ours.ensure_vm(vm)
+    assert ours.has_vm(vm)
+    with pytest.raises(Conflict):
+        ours.has_vm(changed(vm, nics=(changed(nic, bridge="another"), vm.nics[1])))
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert ours.power(vm.id) is Power.ON
+    assert counterpart.is_plugged(vm.id, nic)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("counterpart", ["vcenter", "esxi"], indirect=True)
+def test_what_a_host_has_no_plug_for_is_refused(ours, counterpart):
+    with pytest.raises(Unsupported):
+        ours.ensure_vm(changed(bare_vm(), nics=(changed(counterpart.nic(), kind="ovs"),)))
+    with pytest.raises(NotFound):
+        ours.ensure_vm(changed(bare_vm(), nics=(changed(counterpart.nic(), bridge="no"),)))
 
 
 def test_what_is_not_defined_cannot_be_switched_on_and_is_off(ours):

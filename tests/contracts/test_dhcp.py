@@ -1,5 +1,8 @@
 """The laws of DHCP servers, run over every adapter that claims the port."""
 
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +13,13 @@ import pytest
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.lan import Lease, Reservation, Route, Subnet
 from adapters.networks.base import DhcpServer
+from adapters.networks.kea import Kea, KeaSocket
 from adapters.networks.memory import MemoryDhcp
 from adapters.world import World
+from deployments.lab.kea import Kea as LabKea
+from deployments.lab.relay import Relay
+from deployments.lab.vlans import Vlans
+from tests.labs import started
 
 OURS, THEIRS = uuid4(), uuid4()
 VLANS = (101, 102)
@@ -66,9 +74,46 @@ class Memory:
         return self.world.everything()
 
 
-@pytest.fixture(params=["memory"])
-def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Counterpart:
-    return Memory(tmp_path)
+class KeaServer:
+    def __init__(self, vlans: Vlans, lab: LabKea) -> None:
+        self.vlans = vlans
+        self.lab = lab
+        self.server = Kea(KeaSocket(lab.socket), OURS)
+        self.theirs = Kea(KeaSocket(lab.socket), THEIRS)
+
+    def ask(self, mac: str, vlan: int) -> IPv4Address | None:
+        told = self.vlans.ask(mac, vlan)
+        return IPv4Address(told["ip"]) if told else None
+
+    def restart(self) -> None:
+        self.lab.stop()
+        self.lab.start()
+
+    def changes(self) -> int:
+        return self.lab.changes()
+
+    def lose_everything(self) -> None:
+        self.lab.lose(leases=True, configuration=True)
+        self.lab.start()
+
+    def photograph(self) -> object:
+        channel = KeaSocket(self.lab.socket)
+        told = channel.ask({"command": "config-get"})["arguments"]["Dhcp4"]
+        written = json.loads(self.lab.configuration.read_text())["Dhcp4"]
+        assert told["subnet4"] == written.get("subnet4", [])
+        return told["subnet4"], channel.ask({"command": "lease4-get-all"}).get("arguments")
+
+
+@pytest.fixture(params=["memory", pytest.param("kea", marks=pytest.mark.lab)])
+def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counterpart]:
+    if request.param == "memory":
+        yield Memory(tmp_path)
+        return
+    relays = {vlan: f"10.77.{vlan}.1/24" for vlan in VLANS}
+    with started(Vlans(tmp_path / "vlans", relays)) as vlans, ExitStack() as servers:
+        lab = servers.enter_context(started(LabKea(tmp_path / "kea", vlans.servers[0])))
+        servers.enter_context(started(Relay(tmp_path, vlans)))
+        yield KeaServer(vlans, lab)
 
 
 @pytest.fixture

@@ -13,11 +13,14 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from deployments.lab.kea import Kea
 from deployments.lab.mariadb import MariaDb
 from deployments.lab.postgresql import Postgresql
 from deployments.lab.process import Process
+from deployments.lab.relay import Relay
 from deployments.lab.sweep import sweep
 from deployments.lab.tgtd import Tgtd
+from deployments.lab.vlans import Vlans
 from flows import prefect_server
 
 pytestmark = pytest.mark.lab
@@ -116,3 +119,22 @@ def test_the_sweep_ends_what_was_left_and_nothing_else(tmp_path: Path) -> None:
         for process in (marked, other):
             process.kill()
             process.wait()
+
+
+def test_a_sweep_takes_networks_away_with_what_runs_in_them(tmp_path: Path) -> None:
+    def namespaces() -> set[str]:
+        listed = subprocess.run(["ip", "netns"], check=True, capture_output=True, text=True)
+        return set(listed.stdout.split())
+
+    vlans = Vlans(tmp_path / "vlans", {101: "10.77.101.1/24"})
+    kea = Kea(tmp_path / "kea", vlans.servers[0])
+    vlans.start()
+    kea.start()
+    relay = Relay(tmp_path / "relay", vlans)
+    relay.start()
+    names = {vlans.switch.name, vlans.servers[0].name}
+    assert names <= namespaces()
+    ended = sweep(tmp_path)
+    assert len(ended) == 4
+    assert not names & namespaces()
+    assert sweep(tmp_path) == []

@@ -7,6 +7,7 @@ before the operator's interfaces: a tagged one of his is brought up where it is 
 
 import os
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,8 @@ class Ifupdown:
 
 def publish(path: Path, text: str) -> None:
     """Let a file have this text at once, as its readers see it."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")  # no `*` of a shell matches it
+    unseen = f".{path.name}.{threading.get_native_id()}"  # by a shell's `*`
+    hidden = path.with_name(unseen)
     with speaking_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with hidden.open("w") as file:

@@ -57,17 +57,21 @@ class Dnsmasq:
     def delete_subnet(self, subnet: UUID) -> None:
         self._change(lambda held: held.without_subnet(subnet))
 
-    def ensure_reservations(self, reservations: Iterable[Reservation]) -> None:
-        every = list(reservations)
-        self._change(lambda held: held.with_reservations(every))
+    def ensure_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[Subnet] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change(lambda held: held.with_reservations(*said))
 
     def has_reservations(self, reservations: Iterable[Reservation]) -> set[UUID]:
         found = self._held().reservations
         return {each.id for each in reservations if found.get(each.id) == each}
 
-    def delete_reservations(self, reservations: Iterable[Reservation]) -> None:
-        ids = [each.id for each in reservations]
-        self._change(lambda held: held.without_reservations(ids))
+    def delete_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change(lambda held: held.without_reservations(*said))
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)

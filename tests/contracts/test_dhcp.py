@@ -335,6 +335,21 @@ def test_one_reservation_that_cannot_be_keeps_all_from_being(counterpart: Counte
     assert counterpart.photograph() == before
 
 
+def test_subnets_come_and_go_with_what_is_reserved_in_them(counterpart: Counterpart) -> None:
+    one, two = subnet(101), subnet(102)
+    nics = [card(one, 5), card(one, 6), card(two, 5)]
+    empty, before = counterpart.photograph(), counterpart.changes()
+    counterpart.server.ensure_reservations(nics, [one, two])
+    assert counterpart.changes() == before + 1
+    assert counterpart.server.content()[0] == {one.id: one, two.id: two}
+    assert counterpart.ask(nics[1].mac, 101) == nics[1].address
+    counterpart.server.delete_reservations(nics[1:], [one.id, two.id])
+    assert counterpart.changes() == before + 2
+    assert counterpart.server.content() == ({one.id: one}, {nics[0].id: nics[0]})
+    counterpart.server.delete_reservations(nics, [one.id, two.id])
+    assert counterpart.photograph() == empty
+
+
 def test_two_cards_can_change_places(server: DhcpServer) -> None:
     said = subnet(101)
     one, two = card(said, 5), card(said, 6)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from uuid import UUID
 
 from adapters.database.records import VmRecord
-from adapters.errors import Conflict, InUse, NotFound, Transient
+from adapters.errors import Conflict
 from adapters.lan import Guard, Link
 from adapters.types import Value
 from flows.cloud import cloud
@@ -119,13 +119,7 @@ def guarded(host: UUID, guards: list[Guard]) -> bool:
 def reserve_addresses(server: UUID, nics: list[UUID]) -> None:
     """Let the DHCP server tell these NICs their addresses, and no others."""
     subnets, reservations = cloud.lans.of_nics(server, nics)
-    dhcp = cloud.dhcp(server)
-    for subnet in subnets:
-        dhcp.ensure_subnet(subnet)
-    try:
-        dhcp.ensure_reservations(reservations)
-    except NotFound as error:  # another operation has taken the last address of its subnet back
-        raise Transient(str(error)) from error
+    cloud.dhcp(server).ensure_reservations(reservations, subnets)
 
 
 @reserve_addresses.undo
@@ -135,10 +129,8 @@ def free_addresses(server: UUID, nics: list[UUID]) -> None:
     dhcp = cloud.dhcp(server)
     _, known = dhcp.content()
     theirs = [known[nic] for nic in nics if nic in known]
-    dhcp.delete_reservations(theirs)
-    for subnet in {*(each.id for each in subnets), *(each.subnet for each in theirs)}:
-        with suppress(InUse):
-            dhcp.delete_subnet(subnet)
+    used = {*(each.id for each in subnets), *(each.subnet for each in theirs)}
+    dhcp.delete_reservations(theirs, used)
 
 
 @reserve_addresses.look

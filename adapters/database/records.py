@@ -5,7 +5,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import Guard, Link
+from adapters.lan import Guard, Link, LinkKind
 from adapters.packages import About
 from adapters.plugs import Plug, Uplink, guard_of, link_of, plugged
 from adapters.types import (
@@ -124,6 +124,9 @@ class HostRecord(Value):
     name: str
     family: Family
     address: str
+    uplink: str | None = None  # behind `<namespace>/` where it is in one
+    link_kind: LinkKind | None = None
+    switch: str = ""
 
 
 class DhcpRecord(Value):

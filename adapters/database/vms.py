@@ -102,7 +102,8 @@ def uplink_of(row: Any) -> Uplink | None:
     if not row.uplink:
         return None
     kind = LinkKind(row.link_kind or LinkKind.BRIDGE)
-    return Uplink(interface=row.uplink, kind=kind, switch=row.switch)
+    interface = row.uplink.rpartition("/")[2]  # the host's own word: where it is, its access says
+    return Uplink(interface=interface, kind=kind, switch=row.switch)
 
 
 def volume_of(row: Any) -> VolumeRecord:

@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from deployments.lab.namespace import Namespace
 from deployments.lab.process import Process, free_port, wait_for
 
 _HOOK = "/usr/lib/{arch}/kea/hooks/libdhcp_lease_cmds.so"
@@ -15,9 +16,9 @@ _LONGEST = 107  # characters in a socket's path
 class Kea:
     """A server that hears relays, and those beside it, at one interface of its namespace."""
 
-    def __init__(self, folder: Path, namespace: str, interface: str = "lan") -> None:
+    def __init__(self, folder: Path, namespace: Namespace, interface: str = "lan") -> None:
         self.folder = folder.absolute()
-        self._inside = ("ip", "netns", "exec", namespace)
+        self._inside = ("ip", "netns", "exec", namespace.name)
         self._interface = interface
         self._process = Process(folder, "kea")
         self.socket = self.folder / "kea.sock"

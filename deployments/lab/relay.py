@@ -9,9 +9,8 @@ from deployments.lab.vlans import Vlans
 class Relay:
     """`dhcrelay` for every VLAN of a switch."""
 
-    def __init__(self, folder: Path, vlans: Vlans, servers: int = 1) -> None:
+    def __init__(self, folder: Path, vlans: Vlans) -> None:
         self._vlans = vlans
-        self._servers = servers
         self._process = Process(folder, "dhcrelay")
 
     def start(self) -> None:
@@ -19,11 +18,12 @@ class Relay:
         words = ["dhcrelay", "-4", "-d", "--no-pid"]
         for vlan in self._vlans.relays:
             words += ["-id", self._vlans.port(vlan)]
-        for number in range(self._servers):
+        numbers = range(len(self._vlans.servers))
+        for number in numbers:
             words += ["-iu", f"up{number}"]
-        words += [self._vlans.address(number) for number in range(self._servers)]
+        words += [self._vlans.address(number) for number in numbers]
         self._process.log.unlink(missing_ok=True)
-        self._process.spawn("ip", "netns", "exec", self._vlans.switch, *words)
+        self._process.spawn("ip", "netns", "exec", self._vlans.switch.name, *words)
         wait_for(self._listens, 10, f"dhcrelay ({self._process.log})")
 
     def stop(self) -> None:

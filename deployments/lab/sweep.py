@@ -11,7 +11,6 @@ from deployments.lab.kvm_host import KvmHost
 from deployments.lab.namespace import Namespace
 from deployments.lab.process import Process
 from deployments.lab.tgtd import Tgtd
-from deployments.lab.vlans import sweep_vlans
 
 _GRACE_S = 3.0
 
@@ -33,8 +32,7 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
             process.stop()
     if mark:
         ended += _end_marked(mark)
-    ended += sweep_vlans(folder)  # when nobody is in them any more
-    for record in sorted(folder.rglob("netns")):
+    for record in sorted(folder.rglob("netns")):  # when nobody is in it any more
         ended.append(str(record))
         Namespace(record.parent).stop()
     return ended

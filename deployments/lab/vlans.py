@@ -2,24 +2,22 @@
 
     guests --- br<vlan> (the relay's address) --- 10.99.<n>.1 === 10.99.<n>.2 --- server n
 
-A bridge for each VLAN, since not every kernel here has bridges that know tags. Names of
-namespaces are global: these are derived from the folder.
+A bridge for each VLAN, since not every kernel here has bridges that know tags.
 """
 
-import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from zlib import crc32
 
+from deployments.lab.namespace import Namespace
 from deployments.lab.process import wait_for
 
-_RECORD = "vlans.json"
 # What busybox's client calls with what it was told.
 _TELL = """#!/bin/sh
 [ "$1" != bound ] || env >"$TOLD"
 """
+_ASKED_FOR = ("staticroutes", "mtu", "domain")
 
 
 class Vlans:
@@ -30,14 +28,9 @@ class Vlans:
     ) -> None:
         self._folder = folder.absolute()
         self.relays = relays or {}
-        self._servers = servers
-        self._name = f"cl-{crc32(str(self._folder).encode()):08x}"
-        self._clients = 0
-        self.switch = f"{self._name}-sw"
-
-    def server(self, number: int = 0) -> str:
-        """The namespace of a server."""
-        return f"{self._name}-s{number}"
+        self.switch = Namespace(folder / "switch")
+        self.servers = [Namespace(folder / f"server-{n}") for n in range(servers)]
+        self._guests = 0
 
     @staticmethod
     def address(number: int = 0) -> str:
@@ -51,82 +44,57 @@ class Vlans:
 
     def start(self) -> None:
         """Make all of it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / _RECORD).write_text(json.dumps(self._name))
-        _ip("netns", "add", self.switch)
-        _ip("-n", self.switch, "link", "set", "lo", "up")
+        self.switch.start()
         for vlan, address in self.relays.items():
             port = self.port(vlan)
-            made = ("link", "add", port, "type", "bridge", "forward_delay", "0")
-            _ip("-n", self.switch, *made)
-            _ip("-n", self.switch, "addr", "add", address, "dev", port)
-            _ip("-n", self.switch, "link", "set", port, "up")
-        for number in range(self._servers):
-            self._start_server(number)
+            self.switch.ip("link", "add", port, "type", "bridge", "forward_delay", "0")
+            self.switch.ip("addr", "add", address, "dev", port)
+            self.switch.ip("link", "set", port, "up")
+        for number, server in enumerate(self.servers):
+            self._plug_in(number, server)
 
     def stop(self) -> None:
-        """Remove all of it, guests' ends too; gone already is success."""
-        listed = _ip("netns", "list").splitlines()
-        for name in (line.split()[0] for line in listed if line.startswith(f"{self._name}-")):
-            _ip("netns", "delete", name)
-        (self._folder / _RECORD).unlink(missing_ok=True)
+        """Remove all of it; gone already is success."""
+        for namespace in (*self.servers, self.switch):
+            namespace.stop()
 
     def ask(self, mac: str, vlan: int, *, seconds: int = 2) -> dict[str, str]:
         """A guest with this card starts in a VLAN: what it is told, in busybox's words."""
-        self._clients += 1
-        client, port = f"{self._name}-c{self._clients}", f"c{self._clients}"
-        script, told = self._folder / "tell.sh", self._folder / f"{port}.told"
+        self._guests += 1
+        port = f"guest{self._guests}"
+        with Namespace(self._folder / port) as guest:
+            pair = ("address", mac, "type", "veth", "peer", "name", port)
+            guest.ip("link", "add", "c0", *pair, "netns", self.switch.name)
+            self.switch.ip("link", "set", port, "master", self.port(vlan), "up")
+            guest.ip("link", "set", "c0", "up")
+            return self._told(guest, seconds)
+
+    def _told(self, guest: Namespace, seconds: int) -> dict[str, str]:
+        script, told = guest.folder / "tell.sh", guest.folder / "told"
         script.write_text(_TELL)
         script.chmod(0o700)
-        _ip("netns", "add", client)
-        try:
-            pair = ("netns", client, "address", mac, "type", "veth", "peer", "name", port)
-            _ip("link", "add", "c0", *pair, "netns", self.switch)
-            _ip("-n", self.switch, "link", "set", port, "master", self.port(vlan), "up")
-            _ip("-n", client, "link", "set", "c0", "up")
-            words = ["busybox", "udhcpc", "-i", "c0", "-n", "-q", "-f", "-s", str(script)]
-            words += ["-t", str(seconds), "-T", "1", "-O", "staticroutes", "-O", "mtu"]
-            words += ["-O", "domain"]
-            inside = ["ip", "netns", "exec", client, *words]
-            env = {"PATH": os.environ["PATH"], "TOLD": str(told)}
-            subprocess.run(inside, check=False, capture_output=True, timeout=60, env=env)
-        finally:
-            _ip("netns", "delete", client)
-        if not told.exists():
-            return {}
-        lines = told.read_text().splitlines()
-        told.unlink()
+        words = ["busybox", "udhcpc", "-i", "c0", "-n", "-q", "-f", "-s", str(script)]
+        words += ["-t", str(seconds), "-T", "1"]
+        words += [word for option in _ASKED_FOR for word in ("-O", option)]
+        env = {"PATH": os.environ["PATH"], "TOLD": str(told)}
+        inside = ["ip", "netns", "exec", guest.name, *words]
+        subprocess.run(inside, check=False, capture_output=True, timeout=60, env=env)
+        lines = told.read_text().splitlines() if told.exists() else []
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
-    def _start_server(self, number: int) -> None:
-        name, near, far = self.server(number), f"up{number}", "lan"
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
-        pair = ("netns", self.switch, "type", "veth", "peer", "name", far, "netns", name)
-        _ip("link", "add", near, *pair)
-        _ip("-n", self.switch, "addr", "add", f"10.99.{number}.1/24", "dev", near)
-        _ip("-n", self.switch, "link", "set", near, "up")
-        _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", far)
-        _ip("-n", name, "link", "set", far, "up")
-        _ip("-n", name, "route", "add", "default", "via", f"10.99.{number}.1")
+    def _plug_in(self, number: int, server: Namespace) -> None:
+        server.start()
+        pair = ("type", "veth", "peer", "name", "lan", "netns", server.name)
+        self.switch.ip("link", "add", f"up{number}", *pair)
+        self.switch.ip("addr", "add", f"10.99.{number}.1/24", "dev", f"up{number}")
+        self.switch.ip("link", "set", f"up{number}", "up")
+        server.ip("addr", "add", f"{self.address(number)}/24", "dev", "lan")
+        server.ip("link", "set", "lan", "up")
+        server.ip("route", "add", "default", "via", f"10.99.{number}.1")
         # Kea opens no socket at an interface that has no carrier, and only warns.
-        wait_for(lambda: _carrier(name, far), 10, f"carrier in {name}")
+        wait_for(lambda: _is_up(server), 10, f"carrier in {server.name}")
 
 
-def sweep_vlans(folder: Path) -> Iterable[str]:
-    """Remove what switches under this folder have left."""
-    for record in sorted(folder.rglob(_RECORD)):
-        Vlans(record.parent).stop()
-        yield str(record)
-
-
-def _carrier(namespace: str, interface: str) -> bool:
-    (link,) = json.loads(_ip("-n", namespace, "-j", "link", "show", interface))
-    return link["operstate"] == "UP"
-
-
-def _ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
+def _is_up(server: Namespace) -> bool:
+    (link,) = server.ask("link", "show", "lan")
+    return bool(link["operstate"] == "UP")

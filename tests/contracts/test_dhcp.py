@@ -111,7 +111,7 @@ def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coun
         return
     relays = {vlan: f"10.77.{vlan}.1/24" for vlan in VLANS}
     with started(Vlans(tmp_path / "vlans", relays)) as vlans, ExitStack() as servers:
-        lab = servers.enter_context(started(LabKea(tmp_path / "kea", vlans.server())))
+        lab = servers.enter_context(started(LabKea(tmp_path / "kea", vlans.servers[0])))
         servers.enter_context(started(Relay(tmp_path, vlans)))
         yield KeaServer(vlans, lab)
 

@@ -41,7 +41,7 @@ def vlans(tmp_path):
 
 @pytest.fixture
 def lab(tmp_path, vlans):
-    with started(LabKea(tmp_path / "kea", vlans.server())) as lab:
+    with started(LabKea(tmp_path / "kea", vlans.servers[0])) as lab:
         yield lab
 
 
@@ -104,10 +104,10 @@ def test_two_tenants_may_have_the_same_range_on_two_servers(tmp_path):
     relays = {101: "10.98.0.101/32", 102: "10.98.0.102/32"}
     with ExitStack() as stack:
         vlans = stack.enter_context(started(Vlans(tmp_path / "v", relays, servers=2)))
-        labs = [LabKea(tmp_path / str(n), vlans.server(n)) for n in (0, 1)]
+        labs = [LabKea(tmp_path / str(n), vlans.servers[n]) for n in (0, 1)]
         for lab in labs:
             stack.enter_context(started(lab))
-        stack.enter_context(started(Relay(tmp_path, vlans, servers=2)))
+        stack.enter_context(started(Relay(tmp_path, vlans)))
         servers = [Kea(KeaSocket(lab.socket), OURS) for lab in labs]
         ranges = {"range": IPv4Network("10.0.0.0/24"), "gateway": IPv4Address("10.0.0.1")}
         one = subnet(101, **ranges, relay=IPv4Address("10.98.0.101"))

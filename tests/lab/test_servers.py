@@ -127,14 +127,14 @@ def test_a_sweep_takes_networks_away_with_what_runs_in_them(tmp_path: Path) -> N
         return set(listed.stdout.split())
 
     vlans = Vlans(tmp_path / "vlans", {101: "10.77.101.1/24"})
-    kea = Kea(tmp_path / "kea", vlans.server())
+    kea = Kea(tmp_path / "kea", vlans.servers[0])
     vlans.start()
     kea.start()
     relay = Relay(tmp_path / "relay", vlans)
     relay.start()
-    names = {vlans.switch, vlans.server()}
+    names = {vlans.switch.name, vlans.servers[0].name}
     assert names <= namespaces()
     ended = sweep(tmp_path)
-    assert len(ended) == 3
+    assert len(ended) == 4
     assert not names & namespaces()
     assert sweep(tmp_path) == []

@@ -124,7 +124,7 @@ class HostRecord(Value):
     name: str
     family: Family
     address: str
-    uplink: str | None = None
+    uplink: str | None = None  # behind `<namespace>/` where it is in one
     link_kind: LinkKind | None = None
     switch: str = ""
 
@@ -188,7 +188,7 @@ class NetworkRecord(Value):
         return Link(
             network=self.id,
             tag=self.tag,
-            uplink=host.uplink,
+            uplink=host.uplink.rpartition("/")[2],
             mtu=self.mtu,
             kind=host.link_kind or LinkKind.BRIDGE,
             switch=host.switch,

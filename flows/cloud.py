@@ -43,6 +43,7 @@ from adapters.images.memory import (
     MemoryImageTool,
     MemoryRepository,
 )
+from adapters.lan import LinkKind
 from adapters.networks.base import DhcpServer
 from adapters.networks.memory import MemoryDhcp
 from adapters.nodes.base import Node, Switch
@@ -329,7 +330,17 @@ class Cloud:
         record = self._recently(self.inventory.host, host)
         if record.family is Family.MEMORY:
             return MemorySwitch(self.world, host)
-        raise Unsupported(f"no adapter for links of {record.family}", code="link-unsupported")
+        if record.family is Family.VSPHERE:
+            from adapters.nodes.vsphere_links import VsphereSwitch
+
+            return VsphereSwitch(self._session(record.address, host, None))
+        from adapters.nodes.bridges import Bridges
+        from adapters.nodes.openvswitch import OpenVswitch
+
+        namespace = (record.uplink or "").rpartition("/")[0]
+        if record.link_kind is LinkKind.OVS:
+            return OpenVswitch(namespace, self.settings.ovs_database)
+        return Bridges(namespace, self.settings.host_root)
 
     @handed_out
     def dhcp_at(self, kind: str, address: str, server: UUID) -> DhcpServer:

@@ -31,8 +31,8 @@ def join_networks(vms: Sequence[VmRecord]) -> None:
         here = [vm for vm in vms if vm.host == host]
         hold_links(host, needs_of(here))
         guard_cards(host, [guard for vm in here for guard in vm.guards])
-    for server, nics in served(vms).items():
-        reserve_addresses(server, nics)
+    for server, some in served(vms).items():
+        reserve_addresses(server, [vm.id for vm in some], nics_of(some, server))
 
 
 def needs_of(vms: Iterable[VmRecord]) -> list[Need]:
@@ -46,13 +46,18 @@ def needs_of(vms: Iterable[VmRecord]) -> list[Need]:
     return [Need(link=link, vms=tuple(users[key])) for key, link in links.items()]
 
 
-def served(vms: Iterable[VmRecord]) -> dict[UUID, list[UUID]]:
-    """The NICs of these VMs that are told their addresses, by DHCP server."""
-    found: dict[UUID, list[UUID]] = {}
+def served(vms: Iterable[VmRecord]) -> dict[UUID, list[VmRecord]]:
+    """Those of these VMs that are told addresses, by DHCP server."""
+    found: dict[UUID, list[VmRecord]] = {}
     for vm in (each for each in vms if each.host_id):
-        for server, nics in vm.reservations.items():
-            found.setdefault(server, []).extend(nics)
+        for server in vm.served:
+            found.setdefault(server, []).append(vm)
     return found
+
+
+def nics_of(vms: Iterable[VmRecord], server: UUID) -> list[UUID]:
+    """The NICs of these VMs that are told their addresses by this server."""
+    return [nic for vm in vms for nic in vm.served.get(server, ())]
 
 
 @step("hold-links")
@@ -116,16 +121,20 @@ def guarded(host: UUID, guards: list[Guard]) -> bool:
 
 
 @step("reserve-addresses")
-def reserve_addresses(server: UUID, nics: list[UUID]) -> None:
+def reserve_addresses(server: UUID, vms: list[UUID], nics: list[UUID]) -> None:
     """Let the DHCP server tell these NICs their addresses, and no others."""
-    subnets, reservations = cloud.lans.of_nics(server, nics)
+    reservations = cloud.networks.reservations(vms).get(server, [])
+    subnets = cloud.networks.subnets(vms).get(server, [])
     cloud.dhcp(server).ensure_reservations(reservations, subnets)
 
 
 @reserve_addresses.undo
-def free_addresses(server: UUID, nics: list[UUID]) -> None:
-    """Let the DHCP server forget them, and subnets of which it knows no address any more."""
-    subnets, _ = cloud.lans.of_nics(server, nics)
+def free_addresses(server: UUID, vms: list[UUID], nics: list[UUID]) -> None:
+    """Let the DHCP server forget them, and subnets of which it knows no address any more.
+
+    It is asked which it knows: ours may be written down no more.
+    """
+    subnets = cloud.networks.subnets(vms).get(server, [])
     dhcp = cloud.dhcp(server)
     _, known = dhcp.content()
     theirs = [known[nic] for nic in nics if nic in known]
@@ -134,8 +143,8 @@ def free_addresses(server: UUID, nics: list[UUID]) -> None:
 
 
 @reserve_addresses.look
-def are_reserved(server: UUID, nics: list[UUID]) -> bool:
-    """Whether the DHCP server would tell any of them; ours may know of them no more."""
+def are_reserved(server: UUID, vms: list[UUID], nics: list[UUID]) -> bool:
+    """Whether the DHCP server would tell any of them."""
     _, known = cloud.dhcp(server).content()
     return not known.keys().isdisjoint(nics)
 
@@ -149,14 +158,14 @@ def leave_host(vm: VmRecord) -> None:
 
 def leave_servers(vms: Sequence[VmRecord]) -> None:
     """Let DHCP servers forget these VMs, which are gone."""
-    for server, nics in served(vms).items():
-        release_addresses(server, nics)
+    for server, some in served(vms).items():
+        release_addresses(server, [vm.id for vm in some], nics_of(some, server))
 
 
 def give_networks_up(vm: VmRecord) -> None:
     """Take all that a VM has of its networks away, as a part of a step."""
-    for server, nics in vm.reservations.items():
-        free_addresses(server, nics)
+    for server, nics in vm.served.items():
+        free_addresses(server, [vm.id], nics)
     if vm.links:
         forget_guards(vm.host, list(vm.guards))
         release_links(vm.host, needs_of([vm]))
@@ -183,10 +192,10 @@ def _(vm: UUID, host: UUID, needs: list[Need]) -> bool:
 
 
 @step("release-addresses", Effect.REMOVES)
-def release_addresses(server: UUID, nics: list[UUID]) -> None:
-    free_addresses(server, nics)
+def release_addresses(server: UUID, vms: list[UUID], nics: list[UUID]) -> None:
+    free_addresses(server, vms, nics)
 
 
 @release_addresses.look
-def _(server: UUID, nics: list[UUID]) -> bool:
-    return are_reserved(server, nics)
+def _(server: UUID, vms: list[UUID], nics: list[UUID]) -> bool:
+    return are_reserved(server, vms, nics)

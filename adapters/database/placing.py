@@ -22,10 +22,13 @@ from adapters.allocation import (
     Wish,
 )
 from adapters.database import models
-from adapters.database.tags import PRIVATE, rack_tags, tags_of
-from adapters.database.vms import RESTRICTED, parts
+from adapters.database.addressing import tags_taken
+from adapters.database.tags import TAKES_TAGS
+from adapters.database.vlans import usable, within
+from adapters.database.vms import parts
 from adapters.errors import NotFound
 from adapters.guests import Firmware
+from adapters.lan import NetworkKind
 
 _VM, _DISK, _STORE, _HOST = (
     models.VirtualMachine,
@@ -63,11 +66,13 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
         .order_by(_HOST.name)
     )
     stores = _stores(db, datacenter)
-    taken = tags_of(db, datacenter)
+    taken = tags_taken(db, datacenter)
     racks = {
         row.id: row
         for row in db.scalars(select(models.Rack).where(models.Rack.datacenter_id == datacenter))
     }
+    tags = {x.id: usable(x.vlan_min, x.vlan_max, x.vlans_avoided) for x in racks.values()}
+    of_none = taken.difference(*(within(x.vlan_min, x.vlan_max) for x in racks.values()))
     return [
         Room(
             id=row.id,
@@ -83,8 +88,8 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
             datacenter_id=datacenter,
             rack_id=row.rack_id,
             rack=racks[row.rack_id].name if row.rack_id else "",
-            vlans_free=len(rack_tags(rack) - taken) if (rack := racks.get(row.rack_id)) else None,
-            vlans=frozenset(rack_tags(rack) & taken) if rack else None,
+            vlans_free=len(own - taken) if (own := tags.get(row.rack_id)) is not None else None,
+            vlans=frozenset(own & taken if own is not None else of_none),
             unlinked="" if row.uplink else "has no uplink for networks",
         )
         for row in db.execute(query)
@@ -127,9 +132,9 @@ def _networks(db: Session, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
     """The networks of VMs, but for those that lead nowhere."""
     net, nic = models.Network, models.NicRow
     query = (
-        select(nic.vm_id, net.id, net.kind, net.tag)
+        select(nic.vm_id, net.id, net.tag, TAKES_TAGS.label("takes_tags"))
         .join(net, net.id == nic.network_id)
-        .where(nic.vm_id.in_(vms), net.kind != RESTRICTED)
+        .where(nic.vm_id.in_(vms), net.kind != NetworkKind.RESTRICTED)
         .distinct()
     )
     found: dict[UUID, list[Any]] = {}
@@ -139,12 +144,12 @@ def _networks(db: Session, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
 
 
 def _wish(row: Any, disk_mib: int, networks: Sequence[Any]) -> Wish:
-    private = [each.tag for each in networks if each.kind == PRIVATE]
+    own = [each.tag for each in networks if each.takes_tags]
     return Wish(
         linked=bool(networks),
-        tagged=bool(private) or any(each.tag for each in networks),
-        tags=frozenset(tag for tag in private if tag),
-        vlans=private.count(None),
+        tagged=bool(own) or any(each.tag for each in networks),
+        tags=frozenset(tag for tag in own if tag),
+        vlans=own.count(None),
         family=row.family,
         cpu=row.cpu,
         ram_mib=row.ram_mib,

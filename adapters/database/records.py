@@ -1,11 +1,12 @@
 """What the inventory knows, as values: rows never leave this package otherwise."""
 
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from uuid import UUID, uuid5
 
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import Guard, Link, LinkKind
+from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route, Subnet
 from adapters.packages import About
 from adapters.plugs import Plug, Uplink, guard_of, link_of, plugged
 from adapters.types import (
@@ -129,7 +130,74 @@ class HostRecord(Value):
     switch: str = ""
 
 
-class DhcpRecord(Value):
+class NetworkRecord(Value):
+    """A network's row."""
+
+    id: UUID
+    name: str
+    kind: NetworkKind
+    datacenter_id: UUID
+    virtual_datacenter_id: UUID | None = None
+    enterprise_id: UUID | None = None  # the one that it was given to
+    tag: int | None = None
+    range: IPv4Network | None = None
+    gateway: IPv4Address | None = None
+    dns: tuple[IPv4Address, ...] = ()
+    suffix: str = ""
+    routes: tuple[Route, ...] = ()
+    excluded: tuple[str, ...] = ()
+    range6: IPv6Network | None = None
+    mtu: int = MTU
+    number: int | None = None
+    relay: IPv4Address | None = None
+    dhcp_server_id: UUID | None = None
+    quarantine_s: int = 0
+
+    @property
+    def takes_tags(self) -> bool:
+        """Whether its tag is taken when it is needed, and freed with its last user."""
+        own = self.kind in {NetworkKind.PRIVATE, NetworkKind.UNMANAGED}
+        return own and self.virtual_datacenter_id is not None
+
+    @property
+    def never_given(self) -> tuple[str, ...]:
+        """What of its range is for no NIC."""
+        own = (each for each in (self.gateway, self.relay) if each)
+        return (*self.excluded, *map(str, own))
+
+    def subnet(self, installation: UUID) -> Subnet | None:
+        """The network, as its DHCP server is to know it; None where it has none."""
+        if self.range is None or self.number is None or self.dhcp_server_id is None:
+            return None
+        return Subnet(
+            id=self.id,
+            number=self.number,
+            range=self.range,
+            gateway=self.gateway,
+            dns=self.dns,
+            suffix=self.suffix,
+            routes=self.routes,
+            relay=self.relay,
+            mtu=self.mtu,
+            installation=installation,
+        )
+
+    def link(self, host: HostRecord, installation: UUID) -> Link | None:
+        """The network as a host is to have it; None where it cannot have any, or this one."""
+        if host.uplink is None or self.kind is NetworkKind.RESTRICTED:
+            return None
+        return Link(
+            network=self.id,
+            tag=self.tag,
+            uplink=host.uplink.rpartition("/")[2],
+            mtu=self.mtu,
+            kind=host.link_kind or LinkKind.BRIDGE,
+            switch=host.switch,
+            installation=installation,
+        )
+
+
+class DhcpServerRecord(Value):
     """A DHCP server, and how to reach it."""
 
     id: UUID
@@ -263,7 +331,7 @@ class VmRecord(Value):
         )
 
     @property
-    def reservations(self) -> dict[UUID, list[UUID]]:
+    def served(self) -> dict[UUID, list[UUID]]:
         """Its NICs that are told their addresses, by the DHCP server that does it."""
         found: dict[UUID, list[UUID]] = {}
         for each in self.plugs:

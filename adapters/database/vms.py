@@ -14,13 +14,12 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.library import image_of
 from adapters.database.records import DiskRecord, VmRecord, VolumeRecord
-from adapters.lan import LinkKind
+from adapters.lan import LinkKind, NetworkKind
 from adapters.plugs import Plug, Uplink
 from adapters.types import Base, Nic, Settings
 
 K = TypeVar("K")
 _KEYS_A_QUERY = 500
-RESTRICTED = "restricted"  # networks that lead nowhere: QEMU's own
 
 
 def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> list[VmRecord]:
@@ -123,7 +122,7 @@ def _plugs(db: Session, nics: dict[UUID, list[Any]]) -> dict[UUID, tuple[Plug, .
     """What VMs' NICs are plugged into: all but the restricted ones."""
     every = [nic for each in nics.values() for nic in each]
     rows = rows_having(db, models.Network.id, [*{nic.network_id for nic in every}])
-    networks = {row.id: row for row in rows if row.kind != RESTRICTED}
+    networks = {row.id: row for row in rows if row.kind != NetworkKind.RESTRICTED}
     plugged = [nic for nic in every if nic.network_id in networks]
     told = rows_having(db, models.AddressRow.nic_id, [nic.id for nic in plugged])
     addresses = {row.nic_id: row.address for row in told}

@@ -77,11 +77,13 @@ class KeaAgent:
         turn: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.url = url
-        self._login = login
+        self._ask_for_login = login
+        self._login: Chap | None = None
         self._turn = turn
 
     def ask(self, request: Json) -> Json:
-        login = self._login()
+        self._login = self._login or self._ask_for_login()  # once for all that it is asked
+        login = self._login
         auth = (login.user, login.password.get_secret_value()) if login else None
         try:
             answer = httpx.post(
@@ -92,6 +94,7 @@ class KeaAgent:
                 trust_env=False,
             )
             if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+                self._login = None
                 raise NotAllowed(f"Kea's agent at {self.url} refuses our login")
             answer.raise_for_status()
             return _answer(answer.json())

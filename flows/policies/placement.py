@@ -265,7 +265,8 @@ def _bars_of_networks(wish: Wish, host: Room) -> Iterator[str]:
     if host.vlans_free is not None and host.vlans_free < wish.vlans:
         yield f"{host.vlans_free} VLANs free in rack {host.rack}, {wish.vlans} needed"
     if host.vlans is not None and (strange := wish.tags - host.vlans):
-        yield f"rack {host.rack} does not carry VLAN {min(strange)}"
+        where = f"rack {host.rack}" if host.rack else "being in no rack, it"
+        yield f"{where} does not carry VLAN {min(strange)}"
     if wish.linked and host.unlinked:
         yield host.unlinked
     if wish.tagged and host.untagged:

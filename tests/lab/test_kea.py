@@ -5,11 +5,13 @@ import sys
 import threading
 from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address, IPv4Network
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
-from adapters.errors import Conflict, InUse, NotAllowed, Refused, Transient
+from adapters.database.schema import migrate
+from adapters.errors import Conflict, InUse, NotAllowed, Refused, Transient, Unsupported
 from adapters.lan import Route
 from adapters.networks import kea as kea_adapter
 from adapters.networks.kea import Kea, KeaAgent, KeaSocket
@@ -18,8 +20,10 @@ from deployments.lab.kea import Kea as LabKea
 from deployments.lab.kea import KeaAgent as LabAgent
 from deployments.lab.relay import Relay
 from deployments.lab.vlans import Vlans
+from flows.cloud import cloud
 from tests.contracts.test_dhcp import OURS, card, changed, subnet
 from tests.labs import started
+from tests.worlds import settings_in
 
 pytestmark = pytest.mark.lab
 
@@ -325,3 +329,22 @@ def test_an_agent_takes_the_same_for_a_password(tmp_path, lab, server):
             remote.content()
     with pytest.raises(Transient):
         remote.content()
+
+
+def test_the_cloud_finds_it_by_either_way(tmp_path, lab, server):
+    cloud.become(settings_in(tmp_path / "home"))
+    migrate(cloud.database, cloud.settings.home)
+    with started(LabAgent(tmp_path / "agent", lab.socket, "cloudloom", "secret word")) as agent:
+        key = uuid4()
+        remote = cloud.dhcp_at("kea", agent.url, key)
+        with pytest.raises(NotAllowed):
+            remote.content()
+        with cloud.database.write() as db:
+            cloud.secrets.keep(db, key, Chap(user="cloudloom", password=SecretStr("secret word")))
+        said = subnet(101, installation=cloud.inventory.installation)
+        remote.ensure_subnet(said)
+        assert cloud.dhcp_at("kea", str(lab.socket), key).content() == ({said.id: said}, {})
+        assert server.content() == ({}, {})
+    with pytest.raises(Unsupported):
+        cloud.dhcp_at("isc", "/etc", key)
+    cloud.database.engine.dispose()

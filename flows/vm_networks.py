@@ -123,8 +123,7 @@ def guarded(host: UUID, guards: list[Guard]) -> bool:
 @step("reserve-addresses")
 def reserve_addresses(server: UUID, vms: list[UUID], nics: list[UUID]) -> None:
     """Let the DHCP server tell these NICs their addresses, and no others."""
-    reservations = cloud.networks.reservations(vms).get(server, [])
-    subnets = cloud.networks.subnets(vms).get(server, [])
+    subnets, reservations = cloud.lans.of_vms(server, vms)
     cloud.dhcp(server).ensure_reservations(reservations, subnets)
 
 
@@ -134,7 +133,7 @@ def free_addresses(server: UUID, vms: list[UUID], nics: list[UUID]) -> None:
 
     It is asked which it knows: ours may be written down no more.
     """
-    subnets = cloud.networks.subnets(vms).get(server, [])
+    subnets, _ = cloud.lans.of_vms(server, vms)
     dhcp = cloud.dhcp(server)
     _, known = dhcp.content()
     theirs = [known[nic] for nic in nics if nic in known]

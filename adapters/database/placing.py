@@ -22,9 +22,7 @@ from adapters.allocation import (
     Wish,
 )
 from adapters.database import models
-from adapters.database.addressing import tags_taken
-from adapters.database.tags import TAKES_TAGS
-from adapters.database.vlans import usable, within
+from adapters.database.tags import TAKES_TAGS, tags_taken, usable_tags
 from adapters.database.vms import parts
 from adapters.errors import NotFound
 from adapters.guests import Firmware
@@ -71,8 +69,7 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
         row.id: row
         for row in db.scalars(select(models.Rack).where(models.Rack.datacenter_id == datacenter))
     }
-    tags = {x.id: usable(x.vlan_min, x.vlan_max, x.vlans_avoided) for x in racks.values()}
-    of_none = taken.difference(*(within(x.vlan_min, x.vlan_max) for x in racks.values()))
+    tags = {rack: usable_tags(racks.values(), rack) for rack in (*racks, None)}
     return [
         Room(
             id=row.id,
@@ -88,8 +85,8 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
             datacenter_id=datacenter,
             rack_id=row.rack_id,
             rack=racks[row.rack_id].name if row.rack_id else "",
-            vlans_free=len(own - taken) if (own := tags.get(row.rack_id)) is not None else None,
-            vlans=frozenset(own & taken if own is not None else of_none),
+            vlans_free=len(tags[row.rack_id] - taken) if row.rack_id else None,
+            vlans=frozenset(tags[row.rack_id] & taken),
             unlinked="" if row.uplink else "has no uplink for networks",
         )
         for row in db.execute(query)

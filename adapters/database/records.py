@@ -6,7 +6,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route, Subnet
+from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route
 from adapters.packages import About
 from adapters.plugs import Plug, Uplink, guard_of, link_of, plugged
 from adapters.types import (
@@ -165,39 +165,8 @@ class NetworkRecord(Value):
         own = (each for each in (self.gateway, self.relay) if each)
         return (*self.excluded, *map(str, own))
 
-    def subnet(self, installation: UUID) -> Subnet | None:
-        """The network, as its DHCP server is to know it; None where it has none."""
-        if self.range is None or self.number is None or self.dhcp_server_id is None:
-            return None
-        return Subnet(
-            id=self.id,
-            number=self.number,
-            range=self.range,
-            gateway=self.gateway,
-            dns=self.dns,
-            suffix=self.suffix,
-            routes=self.routes,
-            relay=self.relay,
-            mtu=self.mtu,
-            installation=installation,
-        )
 
-    def link(self, host: HostRecord, installation: UUID) -> Link | None:
-        """The network as a host is to have it; None where it cannot have any, or this one."""
-        if host.uplink is None or self.kind is NetworkKind.RESTRICTED:
-            return None
-        return Link(
-            network=self.id,
-            tag=self.tag,
-            uplink=host.uplink.rpartition("/")[2],
-            mtu=self.mtu,
-            kind=host.link_kind or LinkKind.BRIDGE,
-            switch=host.switch,
-            installation=installation,
-        )
-
-
-class DhcpServerRecord(Value):
+class DhcpRecord(Value):
     """A DHCP server, and how to reach it."""
 
     id: UUID

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
-from adapters.database.addressing import tags_taken, usable_tags
+from adapters.database.vlans import FIRST, LAST, usable, within
 from adapters.database.vms import parts
 from adapters.errors import OutOfSpace, Transient
 from adapters.lan import NetworkKind
@@ -67,17 +67,34 @@ def free_tags(db: Session, networks: Mapping[UUID, models.Network]) -> None:
             network.tag = None
 
 
+def tags_taken(db: Session, datacenter: UUID) -> set[int]:
+    """The tags that any network of the datacenter has."""
+    query = select(_NETWORK.tag).where(_NETWORK.datacenter_id == datacenter)
+    return {tag for tag in db.scalars(query) if tag}
+
+
+def usable_tags(racks: Iterable[models.Rack], rack: UUID | None) -> set[int]:
+    """The tags that a rack's hosts may use; those in no rack, what no rack has."""
+    by_id = {each.id: each for each in racks}
+    if rack is not None:
+        own = by_id[rack]
+        return usable(own.vlan_min, own.vlan_max, own.vlans_avoided)
+    others = (within(each.vlan_min, each.vlan_max) for each in by_id.values())
+    return {*within(FIRST, LAST)}.difference(*others)
+
+
 def _usable(
     db: Session, datacenter: UUID, network: UUID, vms: Sequence[UUID]
 ) -> Iterable[set[int]]:
-    """The tags that each of these VMs' hosts may use; hosts of a rack may use the same."""
-    hosts: dict[UUID, UUID] = {}
+    """The tags that the hosts of these VMs may use, by rack."""
+    racks: set[UUID | None] = set()
     for some in parts(vms):
         query = (
-            select(models.Host.id, models.Host.rack_id)
+            select(models.Host.rack_id)
             .join(_VM, _VM.host_id == models.Host.id)
             .join(_NIC, _NIC.vm_id == _VM.id)
             .where(_NIC.network_id == network, _VM.id.in_(some))
         )
-        hosts |= {row.rack_id or datacenter: row.id for row in db.execute(query)}
-    return [usable_tags(db, datacenter, host)[0] for host in hosts.values()]
+        racks.update(db.scalars(query.distinct()))
+    every = db.scalars(select(models.Rack).filter_by(datacenter_id=datacenter)).all()
+    return [usable_tags(every, rack) for rack in racks]

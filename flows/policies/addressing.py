@@ -106,13 +106,6 @@ def picked(space: Space, taken: Collection[int], address: IPv4Address, network: 
     return space.place(address)
 
 
-def next_tag(usable: Collection[int], taken: Collection[int], where: str) -> int:
-    """The first tag that may be used and is not. Raises `OutOfSpace`."""
-    if left := {*usable}.difference(taken):
-        return min(left)
-    raise OutOfSpace(f"no VLAN is left in {where}", code="no-vlan-left")
-
-
 def server_for(wanted: IPv4Network, servers: Sequence[Server]) -> UUID:
     """The first DHCP server that knows no range which overlaps this one. Raises `Conflict`."""
     for each in servers:

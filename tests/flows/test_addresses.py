@@ -14,7 +14,6 @@ from adapters.errors import Conflict, OutOfSpace, Refused
 from adapters.lan import NetworkKind
 from flows.addresses import enter, reserve
 from flows.cloud import cloud
-from flows.policies.addressing import next_tag
 from tests.worlds import World, build
 
 RANGE = IPv4Network("10.0.0.0/29")
@@ -134,81 +133,14 @@ def test_a_network_without_addresses_has_none_to_pick(world):
     assert refusal.value.code == "network-without-addresses"
 
 
-def test_servers_are_told_what_vms_need(world):
-    server = uuid4()
-    world.add(
-        models.DhcpServer(
-            id=server, datacenter_id=world.datacenter, name="s", kind="memory", address="m"
-        )
-    )
-    key = network(world, dhcp_server_id=server, suffix="shop.example")
-    both = vms(world, 2)
-    nics = put_into(key, *both)
-    reserved(world, nics)
-    (subnet,) = cloud.networks.subnets(both)[server]
-    assert (subnet.id, subnet.range, subnet.suffix) == (key, RANGE, "shop.example")
-    told = cloud.networks.reservations(both)[server]
-    assert [(x.id, str(x.address), x.hostname) for x in told] == [
-        (nics[0], "10.0.0.2", "v0"),
-        (nics[1], "10.0.0.3", "v1"),
-    ]
-    assert cloud.networks.content(server) == ([subnet], [])  # neither has a host
-    with cloud.database.write() as db:
-        db.get_one(models.VirtualMachine, both[0]).host_id = world.hosts[0]
-    assert cloud.networks.content(server) == ([subnet], told[:1])
-
-
-def test_a_tag_is_had_until_its_last_user_has_gone(world):
-    rack = uuid4()
-    world.add(
-        models.Rack(
-            id=rack,
-            datacenter_id=world.datacenter,
-            name="r",
-            vlan_min=10,
-            vlan_max=13,
-            vlans_avoided=["11-10"],
-            vlans_reserved=0,
-            low_vlans_percent=0,
-        )
-    )
-    racked, loose = world.hosts
-    with cloud.database.write() as db:
-        db.get_one(models.Host, racked).rack_id = rack
-    first, second = network(world), network(world)
+def test_a_tag_is_one_networks(world):
     network(world, NetworkKind.EXTERNAL, tag=12)
-    take = cloud.networks.take_tag
-    assert take(first, "nic:a", racked, next_tag) == 13
-    assert take(first, "nic:b", racked, next_tag) == 13
-    with pytest.raises(OutOfSpace) as full:
-        take(second, "nic:c", racked, next_tag)
-    assert full.value.code == "no-vlan-left"
-    assert take(second, "nic:c", loose, next_tag) == 2
-    with pytest.raises(Conflict) as elsewhere:
-        take(first, "nic:d", loose, next_tag)
-    assert elsewhere.value.code == "vlan-elsewhere"
-    assert not cloud.networks.has_tag(first, "nic:d")
-    cloud.networks.release_tag(first, "nic:a")
-    assert cloud.networks.network(first).tag == 13
-    assert cloud.networks.has_tag(first, "nic:b")
-    for _ in range(2):
-        cloud.networks.release_tag(first, "nic:b")
-    assert cloud.networks.network(first).tag is None
-    with cloud.database.read() as db:
-        assert db.scalars(select(models.SharedThing.name)).all() == [f"tag:{second}"]
-
-
-def test_a_tag_of_the_operators_is_neither_taken_nor_freed(world):
-    outside = network(world, NetworkKind.EXTERNAL, tag=12)
-    assert cloud.networks.take_tag(outside, "nic:a", world.hosts[0], next_tag) == 12
-    cloud.networks.release_tag(outside, "nic:a")
-    assert cloud.networks.network(outside).tag == 12
-    for kind, code in ((NetworkKind.EXTERNAL, "tag-of-external"),):
-        with pytest.raises(Conflict) as refusal:
-            network(world, kind, tag=12)
-        assert refusal.value.code == code
-    own = network(world)
-    tag = cloud.networks.take_tag(own, "nic:a", world.hosts[0], next_tag)
     with pytest.raises(Conflict) as refusal:
-        network(world, NetworkKind.EXTERNAL, tag=tag)
+        network(world, NetworkKind.EXTERNAL, tag=12)
+    assert refusal.value.code == "tag-of-external"
+    own = network(world)
+    with cloud.database.write() as db:
+        db.get_one(models.Network, own).tag = 13
+    with pytest.raises(Conflict) as refusal:
+        network(world, NetworkKind.EXTERNAL, tag=13)
     assert refusal.value.code == "tag-taken"

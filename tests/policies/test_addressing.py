@@ -15,7 +15,6 @@ from flows.policies.addressing import (
     free,
     new_range,
     next_places,
-    next_tag,
     picked,
     server_for,
     span,
@@ -94,16 +93,6 @@ def test_what_is_no_span_is_refused(said):
     with pytest.raises(Refused) as refusal:
         span(said)
     assert refusal.value.code == "invalid-range"
-
-
-@given(st.sets(st.integers(2, 30)), st.sets(st.integers(2, 30)))
-def test_the_next_tag_is_the_first_that_is_left(usable, taken):
-    if left := usable - taken:
-        assert next_tag(usable, taken, "rack r") == min(left)
-        return
-    with pytest.raises(OutOfSpace) as refusal:
-        next_tag(usable, taken, "rack r")
-    assert (refusal.value.code, "rack r" in str(refusal.value)) == ("no-vlan-left", True)
 
 
 @given(st.lists(st.lists(RANGES, max_size=4), max_size=3), RANGES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from adapters.database.addressing import Networks
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.equipment import Equipment
@@ -148,6 +149,11 @@ class Cloud:
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Networks, their tags and addresses."""
+        return Networks(self.database)
 
     @cached_property
     def hardware(self) -> Hardware:

@@ -49,9 +49,8 @@ class Bridges:
         lasting = self._files.folder.is_dir()
         return LinkAbilities(
             kind=LinkKind.BRIDGE,
-            without=self._cannot(*_BRIDGE, what="bridges"),
+            without=self._cannot(*_BRIDGE, what="bridges") or self._guards.cannot(),
             untagged_only=self._cannot(*_VLAN, what="tagged interfaces (8021q)"),
-            unguarded=self._guards.cannot(),
             unlasting="" if lasting else f"there is no {self._files.folder}: ifupdown is missing",
         )
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Self
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adapters.types import Value
 
@@ -116,6 +116,11 @@ class Guard(Value):
     mac: str = Field(pattern=MAC)
     addresses: tuple[IPv4Address, ...] | None = None  # None: any, where they are not ours to give
     installation: UUID
+
+    @field_validator("addresses")
+    @classmethod
+    def _in_order(cls, said: tuple[IPv4Address, ...] | None) -> tuple[IPv4Address, ...] | None:
+        return None if said is None else tuple(sorted(said))
 
     @property
     def card(self) -> str:

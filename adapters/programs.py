@@ -8,10 +8,8 @@ setpriv's first act) `end_others` does: a program's environment names its runner
 
 import os
 import re
-import selectors
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +17,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
 from queue import SimpleQueue
+from typing import BinaryIO
 
 import psutil
+import sh
 
 from adapters.errors import AdapterError, Transient, Unsupported
 from adapters.settings import settings
@@ -29,7 +29,8 @@ RUNNER = "CLOUDLOOM_RUNNER"
 runner: ContextVar[str] = ContextVar("runner", default="")  # "<operation>/<epoch>" in a saga
 
 _KILLED_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-_STDERR_BYTES = 2**16  # a hostile image can make a tool complain without end
+_ANY_EXIT_CODE = tuple(range(-signal.NSIG, 256))  # we look at it ourselves
+_STDERR_LINES = 1000  # a hostile image can make a tool complain without end
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
@@ -58,63 +59,45 @@ class _Program:
         self.runner = of
         self.stopped = ""  # why
         self.ended = threading.Event()
-        self.stderr = b""  # the end of it
-        self._process: subprocess.Popen[bytes] | None = None
+        self._command: sh.RunningCommand | None = None
         self._lock = threading.Lock()
 
-    def start(self, arguments: list[str], stdin: str, env: dict[str, str]) -> None:
-        with self._lock, open(os.memfd_create("stdin"), "w+b") as source:  # noqa: PTH123 - no path
+    def start(
+        self, arguments: list[str], stdin: BinaryIO, stdout: int, env: dict[str, str]
+    ) -> None:
+        with self._lock:
             if self.stopped:
                 raise Stopped(f"{self.name}: {self.stopped}")
-            source.write(stdin.encode())
-            source.seek(0)
-            self._process = subprocess.Popen(  # noqa: S603 - a list of arguments, and no shell
-                arguments,
-                bufsize=0,
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=env,
-                start_new_session=True,
+            self._command = sh.Command("setpriv")(
+                *arguments,
+                _in=stdin,
+                _out=stdout,
+                _env=env,
+                _bg=True,
+                _bg_exc=False,
+                _new_session=True,
+                _ok_code=_ANY_EXIT_CODE,
+                _internal_bufsize=_STDERR_LINES,
+                _no_pipe=True,
+                _return_cmd=True,
             )
 
-    def lines(self) -> Iterator[str]:
-        """Its output, line by line, until it closes it; what it complains of is kept apart."""
-        if self._process is None or not self._process.stdout or not self._process.stderr:
-            return
-        rest = ""
-        with (
-            self._process.stdout as stdout,
-            self._process.stderr as stderr,
-            selectors.PollSelector() as open_ends,
-        ):
-            open_ends.register(stdout, selectors.EVENT_READ)
-            open_ends.register(stderr, selectors.EVENT_READ)
-            while open_ends.get_map():
-                for end, _ in open_ends.select():
-                    if not (chunk := os.read(end.fd, 65536)):
-                        open_ends.unregister(end.fileobj)
-                    elif end.fileobj is stderr:
-                        self.stderr = (self.stderr + chunk)[-_STDERR_BYTES:]
-                    else:
-                        text = rest + chunk.decode(errors="replace")
-                        *lines, rest = re.split(r"(?<=[\r\n])", text)
-                        yield from lines
-        if rest:
-            yield rest
-
-    def wait(self) -> int:
-        """The exit code, once it has ended."""
-        return self._process.wait() if self._process else 0
+    def wait(self) -> tuple[int, str]:
+        """The exit code and the last lines of stderr, once it has ended."""
+        if self._command is None:
+            return 0, ""
+        self._command.wait()
+        process = self._command.process
+        return process.exit_code or 0, process.stderr.decode(errors="replace")
 
     def stop(self, why: str) -> None:
         with self._lock:
             if self.stopped:
                 return
             self.stopped = why
-            if self._process is not None and self._process.poll() is None:
+            if self._command is not None and self._command.is_alive():
                 with suppress(ProcessLookupError):  # it has just ended
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                    os.killpg(self._command.process.pid, signal.SIGKILL)
 
     def watch(self, stalled_s: float) -> None:
         """Stop it once it has done next to nothing for so long."""
@@ -128,10 +111,10 @@ class _Program:
 
     def _work(self) -> float:
         """What it has done so far: tenths of CPU seconds, and 64 KiB of data read or written."""
-        if self._process is None:
+        if self._command is None:
             return 0.0
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
+            process = psutil.Process(self._command.process.pid)
             io, cpu = process.io_counters(), process.cpu_times()
             return (io.read_chars + io.write_chars) / 2**16 + (cpu.user + cpu.system) * 10
         return 0.0
@@ -209,9 +192,8 @@ def run(
     limits = settings()
     cpu = int(cpu_s or limits.program_timeout_s) or 1
     memory = (memory_mib or limits.program_memory_mib) * 2**20
-    wrapped = ["setpriv", "--pdeathsig", "KILL", "--"]
-    wrapped += ["prlimit", f"--as={memory}", f"--cpu={cpu}:{cpu + 5}", "--core=0", "--", path]
-    wrapped += (os.fspath(argument) for argument in arguments)
+    wrapped = ["--pdeathsig", "KILL", "--", "prlimit", f"--as={memory}", f"--cpu={cpu}:{cpu + 5}"]
+    wrapped += ["--core=0", "--", path, *(os.fspath(argument) for argument in arguments)]
     environment = {
         "PATH": _PATH,
         "HOME": os.environ.get("HOME", "/"),
@@ -230,10 +212,9 @@ def run(
             timer.start()
         if stalled_s is not None:
             threading.Thread(target=running.watch, args=[stalled_s], daemon=True).start()
-        _spawner().do(lambda: running.start(wrapped, stdin, environment))
-        for line in running.lines():
+        for line in _lines(running, wrapped, stdin, environment):
             (on_output or output.append)(line)
-        exit_code = running.wait()
+        exit_code, stderr = running.wait()
     except BaseException:
         running.stop("its caller gave up")
         running.wait()
@@ -248,8 +229,31 @@ def run(
     if exit_code in _KILLED_FROM_OUTSIDE:
         raise Stopped(f"{program}: ended by {signal.Signals(-exit_code).name}")
     if exit_code:
-        raise ProgramFailed(program, exit_code, running.stderr.decode(errors="replace"))
+        raise ProgramFailed(program, exit_code, stderr)
     return "".join(output)
+
+
+def _lines(
+    running: _Program, wrapped: list[str], stdin: str, environment: dict[str, str]
+) -> Iterator[str]:
+    """Start the program and give its output, line by line, until it closes it."""
+    readable, writable = os.pipe()
+    try:
+        try:
+            with open(os.memfd_create("stdin"), "w+b") as source:  # noqa: PTH123 - it has no path
+                source.write(stdin.encode())
+                source.seek(0)
+                _spawner().do(lambda: running.start(wrapped, source, writable, environment))
+        finally:
+            os.close(writable)
+        rest = ""
+        while chunk := os.read(readable, 65536):
+            *lines, rest = re.split(r"(?<=[\r\n])", rest + chunk.decode(errors="replace"))
+            yield from lines
+        if rest:
+            yield rest
+    finally:
+        os.close(readable)
 
 
 def stop_all(runner_text: str) -> None:

@@ -165,6 +165,13 @@ class Settings(BaseSettings):
         "",
         description="Other sites whose pages may open consoles, comma-separated: `https://...`.",
     )
+    host_root: Path = Field(
+        Path("/"),
+        description="Where this machine's `/etc` is, in which its networks last.",
+    )
+    ovs_database: str = Field(
+        "", description="Open vSwitch's database on hosts; empty: where it is usually. `unix:...`."
+    )
     program_timeout_s: float = Field(
         6 * 3600.0, gt=0, description="CPU seconds that an external program may use."
     )

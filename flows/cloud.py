@@ -41,6 +41,7 @@ from adapters.images.memory import (
     MemoryImageTool,
     MemoryRepository,
 )
+from adapters.lan import LinkKind
 from adapters.nodes.base import Node, Switch
 from adapters.nodes.memory import MemoryNode
 from adapters.nodes.memory_links import MemorySwitch
@@ -325,7 +326,17 @@ class Cloud:
         record = self._recently(self.inventory.host, host)
         if record.family is Family.MEMORY:
             return MemorySwitch(self.world, host)
-        raise Unsupported(f"no adapter for links of {record.family}", code="link-unsupported")
+        if record.family is Family.VSPHERE:
+            from adapters.nodes.vsphere_links import VsphereSwitch
+
+            return VsphereSwitch(self._session(record.address, host, None))
+        from adapters.nodes.bridges import Bridges
+        from adapters.nodes.openvswitch import OpenVswitch
+
+        namespace = (record.uplink or "").rpartition("/")[0]
+        if record.link_kind is LinkKind.OVS:
+            return OpenVswitch(namespace, self.settings.ovs_database)
+        return Bridges(namespace, self.settings.host_root)
 
     @handed_out
     def storage(self, pool: UUID) -> BlockStorage:

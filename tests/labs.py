@@ -20,6 +20,7 @@ from deployments.lab.postgresql import Postgresql
 from deployments.lab.redis import Redis
 from deployments.lab.tgtd import Tgtd
 from deployments.lab.vcsim import Vcsim
+from deployments.lab.wired_host import Wire, WiredHost
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,6 +111,27 @@ def tgtd(tmp_path: Path) -> Iterator[Tgtd]:
     """An iSCSI server of the test's own."""
     with started(Tgtd(tmp_path / "tgtd")) as server:
         yield server
+
+
+@pytest.fixture
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    """A switch of VLAN 101 and 102."""
+    with started(Wire(tmp_path / "wire", (101, 102))) as switch:
+        yield switch
+
+
+@pytest.fixture
+def wired_host(wire: Wire, tmp_path: Path) -> Iterator[WiredHost]:
+    """A host at it."""
+    with started(WiredHost(tmp_path / "one", wire.switch, wire.tags)) as host:
+        yield host
+
+
+@pytest.fixture
+def another_wired_host(wire: Wire, tmp_path: Path) -> Iterator[WiredHost]:
+    """Another one."""
+    with started(WiredHost(tmp_path / "two", wire.switch, wire.tags)) as host:
+        yield host
 
 
 @pytest.fixture(scope="session")

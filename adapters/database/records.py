@@ -5,6 +5,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
+from adapters.lan import LinkKind
 from adapters.packages import About
 from adapters.types import (
     Base,
@@ -122,6 +123,9 @@ class HostRecord(Value):
     name: str
     family: Family
     address: str
+    uplink: str | None = None  # behind `<namespace>/` where it is in one
+    link_kind: LinkKind | None = None
+    switch: str = ""
 
 
 class HostLoad(Value):

@@ -39,14 +39,24 @@ class DhcpServer(Protocol):
     def delete_subnet(self, subnet: UUID) -> None:
         """Remove a subnet. Raises `InUse` while it has reservations, whoever's."""
 
-    def ensure_reservations(self, reservations: Iterable[Reservation]) -> None:
-        """Reserve these addresses. Raises `NotFound` without the subnet, `Conflict`."""
+    def ensure_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[Subnet] = ()
+    ) -> None:
+        """Reserve these addresses, and have these subnets for them, in one change.
+
+        Raises `NotFound` without the subnet, and what `ensure_subnet` raises.
+        """
 
     def has_reservations(self, reservations: Iterable[Reservation]) -> set[UUID]:
         """Those of them that are there, and just like this."""
 
-    def delete_reservations(self, reservations: Iterable[Reservation]) -> None:
-        """Reserve these no more, and end the leases that their cards have."""
+    def delete_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
+    ) -> None:
+        """Reserve these no more, and end the leases that their cards have.
+
+        In the same change go those of `subnets` that have no reservations any more.
+        """
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         """Have these of ours and no others: for a server that has lost what it knew."""

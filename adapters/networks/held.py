@@ -4,6 +4,7 @@ Every adapter reads what there is, asks for what shall be, and writes the differ
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from uuid import UUID
@@ -66,15 +67,18 @@ class Held:
         rest = {key: value for key, value in self.subnets.items() if key != subnet}
         return replace(self, subnets=rest)
 
-    def with_reservations(self, reservations: Iterable[Reservation]) -> "Held":
-        """What it has with these reservations. Raises `NotFound`, `Refused`, `Conflict`."""
+    def with_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[Subnet] = ()
+    ) -> "Held":
+        """What it has with all these. Raises `NotFound`, `Refused`, `Conflict`, `InUse`."""
+        for subnet in subnets:
+            self = self.with_subnet(subnet)  # noqa: PLW0642 - it is a value
         new = {each.id: each for each in reservations}
         for each in new.values():
-            subnet = self.subnets.get(each.subnet)
-            if subnet is None:
+            if (its := self.subnets.get(each.subnet)) is None:
                 raise NotFound(f"the DHCP server has no network {each.subnet}")
-            if not _is_free(each.address, subnet):
-                raise Refused(f"{each.address} is no address for a guest of {subnet.range}")
+            if not _is_free(each.address, its):
+                raise Refused(f"{each.address} is no address for a guest of {its.range}")
         after = {**self.reservations, **new}
         speakers: dict[object, UUID | None] = {}
         for other in self.other_reservations:
@@ -87,18 +91,21 @@ class Held:
                     raise Conflict(text)
         return replace(self, reservations=after)
 
-    def without_reservations(self, reservations: Iterable[UUID]) -> "Held":
-        """What it has without these."""
-        gone = set(reservations)
+    def without_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
+    ) -> "Held":
+        """What it has without these, and without those of the subnets that nobody needs then."""
+        gone = {each.id for each in reservations}
         rest = {key: value for key, value in self.reservations.items() if key not in gone}
-        return replace(self, reservations=rest)
+        after = replace(self, reservations=rest)
+        for subnet in subnets:
+            with suppress(InUse):
+                after = after.without_subnet(subnet)
+        return after
 
     def replaced(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> "Held":
         """What it has with these of ours only. Raises `Conflict`, and more."""
-        after = replace(self, subnets={}, reservations={})
-        for subnet in subnets:
-            after = after.with_subnet(subnet)
-        return after.with_reservations(reservations)
+        return replace(self, subnets={}, reservations={}).with_reservations(reservations, subnets)
 
     def touched_by(self, after: "Held") -> set[UUID]:
         """The networks whose leases a change may end."""

@@ -118,18 +118,23 @@ class Kea:
     def delete_subnet(self, subnet: UUID) -> None:
         self._change(lambda held: held.without_subnet(subnet))
 
-    def ensure_reservations(self, reservations: Iterable[Reservation]) -> None:
-        every = list(reservations)
-        self._change(lambda held: held.with_reservations(every), {each.subnet for each in every})
+    def ensure_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[Subnet] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change(lambda held: held.with_reservations(*said), {each.subnet for each in said[0]})
 
     def has_reservations(self, reservations: Iterable[Reservation]) -> set[UUID]:
         found = self._held().reservations
         return {each.id for each in reservations if found.get(each.id) == each}
 
-    def delete_reservations(self, reservations: Iterable[Reservation]) -> None:
-        every = list(reservations)
-        ids = [each.id for each in every]
-        self._change(lambda held: held.without_reservations(ids), {each.subnet for each in every})
+    def delete_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change(
+            lambda held: held.without_reservations(*said), {each.subnet for each in said[0]}
+        )
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)

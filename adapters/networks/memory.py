@@ -38,9 +38,11 @@ class MemoryDhcp:
     def delete_subnet(self, subnet: UUID) -> None:
         self._change("delete_subnet", lambda held: held.without_subnet(subnet))
 
-    def ensure_reservations(self, reservations: Iterable[Reservation]) -> None:
-        every = list(reservations)
-        self._change("ensure_reservations", lambda held: held.with_reservations(every))
+    def ensure_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[Subnet] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change("ensure_reservations", lambda held: held.with_reservations(*said))
 
     def has_reservations(self, reservations: Iterable[Reservation]) -> set[UUID]:
         def effect() -> set[UUID]:
@@ -49,9 +51,11 @@ class MemoryDhcp:
 
         return self._ask("has_reservations", effect, set())
 
-    def delete_reservations(self, reservations: Iterable[Reservation]) -> None:
-        ids = [each.id for each in reservations]
-        self._change("delete_reservations", lambda held: held.without_reservations(ids))
+    def delete_reservations(
+        self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
+    ) -> None:
+        said = list(reservations), list(subnets)
+        self._change("delete_reservations", lambda held: held.without_reservations(*said))
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)

@@ -22,7 +22,10 @@ class PortGroups:
         if switch not in {each.name for each in self._info("vswitch")}:
             raise NotFound(f"the host has no switch {switch}")
         spec = vim.host.PortGroup.Specification(
-            name=name, vlanId=vlan, vswitchName=switch, policy=vim.host.NetworkPolicy()
+            name=name,
+            vlanId=vlan,
+            vswitchName=switch,
+            policy=vim.host.NetworkPolicy(security=_honest()),
         )
         try:
             self._system.AddPortGroup(spec)
@@ -34,12 +37,23 @@ class PortGroups:
         """Whether it is there. Raises `Conflict` when it is another switch's or VLAN's."""
         found = self._find(name)
         if found is not None and (found.vswitchName, found.vlanId) != (switch, vlan):
-            raise Conflict(f"{name} is VLAN {found.vlanId} of {found.vswitchName}")
+            text = f"{name} is VLAN {found.vlanId} of {found.vswitchName}"
+            raise Conflict(text, code="link-conflict")
         return found is not None
 
     def is_there(self, name: str) -> bool:
         """Whether there is one of that name, whatever it is."""
         return self._find(name) is not None
+
+    def all(self) -> list[tuple[str, str, int]]:
+        """Every one on the host: name, switch and VLAN."""
+        specs = (each.spec for each in self._info("portgroup"))
+        return [(spec.name, spec.vswitchName, spec.vlanId) for spec in specs]
+
+    def mtu(self, switch: str) -> int | None:
+        """What that switch says of its packets' size, if it does."""
+        found = (each for each in self._info("vswitch") if each.name == switch)
+        return next((each.mtu or each.spec.mtu for each in found), None)
 
     def delete(self, name: str) -> None:
         """Remove it; absent is success. Raises `InUse`, with the names of VMs that have a card."""
@@ -64,6 +78,13 @@ class PortGroups:
     @property
     def _system(self) -> Any:
         return self._session.host.configManager.networkSystem
+
+
+def _honest() -> Any:
+    """Cards are heard by their own MAC only, and hear what is theirs."""
+    return vim.host.NetworkPolicy.SecurityPolicy(
+        allowPromiscuous=False, macChanges=False, forgedTransmits=False
+    )
 
 
 def _network_of(device: Any) -> str:

@@ -13,9 +13,11 @@ import pytest
 from adapters.errors import Conflict, InUse, NotFound, Refused
 from adapters.lan import Lease, Reservation, Route, Subnet
 from adapters.networks.base import DhcpServer
+from adapters.networks.dnsmasq import Dnsmasq
 from adapters.networks.kea import Kea, KeaSocket
 from adapters.networks.memory import MemoryDhcp
 from adapters.world import World
+from deployments.lab.dnsmasq import Dnsmasq as LabDnsmasq
 from deployments.lab.kea import Kea as LabKea
 from deployments.lab.relay import Relay
 from deployments.lab.vlans import Vlans
@@ -74,16 +76,21 @@ class Memory:
         return self.world.everything()
 
 
-class KeaServer:
-    def __init__(self, vlans: Vlans, lab: LabKea) -> None:
+class Guests:
+    def __init__(self, vlans: Vlans) -> None:
         self.vlans = vlans
-        self.lab = lab
-        self.server = Kea(KeaSocket(lab.socket), OURS)
-        self.theirs = Kea(KeaSocket(lab.socket), THEIRS)
 
     def ask(self, mac: str, vlan: int) -> IPv4Address | None:
         told = self.vlans.ask(mac, vlan)
         return IPv4Address(told["ip"]) if told else None
+
+
+class KeaServer(Guests):
+    def __init__(self, vlans: Vlans, lab: LabKea) -> None:
+        super().__init__(vlans)
+        self.lab = lab
+        self.server = Kea(KeaSocket(lab.socket), OURS)
+        self.theirs = Kea(KeaSocket(lab.socket), THEIRS)
 
     def restart(self) -> None:
         self.lab.stop()
@@ -104,16 +111,47 @@ class KeaServer:
         return told["subnet4"], channel.ask({"command": "lease4-get-all"}).get("arguments")
 
 
-@pytest.fixture(params=["memory", pytest.param("kea", marks=pytest.mark.lab)])
+class DnsmasqServer(Guests):
+    def __init__(self, vlans: Vlans, lab: LabDnsmasq) -> None:
+        super().__init__(vlans)
+        self.lab = lab
+        self.server = Dnsmasq(lab.folder, OURS)
+        self.theirs = Dnsmasq(lab.folder, THEIRS)
+
+    def restart(self) -> None:
+        self.lab.stop()
+        self.lab.start()
+
+    def changes(self) -> int:
+        return self.lab.starts()
+
+    def lose_everything(self) -> None:
+        self.lab.stop()
+        self.lab.forget()
+        self.lab.start()
+
+    def photograph(self) -> object:
+        leases = self.lab.folder / "dnsmasq.leases"
+        folders = ("ranges", "hosts", "options", "names")
+        files = [path for each in folders for path in (self.lab.folder / each).iterdir()]
+        told = sorted((str(path), path.read_text()) for path in files)
+        return told, leases.read_text() if leases.exists() else ""
+
+
+REAL = {"kea": (LabKea, KeaServer), "dnsmasq": (LabDnsmasq, DnsmasqServer)}
+
+
+@pytest.fixture(params=["memory", *(pytest.param(x, marks=pytest.mark.lab) for x in REAL)])
 def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Counterpart]:
     if request.param == "memory":
         yield Memory(tmp_path)
         return
     relays = {vlan: f"10.77.{vlan}.1/24" for vlan in VLANS}
     with started(Vlans(tmp_path / "vlans", relays)) as vlans, ExitStack() as servers:
-        lab = servers.enter_context(started(LabKea(tmp_path / "kea", vlans.servers[0])))
+        lab, real = REAL[request.param]
+        server = servers.enter_context(started(lab(tmp_path / "server", vlans.servers[0])))
         servers.enter_context(started(Relay(tmp_path, vlans)))
-        yield KeaServer(vlans, lab)
+        yield real(vlans, server)
 
 
 @pytest.fixture
@@ -295,6 +333,21 @@ def test_one_reservation_that_cannot_be_keeps_all_from_being(counterpart: Counte
         with pytest.raises(error):
             counterpart.server.ensure_reservations([fit, unfit])
     assert counterpart.photograph() == before
+
+
+def test_subnets_come_and_go_with_what_is_reserved_in_them(counterpart: Counterpart) -> None:
+    one, two = subnet(101), subnet(102)
+    nics = [card(one, 5), card(one, 6), card(two, 5)]
+    empty, before = counterpart.photograph(), counterpart.changes()
+    counterpart.server.ensure_reservations(nics, [one, two])
+    assert counterpart.changes() == before + 1
+    assert counterpart.server.content()[0] == {one.id: one, two.id: two}
+    assert counterpart.ask(nics[1].mac, 101) == nics[1].address
+    counterpart.server.delete_reservations(nics[1:], [one.id, two.id])
+    assert counterpart.changes() == before + 2
+    assert counterpart.server.content() == ({one.id: one}, {nics[0].id: nics[0]})
+    counterpart.server.delete_reservations(nics, [one.id, two.id])
+    assert counterpart.photograph() == empty
 
 
 def test_two_cards_can_change_places(server: DhcpServer) -> None:

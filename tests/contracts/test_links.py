@@ -1,17 +1,32 @@
 """The laws of links, run over every switch that claims the port."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
+from pyVmomi import vim
 
 from adapters.errors import AdapterError, Conflict, InUse, NotFound, Refused, Unsupported
+from adapters.hypervisors.vsphere_spec import card
 from adapters.lan import Guard, Link, LinkKind
 from adapters.nodes.base import Switch
+from adapters.nodes.bridges import Bridges
+from adapters.nodes.interfaces import mark
 from adapters.nodes.memory_links import MemorySwitch
+from adapters.nodes.openvswitch import OpenVswitch
+from adapters.nodes.vsphere_links import VsphereSwitch
+from adapters.types import Chap, Nic
+from adapters.vsphere.port_groups import PortGroups
+from adapters.vsphere.session import Session
 from adapters.world import World
+from deployments.lab.ovs import Ovs
+from deployments.lab.vcsim import Vcsim
+from deployments.lab.wired_host import UPLINK, WiredHost
+from tests.labs import started
 
 
 class Counterpart(Protocol):
@@ -68,9 +83,174 @@ class Memory:
         return self.world.everything()
 
 
-@pytest.fixture(params=[Memory])
-def counterpart(request: pytest.FixtureRequest, tmp_path: Path) -> Counterpart:
-    return request.param(tmp_path)
+class Bridged:
+    """Linux bridges of a host that is a network namespace."""
+
+    kind = LinkKind.BRIDGE
+    uplink = UPLINK
+    name = ""
+    tags = [101, 102]  # noqa: RUF012 - a test's
+
+    def __init__(self, folder: Path, host: WiredHost) -> None:
+        self.folder, self.host = folder, host
+        (folder / "etc" / "netns" / host.namespace / "network" / "interfaces.d").mkdir(
+            parents=True
+        )
+        self.switch = self.other()
+
+    def other(self) -> Switch:
+        return Bridges(self.host.namespace, self.folder)
+
+    def foreign(self, link: Link) -> None:
+        self.host.network.ip("link", "add", "name", link.name, "type", "bridge")
+
+    def plug(self, link: Link) -> str:
+        self.host.network.ip("link", "add", "card", "type", "veth", "peer", "name", "far-end")
+        self.host.network.ip("link", "set", "dev", "card", "master", link.name)
+        return "card"
+
+    def unplug(self, link: Link, card: str) -> None:
+        self.host.network.ip("link", "delete", "dev", card)
+
+    def photograph(self) -> Any:
+        told = ("ifname", "mtu", "master", "ifalias", "address", "linkinfo", "addr_info")
+        words = self.host.network.ask("address", "show")
+        links = [
+            {name: each.get(name) for name in told} | {"up": "UP" in each["flags"]}
+            for each in words
+        ]
+        for each in links:
+            info = (each["linkinfo"] or {}).get("info_data") or {}
+            for name in [name for name in info if name.endswith("timer")]:
+                del info[name]
+        paths = [path for path in (self.folder / "etc").rglob("*") if path.is_file()]
+        paths = [path for path in paths if path.suffix != ".lock"]
+        return (
+            links,
+            {path: path.read_text() for path in paths},
+            self.host.network.run("nft", "list", "ruleset"),
+        )
+
+
+class Switched:
+    """VLANs of an Open vSwitch bridge."""
+
+    kind = LinkKind.OVS
+    uplink = UPLINK
+    name = "br0"
+    tags = [101, 102]  # noqa: RUF012 - a test's
+
+    def __init__(self, host: WiredHost, ovs: Ovs) -> None:
+        self.host, self.ovs = host, ovs
+        self.switch = self.other()
+        self.cards = 0
+
+    def other(self) -> Switch:
+        return OpenVswitch(self.host.namespace, self.ovs.database)
+
+    def foreign(self, link: Link) -> None:
+        other = link.model_copy(update={"installation": uuid4()})
+        said = f'cloudloom-{link.name}="{mark(other)}"'
+        self.ovs.vsctl("add", "Bridge", self.name, "external_ids", said)
+
+    def plug(self, link: Link) -> str:
+        self.cards += 1
+        card = f"card{self.cards}"
+        self.host.network.ip(
+            "link", "add", card, "type", "veth", "peer", "name", f"far{self.cards}"
+        )
+        self.ovs.vsctl("add-port", self.name, card, f"tag={link.tag}")
+        return card
+
+    def unplug(self, link: Link, card: str) -> None:
+        self.ovs.vsctl("del-port", self.name, card)
+        self.host.network.ip("link", "delete", "dev", card)
+
+    def photograph(self) -> Any:
+        columns = "--columns=name,external_ids,ports"
+        ports = "--columns=name,tag,trunks,external_ids"
+        return [self.ovs.vsctl(columns, "list", "Bridge"), self.ovs.vsctl(ports, "list", "Port")]
+
+
+class Grouped:
+    """Port groups of a simulated ESXi."""
+
+    kind = LinkKind.PORT_GROUP
+    uplink = ""
+    name = "vSwitch0"
+    tags = [101, 102]  # noqa: RUF012 - a test's
+
+    def __init__(self, vcsim: Vcsim) -> None:
+        login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
+        self.session = Session(vcsim.address, lambda: login)
+        self.switch = self.other()
+        self.groups = PortGroups(self.session)
+
+    def other(self) -> Switch:
+        return VsphereSwitch(self.session)
+
+    def foreign(self, link: Link) -> None:
+        with self.session.speaking():
+            self.groups.ensure(link.name, "vSwitch0", 103)
+
+    def plug(self, link: Link) -> str:
+        nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
+        with self.session.speaking():
+            there = {each.name: each for each in self.session.datacenter.networkFolder.childEntity}
+            config = vim.vm.ConfigSpec(
+                name=f"vm-{uuid4()}",
+                numCPUs=1,
+                memoryMB=32,
+                guestId="otherGuest64",
+                files=vim.vm.FileInfo(vmPathName="[LocalDS_0]"),
+                deviceChange=[card(0, nic, there[link.name], link.name)],
+            )
+            self.vm = self.session.create(config)
+        return config.name
+
+    def unplug(self, link: Link, card: str) -> None:
+        with self.session.speaking():
+            self.session.wait(self.vm.Destroy_Task())
+
+    def photograph(self) -> Any:
+        with self.session.speaking():
+            return sorted(self.groups.all())
+
+
+@pytest.fixture
+def switched(wired_host: WiredHost, tmp_path: Path) -> Iterator[Switched]:
+    with started(Ovs(tmp_path / "ovs", wired_host.namespace)) as ovs:
+        ovs.add_bridge("br0")
+        ovs.vsctl("add-port", "br0", UPLINK)
+        yield Switched(wired_host, ovs)
+
+
+@pytest.fixture
+def grouped_vcenter(vcenter: Vcsim) -> Grouped:
+    return Grouped(vcenter)
+
+
+@pytest.fixture
+def grouped_esxi(esxi: Vcsim) -> Grouped:
+    return Grouped(esxi)
+
+
+@pytest.fixture
+def bridged(wired_host: WiredHost, tmp_path: Path) -> Bridged:
+    return Bridged(tmp_path, wired_host)
+
+
+REAL = ("bridged", "switched", "grouped_vcenter", "grouped_esxi")
+
+
+@pytest.fixture(params=["memory", *(pytest.param(x, marks=pytest.mark.lab) for x in REAL)])
+def counterpart(request: pytest.FixtureRequest) -> Counterpart:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    return Memory(tmp_path)
 
 
 @pytest.fixture
@@ -192,6 +372,19 @@ def test_lanes_may_want_the_same_link_at_once(counterpart, switch, link):
     assert counterpart.photograph() == before
 
 
+def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, link):
+    other = link.model_copy(update={"mtu": 1400})
+    if counterpart.kind is LinkKind.PORT_GROUP:
+        other = link.model_copy(update={"tag": counterpart.tags[1]})
+    assert other.name == link.name
+    switch.ensure_link(link)
+    before = counterpart.photograph()
+    for call in (switch.ensure_link, switch.has_link, switch.delete_link):
+        with pytest.raises(Conflict):
+            call(other)
+    assert counterpart.photograph() == before
+
+
 # --- guards ------------------------------------------------------------------------------------
 
 
@@ -261,8 +454,7 @@ def test_lists_the_guards_of_an_installation_only(guarded, installation):
 @pytest.mark.parametrize(
     "cannot", [{"without": "no bridges here"}, {"untagged_only": "no 8021q here"}]
 )
-def test_what_a_host_cannot_do_is_refused_for_that_reason(tmp_path, installation, cannot):
-    memory = Memory(tmp_path)
+def test_what_a_host_cannot_do_is_refused_for_that_reason(memory, installation, cannot):
     memory.world.put("layer2", memory.host, cannot)
     reason = next(iter(cannot.values()))
     assert reason in memory.switch.abilities().model_dump().values()

@@ -4,9 +4,11 @@ They are in the journal, as those of `adapters.types`: new fields have defaults.
 """
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
+from itertools import count
 from typing import Self
 from uuid import UUID
 
@@ -17,6 +19,23 @@ from adapters.types import Value
 MAC = r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$"
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 MTU = 1500  # what every switch can
+
+
+class NetworkKind(StrEnum):
+    """Whose a network is, and what of it is ours to give."""
+
+    PRIVATE = "private"  # a virtual datacenter's own, with addresses
+    EXTERNAL = "external"  # the operator's, for one enterprise or for all
+    PUBLIC = "public"  # the operator's, whose addresses are bought
+    UNMANAGED = "unmanaged"  # without addresses of ours
+    RESTRICTED = "restricted"  # QEMU's own, that reaches nobody
+
+
+def macs(nic: UUID) -> Iterator[str]:
+    """The MACs that a NIC may have, of QEMU's range: the first that no other has is its own."""
+    for attempt in count():
+        word = hashlib.sha256(nic.bytes + attempt.to_bytes(4, "big")).digest()
+        yield "52:54:00:" + word[:3].hex(":")
 
 
 class Route(Value):

@@ -157,13 +157,14 @@ class Composer:
         for index, network in enumerate(vm.wanted.networks):
             if network not in networks:
                 raise NotFound(f"there is no network {network}", code="unknown-network")
+            nic = uuid4()
             db.add(
                 models.NicRow(
-                    id=uuid4(),
+                    id=nic,
                     vm_id=vm_id,
                     network_id=networks[network],
                     position=index,
-                    mac=new_mac(db),
+                    mac=new_mac(db, nic),
                     model=nic_model(self._family, expected.nics, index) or None,
                     is_default=index == 0,
                 )

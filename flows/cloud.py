@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from adapters.database.addressing import Networks
 from adapters.database.approvals import Approvals
 from adapters.database.claims import Claims
 from adapters.database.equipment import Equipment
@@ -30,6 +32,7 @@ from adapters.database.repositories import Repositories
 from adapters.database.secrets import Keyring, Secrets
 from adapters.database.session import Database
 from adapters.database.stories import Stories
+from adapters.database.turns import Turns
 from adapters.database.ways import Ways
 from adapters.errors import NotAllowed, NotFound, Unsupported
 from adapters.hypervisors.base import Hypervisor
@@ -42,6 +45,8 @@ from adapters.images.memory import (
     MemoryRepository,
 )
 from adapters.lan import LinkKind
+from adapters.networks.base import DhcpServer
+from adapters.networks.memory import MemoryDhcp
 from adapters.nodes.base import Node, Switch
 from adapters.nodes.memory import MemoryNode
 from adapters.nodes.memory_links import MemorySwitch
@@ -144,6 +149,11 @@ class Cloud:
     def inventory(self) -> Inventory:
         """Hosts, VMs, volumes."""
         return Inventory(self.database)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Networks, their tags and addresses."""
+        return Networks(self.database)
 
     @cached_property
     def hardware(self) -> Hardware:
@@ -337,6 +347,31 @@ class Cloud:
         if record.link_kind is LinkKind.OVS:
             return OpenVswitch(namespace, self.settings.ovs_database)
         return Bridges(namespace, self.settings.host_root)
+
+    @handed_out
+    def dhcp_at(self, kind: str, address: str, server: UUID) -> DhcpServer:
+        """A DHCP server by what reaches it; a login is the secret of its id."""
+        installation = self.inventory.installation
+        if kind == "memory":
+            return MemoryDhcp(self.world, server, installation)
+        if kind == "dnsmasq":
+            from adapters.networks.dnsmasq import Dnsmasq
+
+            return Dnsmasq(Path(address), installation)
+        if kind != "kea":
+            raise Unsupported(f"no adapter for DHCP servers of kind {kind}")
+        from adapters.networks.kea import Kea, KeaAgent, KeaSocket
+
+        if not address.startswith(("http://", "https://")):
+            return Kea(KeaSocket(Path(address)), installation)
+        turns = Turns(self.database, self.settings.home)
+        agent = KeaAgent(address, lambda: self._login_of(server), lambda: turns.at(server))
+        return Kea(agent, installation)
+
+    def _login_of(self, server: UUID) -> Chap | None:
+        with suppress(NotFound):
+            return self.secrets.read(server)
+        return None
 
     @handed_out
     def storage(self, pool: UUID) -> BlockStorage:

@@ -1,6 +1,5 @@
 """What appliances are made of: VMs come and go with what is theirs alone, and are copied."""
 
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -9,9 +8,11 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
+from adapters.database.addressing import free_addresses
 from adapters.database.conventions import Base
 from adapters.database.labels import label
 from adapters.database.secrets import copied, forget_unused
+from adapters.lan import macs
 from adapters.types import VmState, VolumeState
 
 R = TypeVar("R", bound=Base)
@@ -28,6 +29,7 @@ def strike(db: Session, vms: Iterable[_VM]) -> None:
     for vm in vms:
         for volume in db.scalars(select(models.VolumeRow).filter_by(vm_id=vm.id)):
             volume.vm_id, volume.position, volume.state = None, 0, VolumeState.DETACHED
+        free_addresses(db, db.scalars(select(models.NicRow.id).filter_by(vm_id=vm.id)))
         for table in (models.NicRow, models.VmDisk):
             for row in db.scalars(select(table).filter_by(vm_id=vm.id)):
                 db.delete(row)
@@ -59,8 +61,8 @@ def copy_vm(db: Session, vm: _VM, appliance: UUID, networks: Mapping[UUID, UUID]
     for disk in db.scalars(select(models.VmDisk).filter_by(vm_id=vm.id)).all():
         db.add(_like(disk, id=uuid4(), vm_id=made, base=None, volume_id=None))
     for nic in db.scalars(select(models.NicRow).filter_by(vm_id=vm.id)).all():
-        there = networks[nic.network_id]
-        db.add(_like(nic, id=uuid4(), vm_id=made, network_id=there, mac=new_mac(db)))
+        there, card = networks[nic.network_id], uuid4()
+        db.add(_like(nic, id=card, vm_id=made, network_id=there, mac=new_mac(db, card)))
         db.flush()
     return made
 
@@ -76,12 +78,10 @@ def copy_volume(
     label(db, copy, volume.labels)
 
 
-def new_mac(db: Session) -> str:
-    """A MAC of QEMU's range that no NIC has."""
-    while True:
-        mac = "52:54:00:" + secrets.token_bytes(3).hex(":")
-        if db.scalars(select(models.NicRow).filter_by(mac=mac)).first() is None:
-            return mac
+def new_mac(db: Session, nic: UUID) -> str:
+    """A NIC's MAC: the first of its own that no NIC has."""
+    taken = select(models.NicRow.id)
+    return next(mac for mac in macs(nic) if db.scalar(taken.filter_by(mac=mac)) is None)
 
 
 def _like(row: R, **different: object) -> R:

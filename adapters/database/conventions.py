@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from adapters.allocation import Fit, RuleKind
 from adapters.database.session import UtcDateTime
+from adapters.lan import NetworkKind
 from adapters.types import (
     ConversionState,
     Family,
@@ -65,6 +66,7 @@ class Base(DeclarativeBase):
             Family,
             Fit,
             Format,
+            NetworkKind,
             OperationState,
             RuleKind,
             StepState,

@@ -8,6 +8,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.database.conventions import Base, table
+from adapters.lan import NetworkKind
 
 
 class DhcpServer(Base):
@@ -46,7 +47,7 @@ class Network(Base):
     datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("datacenters.id"))
     enterprise_id: Mapped[UUID | None] = mapped_column(ForeignKey("enterprises.id"))
     name: Mapped[str]
-    kind: Mapped[str] = mapped_column(String(24))
+    kind: Mapped[NetworkKind]
     tag: Mapped[int | None]
     range: Mapped[str | None] = mapped_column(String(64))
     gateway: Mapped[str | None] = mapped_column(String(45))

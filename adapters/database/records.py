@@ -1,11 +1,12 @@
 """What the inventory knows, as values: rows never leave this package otherwise."""
 
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from uuid import UUID, uuid5
 
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import LinkKind
+from adapters.lan import MTU, LinkKind, NetworkKind, Route
 from adapters.packages import About
 from adapters.types import (
     Base,
@@ -126,6 +127,42 @@ class HostRecord(Value):
     uplink: str | None = None  # behind `<namespace>/` where it is in one
     link_kind: LinkKind | None = None
     switch: str = ""
+
+
+class NetworkRecord(Value):
+    """A network's row."""
+
+    id: UUID
+    name: str
+    kind: NetworkKind
+    datacenter_id: UUID
+    virtual_datacenter_id: UUID | None = None
+    enterprise_id: UUID | None = None  # the one that it was given to
+    tag: int | None = None
+    range: IPv4Network | None = None
+    gateway: IPv4Address | None = None
+    dns: tuple[IPv4Address, ...] = ()
+    suffix: str = ""
+    routes: tuple[Route, ...] = ()
+    excluded: tuple[str, ...] = ()
+    range6: IPv6Network | None = None
+    mtu: int = MTU
+    number: int | None = None
+    relay: IPv4Address | None = None
+    dhcp_server_id: UUID | None = None
+    quarantine_s: int = 0
+
+    @property
+    def takes_tags(self) -> bool:
+        """Whether its tag is taken when it is needed, and freed with its last user."""
+        own = self.kind in {NetworkKind.PRIVATE, NetworkKind.UNMANAGED}
+        return own and self.virtual_datacenter_id is not None
+
+    @property
+    def never_given(self) -> tuple[str, ...]:
+        """What of its range is for no NIC."""
+        own = (each for each in (self.gateway, self.relay) if each)
+        return (*self.excluded, *map(str, own))
 
 
 class HostLoad(Value):

@@ -13,11 +13,11 @@ def usable(least: int, most: int, avoided: Iterable[str]) -> set[int]:
 
 
 def ids(text: str) -> range:
-    """`100` or `200-210` as ids. Raises `Refused`."""
+    """`100` or `200-210`, in either order, as ids. Raises `Refused`."""
     first, _, last = text.partition("-")
     if not (first.isdecimal() and (last or first).isdecimal()):
         raise Refused(f"{text!r} is no VLAN id, nor a range of them", code="invalid-vlans")
-    return within(int(first), int(last or first))
+    return within(*sorted((int(first), int(last or first))))
 
 
 def within(least: int, most: int) -> range:

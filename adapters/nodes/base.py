@@ -20,6 +20,7 @@ Laws of links, by `tests/contracts/test_links.py`:
    and nothing of it could be guarded, or last without its guest.
 6. A guarded card is heard by its own MAC and addresses only, and gives no addresses to others. It
    is guarded before it is there, and again when the host has been off. Guards are set all at once.
+   What cannot guard cards is no host for bridges; other kinds may leave it to their operator.
 7. VLANs do not hear each other. A host has no address in them.
 """
 

@@ -1,12 +1,15 @@
 """Programs on a host that work on its network: this machine's own, or a namespace of it."""
 
 import re
+import time
 
 from adapters import programs
 from adapters.errors import AdapterError, NotAllowed, Transient
-from adapters.programs import ProgramFailed
+from adapters.programs import ProgramFailed, Stopped
 
 _TIMEOUT_S = 60.0
+_STILL_TRUE_S = 60.0  # what a machine can do changes with its packages
+_attempted: dict[tuple[str, ...], tuple[float, str]] = {}  # when, and why it failed
 
 
 class Commands:
@@ -25,14 +28,23 @@ class Commands:
         )
 
     def attempt(self, program: str, *arguments: str, stdin: str = "") -> str:
-        """Why it fails in a network that is empty, and gone afterwards; nothing: it does not."""
+        """Why it fails in a network that is empty, and gone afterwards; nothing: it does not.
+
+        What failed or did not a moment ago is not tried again.
+        """
+        words = (program, *arguments)
+        since, reason = _attempted.get(words, (-_STILL_TRUE_S, ""))
+        if time.monotonic() - since < _STILL_TRUE_S:
+            return reason
         try:
-            programs.run(
-                "unshare", "--net", "--", program, *arguments, stdin=stdin, timeout_s=_TIMEOUT_S
-            )
+            programs.run("unshare", "--net", "--", *words, stdin=stdin, timeout_s=_TIMEOUT_S)
+            reason = ""
+        except Stopped:  # the machine is busy, or the operation was stopped
+            raise
         except AdapterError as error:
-            return str(error)
-        return ""
+            reason = str(error)
+        _attempted[words] = (time.monotonic(), reason)
+        return reason
 
 
 def sorted_out(error: ProgramFailed) -> AdapterError:

@@ -72,13 +72,14 @@ class WiredHost:
         self.network.run(*command)
 
     def guest(self, bridge: str, card: str, mac: str, *addresses: str) -> "Guest":
-        """A guest whose card is in a bridge of the host."""
+        """A guest whose card is in a bridge of the host, or in none yet."""
         guest = Guest(self.network.folder / f"guest{len(self._guests)}")
         self._guests.append(guest)
         guest.start()
         pair = ("address", mac, "type", "veth", "peer", "name", card, "netns", self.namespace)
         guest.network.ip("link", "add", "eth0", *pair)
-        self.network.ip("link", "set", "dev", card, "master", bridge, "up")
+        into = ("master", bridge) if bridge else ()
+        self.network.ip("link", "set", "dev", card, *into, "up")
         guest.network.ip("link", "set", "eth0", "up")
         for address in addresses:
             guest.network.ip("address", "add", address, "dev", "eth0")

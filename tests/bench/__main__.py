@@ -17,7 +17,7 @@ from rich.table import Table
 
 from deployments.lab.scratch import scratch
 from tests.bench import bytes as of_bytes
-from tests.bench import captures, deploys, engine, lists, uploads, vsphere
+from tests.bench import captures, deploys, engine, lists, networks, uploads, vsphere
 from tests.bench.measuring import Row
 
 OUT = Path("build/bench.json")
@@ -30,6 +30,7 @@ ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "deploy_1": deploys.bench_deploy_1,
     "deploy_20": deploys.bench_deploy_20,
     "deploy_vsphere": vsphere.bench_deploy_vsphere,
+    "dhcp": networks.bench_dhcp,
     "first_step": engine.bench_first_step,
     "steps": engine.bench_steps,
     "deploy_1000": engine.bench_deploy_1000,

@@ -393,42 +393,55 @@ def guard_of(installation: UUID, last: int = 5, **more: Any) -> Guard:
     return Guard(nic=uuid4(), installation=installation, **said)
 
 
-@pytest.fixture
-def guarded(switch: Switch, link: Link) -> Switch:
-    if reason := switch.abilities().unguarded:
-        with pytest.raises(Unsupported):
-            switch.ensure_guards([guard_of(link.installation)])
-        assert switch.guards(link.installation) == []
-        pytest.skip(reason)
-    return switch
+GUARDING = pytest.mark.parametrize(
+    "counterpart", ["memory", pytest.param("bridged", marks=pytest.mark.lab)], indirect=True
+)
+UNGUARDED = pytest.mark.parametrize(
+    "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[1:]], indirect=True
+)
 
 
-def test_guards_are_there_once_set_and_gone_once_forgotten(counterpart, guarded, installation):
+@UNGUARDED
+def test_a_host_that_guards_no_cards_says_so(switch, installation):
+    guards = [guard_of(installation)]
+    assert switch.abilities().unguarded
+    with pytest.raises(Unsupported) as refusal:
+        switch.ensure_guards(guards)
+    assert refusal.value.code == "guard-unsupported"
+    assert not switch.has_guards(guards)
+    switch.delete_guards(guards)
+    assert switch.guards(installation) == []
+
+
+@GUARDING
+def test_guards_are_there_once_set_and_gone_once_forgotten(counterpart, switch, installation):
     before = counterpart.photograph()
     guards = [guard_of(installation, 5), guard_of(installation, 6, addresses=None)]
-    assert not guarded.has_guards(guards)
-    guarded.ensure_guards(guards)
-    guarded.ensure_guards(guards)
-    assert guarded.has_guards(guards)
+    assert not switch.has_guards(guards)
+    switch.ensure_guards(guards)
+    switch.ensure_guards(guards)
+    assert switch.has_guards(guards)
     assert counterpart.other().has_guards(guards)
-    assert not guarded.has_guards([*guards, guard_of(installation, 7)])
-    guarded.delete_guards(guards)
-    guarded.delete_guards(guards)
-    assert not guarded.has_guards(guards[:1])
+    assert not switch.has_guards([*guards, guard_of(installation, 7)])
+    switch.delete_guards(guards)
+    switch.delete_guards(guards)
+    assert not switch.has_guards(guards[:1])
     assert counterpart.photograph() == before
 
 
-def test_a_new_guard_takes_the_place_of_a_nics_former(guarded, installation):
+@GUARDING
+def test_a_new_guard_takes_the_place_of_a_nics_former(switch, installation):
     former = guard_of(installation)
     other = guard_of(installation, 9)
-    guarded.ensure_guards([former, other])
+    switch.ensure_guards([former, other])
     later = former.model_copy(update={"mac": "52:54:00:00:00:99", "addresses": ()})
-    guarded.ensure_guards([later])
-    assert not guarded.has_guards([former])
-    assert guarded.has_guards([later, other])
+    switch.ensure_guards([later])
+    assert not switch.has_guards([former])
+    assert switch.has_guards([later, other])
 
 
-def test_lists_the_guards_of_an_installation_only(guarded, installation):
+@GUARDING
+def test_lists_the_guards_of_an_installation_only(switch, installation):
     def by_nic(guard: Guard) -> str:
         return str(guard.nic)
 
@@ -439,13 +452,13 @@ def test_lists_the_guards_of_an_installation_only(guarded, installation):
         guard_of(installation, 8, addresses=("10.77.101.8", "10.77.101.9")),
     ]
     theirs = guard_of(uuid4(), 5)
-    guarded.ensure_guards(mine)
-    guarded.ensure_guards([theirs])
-    assert sorted(guarded.guards(installation), key=by_nic) == sorted(mine, key=by_nic)
-    guarded.delete_guards(mine)
-    assert guarded.guards(installation) == []
-    assert guarded.guards(theirs.installation) == [theirs]
-    guarded.delete_guards([theirs])
+    switch.ensure_guards(mine)
+    switch.ensure_guards([theirs])
+    assert sorted(switch.guards(installation), key=by_nic) == sorted(mine, key=by_nic)
+    switch.delete_guards(mine)
+    assert switch.guards(installation) == []
+    assert switch.guards(theirs.installation) == [theirs]
+    switch.delete_guards([theirs])
 
 
 # --- a pretended host's ------------------------------------------------------------------------

@@ -138,9 +138,8 @@ class Kea:
         self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
     ) -> None:
         said = list(reservations), list(subnets)
-        self._change(
-            lambda held: held.without_reservations(*said), {each.subnet for each in said[0]}
-        )
+        touched = {*(each.subnet for each in said[0]), *said[1]}  # by a killed one, too
+        self._change(lambda held: held.without_reservations(*said), touched)
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)

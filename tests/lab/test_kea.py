@@ -370,6 +370,30 @@ def test_the_cloud_finds_it_by_either_way(tmp_path, lab, server):
     cloud.database.engine.dispose()
 
 
+def test_a_lease_that_a_killed_runner_has_left_is_ended(vlans, server, relay, monkeypatch):
+    said = subnet(101)
+    nic, other = card(said, 55), card(said, 56)
+    server.ensure_reservations([nic, other], [said])
+    assert vlans.ask(nic.mac, 101)["ip"] == "10.77.101.55"
+    ask = KeaSocket.ask
+
+    class Killed(BaseException):
+        """As by SIGKILL: nothing of it goes on."""
+
+    def killed(channel, request):
+        if request["command"] == "lease4-del":
+            raise Killed
+        return ask(channel, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeaSocket, "ask", killed)
+        with pytest.raises(Killed):
+            server.delete_reservations([nic], [said.id])
+    assert len(server.leases()) == 1
+    server.delete_reservations([], [said.id])
+    assert server.leases() == []
+
+
 # --- names and losses ----------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ before setting.
 
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
@@ -80,6 +81,7 @@ class KeaAgent:
         self._ask_for_login = login
         self._login: Chap | None = None
         self._turn = turn
+        self._trusts = ssl.create_default_context()  # whom this machine does
 
     def ask(self, request: Json) -> Json:
         self._login = self._login or self._ask_for_login()  # once for all that it is asked
@@ -92,6 +94,7 @@ class KeaAgent:
                 auth=auth,
                 timeout=PATIENCE_S,
                 trust_env=False,
+                verify=self._trusts,
             )
             if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
                 self._login = None
@@ -135,9 +138,8 @@ class Kea:
         self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
     ) -> None:
         said = list(reservations), list(subnets)
-        self._change(
-            lambda held: held.without_reservations(*said), {each.subnet for each in said[0]}
-        )
+        touched = {*(each.subnet for each in said[0]), *said[1]}  # by a killed one, too
+        self._change(lambda held: held.without_reservations(*said), touched)
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)
@@ -194,7 +196,9 @@ class Kea:
         return True
 
     def _configuration(self) -> Json:
-        dhcp4 = self._ask("config-get")["Dhcp4"]  # beside it is a hash, refused where one sets it
+        dhcp4 = self._ask("config-get").get("Dhcp4")  # beside it is a hash, which is not to be set
+        if dhcp4 is None:
+            raise Refused("what answers there is no DHCPv4 server")
         return {"Dhcp4": kea_json.in_order(dhcp4)}
 
     def _write(self, before: Json) -> None:

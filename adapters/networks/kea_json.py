@@ -6,6 +6,7 @@ configuration, stays as it is. Where Kea tells names to a DNS server (RFC 2136, 
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 from uuid import UUID
@@ -108,18 +109,20 @@ def _subnet(piece: Json, *, names: bool) -> Subnet:
         suffix = ""
     relays = piece.get("relay", {}).get("ip-addresses", [])
     context = piece["user-context"][_CONTEXT]
-    return Subnet(
-        id=context["id"],
-        number=piece["id"],
-        range=piece["subnet"],
-        gateway=context["gateway"],
-        dns=tuple(each.strip() for each in options.get(_DNS, "").split(",") if each.strip()),
-        suffix=suffix,
-        routes=_routes_of(options.get(_ROUTES, "")),
-        relay=relays[0] if relays else None,
-        mtu=options.get(_MTU, MTU),
-        installation=context["installation"],
-    )
+    known = {"id": context["id"], "number": piece["id"], "range": piece["subnet"]}
+    known["installation"] = context["installation"]
+    gateway = {"gateway": context.get("gateway")}
+    more = {
+        "dns": tuple(each.strip() for each in options.get(_DNS, "").split(",") if each.strip()),
+        "suffix": suffix,
+        "routes": _routes_of(options.get(_ROUTES, "")),
+        "relay": relays[0] if relays else None,
+        "mtu": options.get(_MTU, MTU),
+    }
+    for said in ({**gateway, **more}, gateway):  # by hand, it may have become what we never say
+        with suppress(ValueError):
+            return Subnet(**known, **said)
+    return Subnet(**known)
 
 
 def _subnet_piece(found: Json, subnet: Subnet, cards: list[Reservation], *, names: bool) -> Json:
@@ -150,15 +153,13 @@ def _subnet_piece(found: Json, subnet: Subnet, cards: list[Reservation], *, name
 def _reservation(piece: Json, subnet: Subnet) -> Reservation:
     context = piece["user-context"][_CONTEXT]
     options = {each["code"] for each in piece.get("option-data", [])}
-    is_default = _ROUTERS in options if subnet.gateway else context["default"]
-    return Reservation(
-        id=context["id"],
-        subnet=subnet.id,
-        mac=piece["hw-address"].lower(),
-        address=piece["ip-address"],
-        hostname=piece.get("hostname", ""),
-        is_default=is_default,
-    )
+    is_default = _ROUTERS in options if subnet.gateway else context.get("default", True)
+    known = {"id": context["id"], "subnet": subnet.id, "is_default": is_default}
+    known |= {"mac": piece["hw-address"].lower(), "address": piece["ip-address"]}
+    try:
+        return Reservation(**known, hostname=piece.get("hostname", ""))
+    except ValueError:  # a name that is none of ours
+        return Reservation(**known)
 
 
 def _card_piece(found: Json, card: Reservation, subnet: Subnet) -> Json:
@@ -226,13 +227,14 @@ def _routes_data(routes: Iterable[Route]) -> str:
 
 
 def _routes_of(data: str) -> tuple[Route, ...]:
-    left, routes = bytes.fromhex(data.removeprefix("0x")), []
-    while left:
-        size = -(-left[0] // 8)
-        to = left[1 : 1 + size].ljust(4, b"\0"), left[0]
-        by = left[1 + size : 5 + size]
-        routes.append(Route(to=IPv4Network((to[0], to[1])), by=IPv4Address(by)))
-        left = left[5 + size :]
+    routes = []
+    with suppress(ValueError):
+        left = bytes.fromhex(data.removeprefix("0x"))
+        while left:
+            size = -(-left[0] // 8)
+            to, by = left[1 : 1 + size].ljust(4, b"\0"), left[1 + size : 5 + size]
+            routes.append(Route(to=IPv4Network((to, left[0])), by=IPv4Address(by)))
+            left = left[5 + size :]
     return tuple(routes)
 
 

@@ -185,24 +185,28 @@ def test_what_an_operator_adds_to_ours_stays(lab, server):
         server.delete_subnet(said.id)
 
 
-def test_what_was_changed_by_hand_is_seen_and_mended(lab, server):
+@pytest.mark.parametrize(
+    ("option", "data"),
+    [("domain-name", "Not Ours"), ("domain-name-servers", "8.8.8.8"), ("interface-mtu", "68")],
+)
+def test_what_was_changed_by_hand_is_seen_and_mended(lab, server, option, data):
     said = subnet(101, dns=(IPv4Address("9.9.9.9"),))
-    nics = [card(said, 5), card(said, 6)]
+    nics = [card(said, 5, hostname="web"), card(said, 6)]
     server.ensure_subnet(said)
     server.ensure_reservations(nics)
 
     def change(dhcp4):
         (mine,) = dhcp4["subnet4"]
-        mine["option-data"] = []
+        mine["option-data"] = [{"name": option, "data": data}]
         first, second = sorted(mine["reservations"], key=lambda each: each["ip-address"])
-        first["ip-address"] = "10.77.101.9"
+        first["ip-address"], first["hostname"] = "10.77.101.9", "Not_Ours"
         second["option-data"] = []
 
     configure(lab, change)
     assert not server.has_subnet(said)
     assert server.has_reservations(nics) == set()
     subnets, cards = server.content()
-    assert subnets[said.id].dns == ()
+    assert subnets[said.id].dns != said.dns
     assert str(cards[nics[0].id].address) == "10.77.101.9"
     assert not cards[nics[1].id].is_default
     server.replace([said], nics)
@@ -364,6 +368,30 @@ def test_the_cloud_finds_it_by_either_way(tmp_path, lab, server):
     with pytest.raises(Unsupported):
         cloud.dhcp_at("isc", "/etc", key)
     cloud.database.engine.dispose()
+
+
+def test_a_lease_that_a_killed_runner_has_left_is_ended(vlans, server, relay, monkeypatch):
+    said = subnet(101)
+    nic, other = card(said, 55), card(said, 56)
+    server.ensure_reservations([nic, other], [said])
+    assert vlans.ask(nic.mac, 101)["ip"] == "10.77.101.55"
+    ask = KeaSocket.ask
+
+    class Killed(BaseException):
+        """As by SIGKILL: nothing of it goes on."""
+
+    def killed(channel, request):
+        if request["command"] == "lease4-del":
+            raise Killed
+        return ask(channel, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeaSocket, "ask", killed)
+        with pytest.raises(Killed):
+            server.delete_reservations([nic], [said.id])
+    assert len(server.leases()) == 1
+    server.delete_reservations([], [said.id])
+    assert server.leases() == []
 
 
 # --- names and losses ----------------------------------------------------------------------------

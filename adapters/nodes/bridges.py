@@ -52,6 +52,7 @@ class Bridges:
             kind=LinkKind.BRIDGE,
             without=self._cannot(*_BRIDGE, what="bridges") or self._guards.cannot(),
             untagged_only=self._cannot(*_VLAN, what="tagged interfaces (8021q)"),
+            tags=frozenset(each for each in map(_tag_of, self._interfaces().values()) if each),
             unlasting=self._files.cannot(),
         )
 
@@ -205,6 +206,12 @@ def _made(uplink: Interface, link: Link) -> Way:
     if not uplink.is_up:
         raise Transient(f"{uplink.name} is down")
     return Way(own_device(link), is_made=True)
+
+
+def _tag_of(interface: Interface) -> int:
+    """The VLAN that an interface is, or is called like; 0 is none."""
+    name, _, tag = interface.name.rpartition(".")
+    return interface.tag or (int(tag) if name and tag.isdecimal() else 0)
 
 
 def _tagged(there: dict[str, Interface], link: Link) -> list[Interface]:

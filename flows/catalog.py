@@ -33,6 +33,7 @@ from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
 from flows.sync_appliance import sync_appliance
+from flows.sync_dhcp import sync_dhcp
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -77,6 +78,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     trim_history,
     verify_library,
     rescan_library,
+    sync_dhcp,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -21,12 +21,14 @@ from tests import worlds
 from tests.flows.breaking import Breaker, run_and_die
 from tests.flows.scenarios import SCENARIOS
 from tests.flows.test_sagas import assert_unlocked, clean_run, no_way_back
+from tests.flows.test_sync_dhcp import synced
 from tests.labs import started
 
 pytestmark = pytest.mark.lab
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.flows.breaking"])
+IN_LINE = {("dhcp-server", "in line"): 1}
 LABS = {"kea": Kea, "dnsmasq": Dnsmasq}
 CASES = [
     pytest.param(kind, name, place, id=f"{kind}-{name}:{place}")
@@ -49,9 +51,8 @@ def vlans(tmp_path):
 def world(request, tmp_path, vlans):
     """A small cloud, with a real DHCP server beside its pretended hosts."""
     with ExitStack() as stack:
-        lab = stack.enter_context(
-            started(LABS[request.param](tmp_path / "dhcp", vlans.servers[0]))
-        )
+        lab = LABS[request.param](tmp_path / "dhcp", vlans.servers[0])
+        stack.enter_context(started(lab))
         stack.enter_context(started(Relay(tmp_path, vlans)))
         made = worlds.build(tmp_path / "home", tmp_path / "template.sqlite")
         address = lab.socket if isinstance(lab, Kea) else lab.folder
@@ -120,6 +121,25 @@ def test_killed(name, place, then, world, tmp_path):
         assert ended.state is OperationState.SUCCEEDED, ended.error
     assert not ended.left_behind
     assert_unlocked()
+    assert synced(world) == IN_LINE
+
+
+@pytest.mark.parametrize("world", LABS, indirect=True)
+def test_a_server_that_has_lost_everything_is_brought_in_line(world, vlans, tmp_path):
+    lab = LABS[world.dhcp[0]](tmp_path / "dhcp", vlans.servers[0])
+    operation = SCENARIOS["deploy_vm-networked"].accept(world)
+    FLOWS["deploy_vm"](operation.id)
+    nic = cloud.inventory.vm(operation.target_id).nics[0]
+    before = server().content()
+    told = vlans.ask(nic.mac, 105)
+    lab.stop()
+    lab.forget()
+    lab.start()
+    assert not vlans.ask(nic.mac, 105)
+    assert synced(world)["address", "lacking"] == 1
+    assert server().content() == before
+    assert synced(world) == IN_LINE
+    assert vlans.ask(nic.mac, 105)["ip"] == told["ip"]
 
 
 @pytest.mark.parametrize("world", LABS, indirect=True)

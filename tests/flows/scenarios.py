@@ -214,10 +214,11 @@ def deploy_seeded(world: World) -> Asked:
 def networked(world: World) -> UUID:
     """Have hosts with uplinks, in racks; a DHCP server, and the world's network be private."""
     server, rack = uuid4(), uuid4()
+    kind, address = world.dhcp
     with cloud.database.write() as db:
         db.add(
             models.DhcpServer(
-                id=server, datacenter_id=world.datacenter, name="dhcp", kind="memory", address=""
+                id=server, datacenter_id=world.datacenter, name="dhcp", kind=kind, address=address
             )
         )
         db.add(

@@ -57,6 +57,9 @@ class Room(Value):
     rack_id: UUID | None = None
     rack: str = ""
     vlans_free: int | None = None  # None: no rack, and no limit
+    vlans: frozenset[int] | None = None  # of those that networks have, the ones its rack carries
+    unlinked: str = ""  # why it has no networks; empty: it has
+    untagged: str = ""  # why it has no VLANs
 
 
 class Load(Value):
@@ -96,6 +99,9 @@ class Wish(Value):
     affinity: str = ""
     anti_affinity: str = ""
     vlans: int = 0  # that its rack has to have free
+    tags: frozenset[int] = frozenset()  # VLANs of its networks, which a rack has to carry
+    linked: bool = False  # is to be in networks of its host
+    tagged: bool = False  # and some of them are VLANs
     pin: Pin | None = None  # no other will do
 
 

@@ -229,14 +229,13 @@ def import_(
         "master": master,
     }
     if library_verbs.is_address(what):
-        if dry_run or plan:
-            raise typer.BadParameter("what is downloaded cannot be planned: nobody has it yet")
         wish = said | {"format": format or None, "checksum": checksum, "shared": shared}
         wish |= {"force": bool(force), "force_reason": force or None}
         body = {name: each for name, each in wish.items() if each is not None}
         with _client() as client:
             body |= library_verbs.address(what, user)
-            _finish(client, client.start("/v1/templates/import", body), wait=not no_wait)
+            path = "/v1/templates/import"
+            planned_verbs.ask(client, path, body, dry_run=dry_run, plan=plan, wait=not no_wait)
         return
     file = Path(what)
     if not file.is_file():

@@ -72,6 +72,7 @@ MEANINGS = {
     "no-such-route": "There is nothing at this path.",
     "no-user": "The token is nobody's, and has no password.",
     "no-share": "That is no share, such as `//server/share/folder`.",
+    "no-vlan-left": "No VLAN is left that all hosts of the network's VMs may use.",
     "no-way-back": "The operation has destroyed something: it can only go forward.",
     "not-a-session": "Only a session ends so; an API token is revoked.",
     "not-allocated": "The VM has no host.",

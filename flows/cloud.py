@@ -20,6 +20,7 @@ from adapters.database.hardware import Hardware
 from adapters.database.history import History
 from adapters.database.inventory import Inventory
 from adapters.database.journal import Journal
+from adapters.database.lans import Lans
 from adapters.database.ledger import Ledger
 from adapters.database.library import Library
 from adapters.database.operations import Operations
@@ -164,6 +165,11 @@ class Cloud:
     def ledger(self) -> Ledger:
         """What is charged, and the limits."""
         return Ledger(self.database)
+
+    @cached_property
+    def lans(self) -> Lans:
+        """What DHCP servers are to know."""
+        return Lans(self.database, self.inventory.installation)
 
     @cached_property
     def plans(self) -> Plans:
@@ -347,6 +353,12 @@ class Cloud:
         if record.link_kind is LinkKind.OVS:
             return OpenVswitch(namespace, self.settings.ovs_database)
         return Bridges(namespace, self.settings.host_root)
+
+    @handed_out
+    def dhcp(self, server: UUID) -> DhcpServer:
+        """A DHCP server."""
+        record = self._recently(self.lans.server, server)
+        return self.dhcp_at(record.kind, record.address, server)
 
     @handed_out
     def dhcp_at(self, kind: str, address: str, server: UUID) -> DhcpServer:

@@ -13,11 +13,12 @@ from flows.operation import operation
 from flows.policies.layers import layers_of
 from flows.reserve_host import reserve_hosts
 from flows.survey import survey_vms
+from flows.vm_networks import join_networks
 
 
 @operation("appliance", planned=True)
 def deploy_appliance(request: Operation) -> None:
-    """Charge all, reserve hosts, prepare images and volumes, then bring the VMs up in lanes."""
+    """Charge all, reserve hosts, prepare images, volumes, networks; bring the VMs up in lanes."""
     bring_all_up(request)
 
 
@@ -28,6 +29,7 @@ def bring_all_up(request: Operation) -> None:
     reserve_hosts(request.target_id, wanted)
     vms = survey_vms(request.target_id, wanted)
     prepare(vms, request)
+    join_networks(vms)
     keep = request.arguments.get("on_failure") == OnFailure.KEEP
     up = bring_up_or_give_up if keep else bring_up
     lanes(*[[Lane(vm.name, vm.host, partial(up, vm)) for vm in x] for x in layers_of(vms)])

@@ -21,15 +21,17 @@ from flows.seeds import make_seed, require_seeds
 from flows.steps import step
 from flows.survey import survey_vm
 from flows.vm_disks import make_disks
+from flows.vm_networks import join_networks
 
 
 @operation("vm", planned=True)
 def deploy_vm(request: Operation) -> None:
-    """Charge it, reserve a host, prepare images and volumes, make the disks, define, start."""
+    """Charge it, reserve a host, prepare images, volumes and networks, make the disks, start."""
     charge_vms(request.target_id, [request.target_id], request.force)
     reserve_hosts(request.target_id, [request.target_id])
     vm = survey_vm(request.target_id)
     prepare([vm], request)
+    join_networks([vm])
     lanes([Lane("", vm.host, partial(bring_up, vm))])
 
 

@@ -6,6 +6,7 @@ what an upload would be.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,24 +17,29 @@ from pydantic import SecretStr
 
 from adapters.amounts import Force
 from adapters.database.records import NewTemplate
-from adapters.errors import BadImage, NotAllowed, NotFound, OutOfSpace, Refused
-from adapters.images.base import ImageRepository
+from adapters.errors import BadImage, NotAllowed, NotFound, OutOfSpace, Refused, Unsupported
+from adapters.images.base import ImageRepository, Peek
 from adapters.images.base import Wanted as Watched
 from adapters.images.manifest import MANIFEST_MAX_BYTES
+from adapters.images.ova import leading_descriptor
 from adapters.images.ovf import DESCRIPTOR_MAX_BYTES, fit_name
 from adapters.images.ovf import read as read_descriptor
 from adapters.images.packing import bundle
-from adapters.packages import PACKAGE
+from adapters.packages import PACKAGE, Package
 from adapters.types import Chap, Format, Source, Value
 from flows.charges import charge
 from flows.cloud import cloud
+from flows.planning import planning
 from flows.running import epoch, telling, this_saga
 from flows.steps import Effect, step
+from flows.uploads import SIZE_MIB
 
 OVF = "ovf"
 PACKAGES = (PACKAGE, OVF)  # what has several disks in it, or beside it
 _ASIDE = (".mf", ".cert")  # what may lie beside a descriptor
 _MIB = 2**20
+_DESCRIBED_BYTES = DESCRIPTOR_MAX_BYTES + 2**14  # of a package; in an archive headers come first
+_LOOK_S = 30.0
 
 
 class Wanted(Value):
@@ -70,6 +76,52 @@ def source_of(secret: UUID, login_of: UUID | None = None) -> Source:
     return Source(url=SecretStr(url), login=login)
 
 
+class Sight(Value):
+    """What a look at an address has told."""
+
+    size_bytes: int
+    package: Package | None = None
+
+
+def look_at(source: Source, kind: str) -> Sight:
+    """Ask how much there is to fetch, and of a package what is in it; nothing of it is kept."""
+    until = time.monotonic() + _LOOK_S
+
+    def check() -> None:
+        if time.monotonic() > until:
+            raise Refused(f"a look at it takes longer than {_LOOK_S} s", code="source-too-slow")
+
+    def peek(there: Source, most_bytes: int = 0) -> Peek:
+        return cloud.downloads.peek(there, most_bytes, check)
+
+    seen = peek(source, _DESCRIBED_BYTES if kind in PACKAGES else 0)
+    if kind == OVF:
+        package = read_descriptor(seen.beginning)
+        sizes = (x.size_bytes or _told(peek(_beside(source, x.name))) for x in package.files)
+        sight = Sight(size_bytes=len(seen.beginning) + sum(sizes), package=package)
+    elif kind == PACKAGE:
+        package = read_descriptor(leading_descriptor(seen.beginning))
+        sight = Sight(size_bytes=_told(seen), package=package)
+    else:
+        sight = Sight(size_bytes=_told(seen))
+    if sight.size_bytes > cloud.settings.max_upload_mib * _MIB:
+        raise Refused(f"it is {sight.size_bytes} bytes", code="source-too-large")
+    return sight
+
+
+def _told(seen: Peek) -> int:
+    if seen.size_bytes is None:
+        raise Unsupported("nobody says how large it is", code="source-unsized")
+    return seen.size_bytes
+
+
+def _beside(source: Source, name: str) -> Source:
+    """Where a file lies that a descriptor names."""
+    url = urlsplit(source.url.get_secret_value())
+    path = url.path.rpartition("/")[0] + "/" + quote(name)
+    return source.beside(url._replace(path=path).geturl())
+
+
 def taken_source(source: UUID) -> UUID:
     """The secret that a source becomes once its operation has taken it."""
     return uuid5(source, "taken")
@@ -88,6 +140,15 @@ def download_source(template: NewTemplate, wanted: Wanted, force: Force | None) 
     size_bytes = path.stat().st_size
     charge([cloud.ledger.of_template(template, -(-size_bytes // _MIB))], force)
     return Downloaded(digest=repository.digest(path), size_bytes=size_bytes)
+
+
+@download_source.plan
+def _(template: NewTemplate, wanted: Wanted, force: Force | None) -> Downloaded:
+    """What its server has said that it is."""
+    size_mib: int = planning().foreseen(SIZE_MIB)
+    planning().copy(f"download:{template.id}", size_mib * _MIB)
+    planning().charge([cloud.ledger.of_template(template, size_mib)], force)
+    return Downloaded(digest="", size_bytes=size_mib * _MIB)
 
 
 @download_source.undo
@@ -163,10 +224,10 @@ class _Fetching:
         found = {name: descriptor}
 
         def fetch(name: str, most_bytes: int, whole: tuple[int, int]) -> None:
-            path = url.path.rpartition("/")[0] + "/" + quote(name)
-            there = source.beside(url._replace(path=path).geturl())
             try:
-                found[name] = self._file(there, f"file-{len(found)}", most_bytes, whole)
+                found[name] = self._file(
+                    _beside(source, name), f"file-{len(found)}", most_bytes, whole
+                )
             except NotFound as error:
                 text = f"{name} does not lie beside its descriptor"
                 raise NotFound(text, code=error.code) from error

@@ -11,6 +11,7 @@ from flows.deploy_vm import bring_up
 from flows.planning import planner
 from flows.running import this_saga
 from flows.steps import Effect, step
+from flows.vm_networks import give_networks_up
 
 
 def bring_up_or_give_up(vm: VmRecord) -> None:
@@ -79,6 +80,8 @@ def _failure_of(vm: VmRecord) -> Failure | None:
 def give_up_vm(vm: UUID, failure: Failure) -> None:
     """Undo what its lane has done, give its host back, refund it; the intent keeps why."""
     this_saga().undo_lane(but=give_up_vm.name)
+    if (record := cloud.inventory.vm(vm)).host_id:
+        give_networks_up(record)
     cloud.inventory.free([vm])
     cloud.ledger.refund("vm", [vm])
 

@@ -16,7 +16,7 @@ from flows.operation import operation
 from flows.steps import Effect, step
 
 
-@operation("template", role=Role.IMAGES)
+@operation("template", role=Role.IMAGES, planned=True)
 def import_from_url(request: Operation) -> None:
     """Enter the template, download it, charged as it grows, and go on as with what was sent."""
     template = NewTemplate.model_validate(request.arguments["template"])

@@ -91,6 +91,8 @@ class Planner:
         if (where := self.placement.get(vm.id)) is None:
             return vm
         there = {"host_id": where.host, "datastore": where.directory}
+        if vm.plugs:
+            there["uplink"] = cloud.inventory.uplink(where.host)
         return vm.model_copy(update={**there, "state": VmState.ALLOCATED})
 
     def outlook(self) -> Outlook:

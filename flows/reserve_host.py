@@ -8,7 +8,7 @@ from uuid import UUID
 from adapters.allocation import Load, Pin, Room, Situation
 from adapters.amounts import Amounts
 from adapters.database.records import VmRecord
-from adapters.errors import Refused, Transient
+from adapters.errors import Refused, Transient, Unsupported
 from adapters.guests import Firmware
 from adapters.plans import Placement
 from flows.cloud import cloud
@@ -108,7 +108,8 @@ class Placer:
         families = {wish.family for wish in self._wishes.values()}
         hosts = cloud.inventory.situation(datacenter).hosts
         asked = (x for x in hosts if x.family in families and not x.maintenance)
-        self._said = _Said(asked, {wish.firmware for wish in self._wishes.values()})
+        linked = any(wish.linked for wish in self._wishes.values())
+        self._said = _Said(asked, {wish.firmware for wish in self._wishes.values()}, linked=linked)
         self._choices: dict[UUID, Choice] = {}
 
     def place(
@@ -134,11 +135,13 @@ class Placer:
 
 
 class _Said:
-    """What hosts have said of their datastores, and of firmware where any but BIOS is wanted."""
+    """What hosts have said of their datastores, and of what else any VM wants of them."""
 
-    def __init__(self, hosts: Iterable[Room], firmwares: Collection[Firmware] = ()) -> None:
+    def __init__(
+        self, hosts: Iterable[Room], firmwares: Collection[Firmware] = (), *, linked: bool = False
+    ) -> None:
         more = bool({*firmwares} - {Firmware.BIOS})
-        self._asked = {host.id: _asked(host, firmwares=more) for host in hosts}
+        self._asked = {x.id: _asked(x, firmwares=more, linked=linked) for x in hosts}
 
     def in_(self, now: Situation) -> Situation:
         """Things as the database has them now, with what was said, and what the settings say."""
@@ -158,10 +161,12 @@ class _Said:
             if each.id in known
         )
         told = {"stores": stores, "silent": said.silent, "firmwares": said.firmwares}
-        return host.model_copy(update=told)
+        return host.model_copy(
+            update={**told, "unlinked": said.unlinked, "untagged": said.untagged}
+        )
 
 
-def _asked(host: Room, *, firmwares: bool) -> Room:
+def _asked(host: Room, *, firmwares: bool, linked: bool) -> Room:
     """What a host has, by its own word; one that does not answer is out, and says why."""
     stores = []
     try:
@@ -173,6 +178,16 @@ def _asked(host: Room, *, firmwares: bool) -> Room:
                 room = hypervisor.datastore(store.directory)
                 stores.append(store.model_copy(update=room.model_dump()))
         known = hypervisor.firmwares() if firmwares else host.firmwares
+        layer2 = _layer2(host) if linked and not host.unlinked else {}
     except Transient as error:
         return host.model_copy(update={"stores": (), "silent": f"does not answer: {error}"})
-    return host.model_copy(update={"stores": tuple(stores), "firmwares": known})
+    return host.model_copy(update={"stores": tuple(stores), "firmwares": known, **layer2})
+
+
+def _layer2(host: Room) -> dict[str, str]:
+    """Why a host has no networks, or no VLANs; nothing, where it has."""
+    try:
+        able = cloud.switch(host.id).abilities()
+    except Unsupported as error:
+        return {"unlinked": str(error)}
+    return {"unlinked": able.without, "untagged": able.untagged_only}

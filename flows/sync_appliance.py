@@ -17,6 +17,7 @@ from flows.policies.layers import layers_of
 from flows.running import this_saga
 from flows.steps import Effect, step
 from flows.undeploy_vm import tear_down
+from flows.vm_networks import leave_servers
 
 
 @operation("appliance", planned=True)
@@ -33,6 +34,7 @@ def take_away(vms: list[VmRecord], appliance: UUID) -> None:
     """Take VMs off their hosts, in lanes, dependents first; then strike them."""
     layers = reversed(layers_of([vm for vm in vms if vm.host_id]))
     lanes(*[[Lane(vm.name, vm.host, partial(tear_down, vm)) for vm in x] for x in layers])
+    leave_servers(vms)
     strike_vms(appliance, [vm.id for vm in vms])
 
 

@@ -17,6 +17,7 @@ from flows.planning import planning
 from flows.seeds import remove_seed
 from flows.steps import Effect, step
 from flows.vm_disks import base_held, delete_disk, has_disk, release_base
+from flows.vm_networks import leave_host, leave_servers
 
 
 @operation("vm", planned=True)
@@ -24,6 +25,7 @@ def undeploy_vm(request: Operation) -> None:
     """Stop the VM, forget its definition, end its exports, remove its disks, free its host."""
     for vm in survey_deployed(request.target_id, [request.target_id]):
         lanes([Lane("", vm.host, partial(tear_down, vm))])
+        leave_servers([vm])
 
 
 def tear_down(vm: VmRecord) -> None:
@@ -38,6 +40,7 @@ def tear_down(vm: VmRecord) -> None:
             leave_base(record.id, vm.id, record.base, vm.host)
     if vm.seed:
         remove_seed(vm.seed, vm.host)
+    leave_host(vm)
     free_host(vm.id)
     refund_vm(vm.id)
 

@@ -125,6 +125,7 @@ PLANNED = {
     "persist_template",
     "import_image",
     "import_package",
+    "import_from_url",
     "resize_vm",
     "resize_volume",
 }

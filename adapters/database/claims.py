@@ -9,6 +9,7 @@ Who makes a thing again without needing it keeps it meanwhile: its removal waits
 by the database's time, no transaction, which would hold up others for as long as a backend takes.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.operations import ENDED
 from adapters.database.session import Database, insert_missing, utc_now
+from adapters.database.vms import parts
 from adapters.errors import InUse, Transient
 
 KEPT_S = 60.0  # whoever takes longer is taken for dead
@@ -53,7 +55,7 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, thing: str, holder: str) -> None:
+    def claim(self, thing: str, *holders: str) -> None:
         """Need the thing; may be repeated. Raises `Transient` while it is being removed."""
         with self._database.write() as db:
             remover, is_kept = _locked(db, thing)
@@ -61,17 +63,18 @@ class Claims:
                 raise Transient(f"{thing} is being removed")
             if remover:
                 _set_remover(db, thing, None)
-            db.execute(_CLAIM, {"thing": thing, "holder": holder})
+            db.execute(_CLAIM, [{"thing": thing, "holder": holder} for holder in holders])
 
-    def release(self, thing: str, holder: str, remover: UUID) -> bool:
+    def release(self, thing: str, holder: str | Sequence[str], remover: UUID) -> bool:
         """Need it no more; True when the operation is to remove it: do so, then say `removed`.
 
         Raises `Transient` while somebody keeps it.
         """
         with self._database.write() as db:
             present = _require_free(db, thing)
-            mine = (_CLAIMS.c.thing == thing) & (_CLAIMS.c.holder == holder)
-            db.execute(delete(_CLAIMS).where(mine))
+            for some in parts([holder] if isinstance(holder, str) else holder):
+                mine = (_CLAIMS.c.thing == thing) & _CLAIMS.c.holder.in_(some)
+                db.execute(delete(_CLAIMS).where(mine))
             if _is_claimed(db, thing):
                 return False
             if present != remover and not _is_at_work(db, present):

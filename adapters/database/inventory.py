@@ -33,8 +33,10 @@ from adapters.database.records import (
     VolumeRecord,
 )
 from adapters.database.session import Database
-from adapters.database.vms import parts, rows_having, volume_of, whole_vms
+from adapters.database.tags import free_tags, lock_networks, take_tags
+from adapters.database.vms import parts, rows_having, uplink_of, volume_of, whole_vms
 from adapters.errors import Conflict, NotFound
+from adapters.plugs import Uplink
 from adapters.types import (
     Base,
     Export,
@@ -93,6 +95,11 @@ class Inventory:
                 port=device.port,
                 control=device.control,
             )
+
+    def uplink(self, host: UUID) -> Uplink | None:
+        """How a host has networks, if it has any. Raises `NotFound`."""
+        with self._database.read() as db:
+            return uplink_of(_get(db, models.Host, host))
 
     def pools(self, datacenter: UUID | None = None) -> tuple[UUID, ...]:
         """Every storage pool, or a datacenter's."""
@@ -188,7 +195,7 @@ class Inventory:
             return placing.wishes(db, vms)
 
     def reserve(self, vms: Sequence[UUID], datacenter: UUID, choose: Chooser) -> None:
-        """Reserve the hosts and datastores that `choose` picks, all or none.
+        """Reserve the hosts and datastores that `choose` picks, and VLANs there, all or none.
 
         One call of a datacenter at a time, of all processes, and no change of its hosts or rules
         meanwhile; a VM that has a host keeps it. Raises what `choose` raises, which must not ask
@@ -197,6 +204,7 @@ class Inventory:
 
         def reserved(db: Session) -> None:
             db.get(models.Datacenter, datacenter, with_for_update=True)
+            networks = lock_networks(db, vms)
             rows = _having(db, models.VirtualMachine.id, vms)
             without = {row.id: row for row in rows if row.host_id is None}
             left = [vm for vm in vms if vm in without]
@@ -207,17 +215,23 @@ class Inventory:
             for vm, (host, datastore) in chosen.items():
                 without[vm].host_id, without[vm].datastore_id = host, datastore
                 without[vm].state = VmState.ALLOCATED
+            take_tags(db, datacenter, networks, vms)
 
         self._database.alone(reserved)
 
     def free(self, vms: Sequence[UUID]) -> None:
-        """Give the VMs' hosts back; their disks are overlays of nothing any more."""
+        """Give the VMs' hosts back; their disks are overlays of nothing any more.
+
+        The VLANs of networks that no other VM is in are free again.
+        """
         with self._database.write() as db:
+            networks = lock_networks(db, vms)
             for row in _having(db, models.VirtualMachine.id, vms):
                 row.host_id = row.datastore_id = None
                 row.state = VmState.NOT_ALLOCATED
             for disk in _having(db, models.VmDisk.vm_id, vms):
                 disk.base = None
+            free_tags(db, networks)
 
     def strike(self, vms: Sequence[UUID]) -> None:
         """Remove VMs; absent is success. Raises `Conflict` for one that still has a host."""

@@ -22,10 +22,11 @@ from adapters.allocation import (
     Wish,
 )
 from adapters.database import models
-from adapters.database.vlans import usable
+from adapters.database.tags import TAKES_TAGS, tags_taken, usable_tags
 from adapters.database.vms import parts
 from adapters.errors import NotFound
 from adapters.guests import Firmware
+from adapters.lan import NetworkKind
 
 _VM, _DISK, _STORE, _HOST = (
     models.VirtualMachine,
@@ -63,10 +64,12 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
         .order_by(_HOST.name)
     )
     stores = _stores(db, datacenter)
+    taken = tags_taken(db, datacenter)
     racks = {
         row.id: row
         for row in db.scalars(select(models.Rack).where(models.Rack.datacenter_id == datacenter))
     }
+    tags = {rack: usable_tags(racks.values(), rack) for rack in (*racks, None)}
     return [
         Room(
             id=row.id,
@@ -82,7 +85,9 @@ def rooms(db: Session, datacenter: UUID) -> list[Room]:
             datacenter_id=datacenter,
             rack_id=row.rack_id,
             rack=racks[row.rack_id].name if row.rack_id else "",
-            vlans_free=_vlans_free(racks[row.rack_id]) if row.rack_id else None,
+            vlans_free=len(tags[row.rack_id] - taken) if row.rack_id else None,
+            vlans=frozenset(tags[row.rack_id] & taken),
+            unlinked="" if row.uplink else "has no uplink for networks",
         )
         for row in db.execute(query)
     ]
@@ -95,7 +100,11 @@ def wishes(db: Session, vms: Sequence[UUID]) -> dict[UUID, Wish]:
         local = (_DISK.vm_id.in_(some), _DISK.volume_id.is_(None))
         sizes = select(_DISK.vm_id, func.sum(_DISK.size_mib)).where(*local).group_by(_DISK.vm_id)
         disk_mib = {vm: int(size_mib) for vm, size_mib in db.execute(sizes)}
-        found |= {row.id: _wish(row, disk_mib.get(row.id, 0)) for row in db.execute(_wanted(some))}
+        nets = _networks(db, some)
+        found |= {
+            row.id: _wish(row, disk_mib.get(row.id, 0), nets.get(row.id, []))
+            for row in db.execute(_wanted(some))
+        }
     if missing := [vm for vm in vms if vm not in found]:
         raise NotFound(f"no vm {missing[0]}")
     return {vm: found[vm] for vm in vms}
@@ -116,8 +125,28 @@ def _wanted(vms: Sequence[UUID]) -> Select[Any]:
     )
 
 
-def _wish(row: Any, disk_mib: int) -> Wish:
+def _networks(db: Session, vms: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """The networks of VMs, but for those that lead nowhere."""
+    net, nic = models.Network, models.NicRow
+    query = (
+        select(nic.vm_id, net.id, net.tag, TAKES_TAGS.label("takes_tags"))
+        .join(net, net.id == nic.network_id)
+        .where(nic.vm_id.in_(vms), net.kind != NetworkKind.RESTRICTED)
+        .distinct()
+    )
+    found: dict[UUID, list[Any]] = {}
+    for row in db.execute(query):
+        found.setdefault(row.vm_id, []).append(row)
+    return found
+
+
+def _wish(row: Any, disk_mib: int, networks: Sequence[Any]) -> Wish:
+    own = [each.tag for each in networks if each.takes_tags]
     return Wish(
+        linked=bool(networks),
+        tagged=bool(own) or any(each.tag for each in networks),
+        tags=frozenset(tag for tag in own if tag),
+        vlans=own.count(None),
         family=row.family,
         cpu=row.cpu,
         ram_mib=row.ram_mib,
@@ -212,8 +241,3 @@ def _neighbours(db: Session, appliances: set[UUID]) -> Iterable[Neighbour]:
     )
     for host, near, apart in db.execute(query):
         yield Neighbour(host=host, affinity=near or "", anti_affinity=apart or "")
-
-
-def _vlans_free(rack: models.Rack) -> int:
-    """VLANs that a network could get; none is given away by us yet."""
-    return len(usable(rack.vlan_min, rack.vlan_max, rack.vlans_avoided))

@@ -6,8 +6,9 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import MTU, LinkKind, NetworkKind, Route
+from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route
 from adapters.packages import About
+from adapters.plugs import Plug, Uplink, guard_of, link_of, plugged
 from adapters.types import (
     Base,
     Disk,
@@ -165,6 +166,16 @@ class NetworkRecord(Value):
         return (*self.excluded, *map(str, own))
 
 
+class DhcpRecord(Value):
+    """A DHCP server, and how to reach it."""
+
+    id: UUID
+    datacenter_id: UUID
+    name: str
+    kind: str
+    address: str
+
+
 class HostLoad(Value):
     """A host as placement sees it: what it has, and what is reserved on it."""
 
@@ -237,6 +248,8 @@ class VmRecord(Value):
     installation: UUID
     user_data: UUID | None = None  # the secret that has it
     settings: Settings = Settings()
+    plugs: tuple[Plug, ...] = ()  # of those NICs that are in networks
+    uplink: Uplink | None = None  # its host's
 
     @property
     def host(self) -> UUID:
@@ -268,6 +281,39 @@ class VmRecord(Value):
             datastore=self.datastore,
             installation=self.installation,
         )
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The networks that its host has to have for it."""
+        if self.uplink is None:
+            return ()
+        return tuple(
+            {x.network: link_of(x, self.uplink, self.installation) for x in self.plugs}.values()
+        )
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """What may be heard of its cards."""
+        nics = {nic.id: nic for nic in self.nics} if self.uplink else {}
+        return tuple(
+            guard_of(nics[x.nic], x, self.installation) for x in self.plugs if x.nic in nics
+        )
+
+    @property
+    def served(self) -> dict[UUID, list[UUID]]:
+        """Its NICs that are told their addresses, by the DHCP server that does it."""
+        found: dict[UUID, list[UUID]] = {}
+        for each in self.plugs:
+            if each.server and each.address:
+                found.setdefault(each.server, []).append(each.nic)
+        return found
+
+    @property
+    def cards(self) -> tuple[Nic, ...]:
+        """Its NICs as the hypervisor is to make them."""
+        links = {link.network: link for link in self.links}
+        into = {each.nic: links.get(each.network) for each in self.plugs}
+        return tuple(plugged(x, link) if (link := into.get(x.id)) else x for x in self.nics)
 
     def plus(self, disk: DiskRecord) -> "VmRecord":
         """The VM with one disk more."""
@@ -307,7 +353,7 @@ class VmRecord(Value):
             cpu=self.cpu,
             ram_mib=self.ram_mib,
             disks=tuple(self.disk(d, (bases or {}).get(d.id)) for d in self.local_disks),
-            nics=self.nics,
+            nics=self.cards,
             installation=self.installation,
             seed=self.seed,
             settings=self.settings,

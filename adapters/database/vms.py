@@ -4,7 +4,8 @@ Rows are read by column: as objects of the ORM a thousand VMs would take several
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from ipaddress import IPv4Address
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select
@@ -13,8 +14,11 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.library import image_of
 from adapters.database.records import DiskRecord, VmRecord, VolumeRecord
+from adapters.lan import LinkKind, NetworkKind
+from adapters.plugs import Plug, Uplink
 from adapters.types import Base, Nic, Settings
 
+K = TypeVar("K")
 _KEYS_A_QUERY = 500
 
 
@@ -28,10 +32,12 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             vdc.datacenter_id,
             vdc.family,
             models.Datastore.directory,
+            *(models.Host.uplink, models.Host.link_kind, models.Host.switch),
         )
         .join(models.Appliance, models.Appliance.id == models.VirtualMachine.appliance_id)
         .join(vdc)
         .outerjoin(models.Datastore, models.Datastore.id == models.VirtualMachine.datastore_id)
+        .outerjoin(models.Host, models.Host.id == models.VirtualMachine.host_id)
         .where(which)
         .order_by(models.VirtualMachine.position)
     )
@@ -41,6 +47,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
     used = {disk.template_disk_id for each in disks.values() for disk in each} - {None}
     images = {image.id: image for image in rows_having(db, models.TemplateDisk.id, [*used])}
     volumes = _by_vm(db, models.VolumeRow, ids)
+    plugs = _plugs(db, nics)
     return [
         VmRecord(
             id=row.id,
@@ -61,6 +68,8 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             installation=installation,
             user_data=row.user_data_id,
             settings=settings_of(row),
+            plugs=plugs.get(row.id, ()),
+            uplink=uplink_of(row),
         )
         for row in rows
     ]
@@ -74,7 +83,7 @@ def rows_having(db: Session, column: Any, keys: Sequence[UUID]) -> list[Any]:
     ]
 
 
-def parts(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+def parts(keys: Sequence[K]) -> Iterator[Sequence[K]]:
     """As many keys as one query may have."""
     for start in range(0, len(keys), _KEYS_A_QUERY):
         yield keys[start : start + _KEYS_A_QUERY]
@@ -87,6 +96,15 @@ def settings_of(row: Any) -> Settings:
     return Settings.model_validate({**said, "screen": row.screen_id, "bus": row.bus})
 
 
+def uplink_of(row: Any) -> Uplink | None:
+    """How a host has networks, if it has any."""
+    if not row.uplink:
+        return None
+    kind = LinkKind(row.link_kind or LinkKind.BRIDGE)
+    interface = row.uplink.rpartition("/")[2]  # the host's own word: where it is, its access says
+    return Uplink(interface=interface, kind=kind, switch=row.switch)
+
+
 def volume_of(row: Any) -> VolumeRecord:
     """A volume's row as a value."""
     return VolumeRecord(**{name: getattr(row, name) for name in VolumeRecord.model_fields})
@@ -97,6 +115,29 @@ def _by_vm(db: Session, table: Any, vms: Sequence[UUID]) -> dict[UUID, list[Any]
     found: dict[UUID, list[Any]] = {}
     for row in sorted(rows_having(db, table.vm_id, vms), key=lambda row: row.position):
         found.setdefault(row.vm_id, []).append(row)
+    return found
+
+
+def _plugs(db: Session, nics: dict[UUID, list[Any]]) -> dict[UUID, tuple[Plug, ...]]:
+    """What VMs' NICs are plugged into: all but the restricted ones."""
+    every = [nic for each in nics.values() for nic in each]
+    rows = rows_having(db, models.Network.id, [*{nic.network_id for nic in every}])
+    networks = {row.id: row for row in rows if row.kind != NetworkKind.RESTRICTED}
+    plugged = [nic for nic in every if nic.network_id in networks]
+    told = rows_having(db, models.AddressRow.nic_id, [nic.id for nic in plugged])
+    addresses = {row.nic_id: row.address for row in told}
+    found: dict[UUID, tuple[Plug, ...]] = {}
+    for nic in plugged:
+        network, address = networks[nic.network_id], addresses.get(nic.id)
+        plug = Plug(
+            nic=nic.id,
+            network=network.id,
+            tag=network.tag,
+            mtu=network.mtu,
+            server=network.dhcp_server_id,
+            address=IPv4Address(address) if address and ":" not in address else None,
+        )
+        found[nic.vm_id] = (*found.get(nic.vm_id, ()), plug)
     return found
 
 

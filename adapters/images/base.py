@@ -98,8 +98,18 @@ class Wanted(NamedTuple):
     check: Callable[[], None]  # asked every second; raises when it is wanted no more
 
 
+class Peek(NamedTuple):
+    """What a look at a file elsewhere has told."""
+
+    size_bytes: int | None  # None: nobody said
+    beginning: bytes
+
+
 class Downloads(Protocol):
     """Fetches files from elsewhere, whoever has asked for them."""
+
+    def peek(self, source: Source, most_bytes: int, check: Callable[[], None]) -> Peek:
+        """How large it is, and its beginning, as much of it as is wanted."""
 
     def fetch(
         self, source: Source, target: Path, wanted: Wanted, begun: Path | None = None

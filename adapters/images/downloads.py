@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from adapters.errors import NotAllowed, NotFound, Refused, Transient, Unsupported
 from adapters.images.addresses import Network, OpenAddresses, OpenBackend, Resolve, resolve
-from adapters.images.base import Wanted
+from adapters.images.base import Peek, Wanted
 from adapters.images.partial import Mark, Partial
 from adapters.types import Chap, Source
 
@@ -73,6 +73,13 @@ class HttpDownloads:
                 if part.size < had + _ENOUGH_BYTES:
                     raise
         wanted.progress(100.0)
+
+    def peek(self, source: Source, most_bytes: int, check: Callable[[], None]) -> Peek:
+        with self._answer(source, {}, check) as answer:  # not HEAD: signed addresses are for GET
+            beginning, pieces = bytearray(), answer.pieces()
+            while len(beginning) < most_bytes and (piece := next(pieces, b"")):
+                beginning += piece
+            return Peek(answer.length, bytes(beginning[:most_bytes]))
 
     def _go_on(self, source: Source, part: Partial, wanted: Wanted) -> None:
         """Ask for what is missing, and write down what comes."""

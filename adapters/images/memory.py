@@ -6,7 +6,7 @@ the world, where the memory storage keeps them; what can be downloaded is in the
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from uuid import UUID
 from adapters.errors import BadImage, NotAllowed, NotFound, Refused, Transient
 from adapters.forms import Form
 from adapters.guests import Bus, Firmware
-from adapters.images.base import Progress, Wanted
+from adapters.images.base import Peek, Progress, Wanted
 from adapters.images.partial import Mark, Partial
 from adapters.images.repository import INCOMING, DirectoryRepository
 from adapters.images.untrusted import UntrustedFile, require_size
@@ -175,6 +175,17 @@ class MemoryDownloads:
     def __init__(self, world: World) -> None:
         self.world = world
 
+    def peek(self, source: Source, most_bytes: int, check: Callable[[], None]) -> Peek:
+        content = self._content(source)
+        check()
+        return Peek(len(content), content[:most_bytes])
+
+    def _content(self, source: Source) -> bytes:
+        found = self.world.find("source", source.url.get_secret_value())
+        if found is None:
+            raise NotFound("that is not there", code="source-not-found")
+        return bytes.fromhex(found["content"])
+
     def fetch(
         self, source: Source, target: Path, wanted: Wanted, begun: Path | None = None
     ) -> None:
@@ -184,10 +195,7 @@ class MemoryDownloads:
                 part.adopt(begun, wanted.check)
             if part.is_whole:
                 return
-            found = self.world.find("source", source.url.get_secret_value())
-            if found is None:
-                raise NotFound("that is not there", code="source-not-found")
-            content = bytes.fromhex(found["content"])
+            content = self._content(source)
             if len(content) > wanted.most_bytes:
                 raise Refused("it is too large", code="source-too-large")
             wanted.check()

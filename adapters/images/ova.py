@@ -94,6 +94,25 @@ def descriptor_of(path: Path) -> bytes:
         return Ova(file).descriptor
 
 
+def leading_descriptor(beginning: bytes) -> bytes:
+    """The descriptor of an archive of which only the beginning is here: it comes first.
+
+    Raises `BadPackage`.
+    """
+    offset = 0
+    while (at := offset + _BLOCK) <= len(beginning):
+        try:
+            header = tarfile.TarInfo.frombuf(beginning[offset:at], "utf-8", "replace")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise BadPackage(f"the file is no package: {error}") from error
+        if header.size < 0:
+            break
+        if header.type in _PLAIN:
+            return beginning[at : at + header.size]
+        offset = at + -(-header.size // _BLOCK) * _BLOCK
+    raise BadPackage("the package does not begin with its descriptor")
+
+
 class Ova:
     """An archive whose headers, descriptor and manifest have been looked at."""
 

@@ -26,6 +26,7 @@ _NAME = "guest"
 _MEMORY_MIB = 8192  # of addresses: its machine is a QEMU
 _CPU_S = 3600.0
 _STALLED_S = 600.0
+_SETTINGS = {k: v for k, v in os.environ.items() if k.startswith(("LIBGUESTFS_", "SUPERMIN_"))}
 _BUSES = {"virtio": Bus.VIRTIO, "sata": Bus.SATA, "ide": Bus.IDE}
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
@@ -61,7 +62,7 @@ class VirtV2v:
             "unshare",
             *alone,
             *("--", _PROGRAM, "-i", "libvirtxml", str(described), *wanted),
-            env={"LIBGUESTFS_BACKEND": "direct", "TMPDIR": str(folder)},
+            env={"LIBGUESTFS_BACKEND": "direct", **_SETTINGS, "TMPDIR": str(folder)},
             stalled_s=_STALLED_S,
             cpu_s=_CPU_S,
             memory_mib=_MEMORY_MIB,

@@ -9,6 +9,7 @@ before setting.
 
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
@@ -80,6 +81,7 @@ class KeaAgent:
         self._ask_for_login = login
         self._login: Chap | None = None
         self._turn = turn
+        self._trusts = ssl.create_default_context()  # whom this machine does
 
     def ask(self, request: Json) -> Json:
         self._login = self._login or self._ask_for_login()  # once for all that it is asked
@@ -92,6 +94,7 @@ class KeaAgent:
                 auth=auth,
                 timeout=PATIENCE_S,
                 trust_env=False,
+                verify=self._trusts,
             )
             if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
                 self._login = None
@@ -135,9 +138,8 @@ class Kea:
         self, reservations: Iterable[Reservation], subnets: Iterable[UUID] = ()
     ) -> None:
         said = list(reservations), list(subnets)
-        self._change(
-            lambda held: held.without_reservations(*said), {each.subnet for each in said[0]}
-        )
+        touched = {*(each.subnet for each in said[0]), *said[1]}  # by a killed one, too
+        self._change(lambda held: held.without_reservations(*said), touched)
 
     def replace(self, subnets: Iterable[Subnet], reservations: Iterable[Reservation]) -> None:
         said = list(subnets), list(reservations)
@@ -160,7 +162,7 @@ class Kea:
     # --- configurations ------------------------------------------------------------------------
 
     def _held(self) -> Held:
-        return kea_json.held(_subnets(self._configuration()), self.installation)
+        return kea_json.held(self._configuration()["Dhcp4"], self.installation)
 
     def _change(self, change: Callable[[Held], Held], touched: Iterable[UUID] = ()) -> None:
         """Have what `change` makes of what there is; then end leases in the networks `touched`."""
@@ -173,11 +175,10 @@ class Kea:
     def _try(self, change: Callable[[Held], Held], touched: set[UUID]) -> bool:
         """Change it, unless somebody else does: whether that worked."""
         before = self._configuration()
-        held = kea_json.held(_subnets(before), self.installation)
+        held = kea_json.held(before["Dhcp4"], self.installation)
         after = change(held)
-        subnets = kea_json.with_held(_subnets(before), after, self.installation)
-        wanted = {"Dhcp4": {**before["Dhcp4"], "subnet4": subnets}}
-        if sorted(subnets, key=_number) != sorted(_subnets(before), key=_number):
+        wanted = {"Dhcp4": kea_json.with_held(before["Dhcp4"], after, self.installation)}
+        if wanted != before:
             self._ask("config-test", wanted)
             if self._configuration() != before:
                 return False
@@ -191,13 +192,14 @@ class Kea:
             if key in touched
         }
         for lease in held.ended_by(after, self._leases(numbers)):
-            self._ask("lease4-del", {"ip-address": str(lease.address)})
+            self._ask("lease4-del", {"ip-address": str(lease.address), "update-ddns": True})
         return True
 
     def _configuration(self) -> Json:
-        configuration = self._ask("config-get")
-        configuration.pop("hash", None)  # refused where it is set
-        return configuration
+        dhcp4 = self._ask("config-get").get("Dhcp4")  # beside it is a hash, which is not to be set
+        if dhcp4 is None:
+            raise Refused("what answers there is no DHCPv4 server")
+        return {"Dhcp4": kea_json.in_order(dhcp4)}
 
     def _write(self, before: Json) -> None:
         """Let it start with this, too; where it cannot, have what there was before."""
@@ -237,16 +239,6 @@ def _answer(said: Any) -> Json:
     if not isinstance(answer, dict) or not isinstance(answer.get("result"), int):
         raise ValueError(f"no answer of Kea: {str(said)[:200]}")  # noqa: TRY004 - of what was sent
     return answer
-
-
-def _subnets(configuration: Json) -> list[Json]:
-    subnets: list[Json] = configuration["Dhcp4"].get("subnet4", [])
-    return subnets
-
-
-def _number(subnet: Json) -> int:
-    number: int = subnet["id"]
-    return number
 
 
 def _lease(found: Json) -> Lease:

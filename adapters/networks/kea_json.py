@@ -1,10 +1,12 @@
 """Kea's words for subnets and reservations of ours, and back; pure.
 
 Which are ours is in their `user-context`. Whatever else stands in them, and in the rest of the
-configuration, stays as it is.
+configuration, stays as it is. Where Kea tells names to a DNS server (RFC 2136, by its daemon
+`kea-dhcp-ddns`), it tells those of guests in networks that have a suffix.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 from uuid import UUID
@@ -20,19 +22,21 @@ _NAMES = {
     _SUFFIX: "domain-name",
     _MTU: "interface-mtu",
 }
+_TELLS, _TOLD_SUFFIX = "ddns-send-updates", "ddns-qualifying-suffix"
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
 
 Json = dict[str, Any]
 
 
-def held(subnets: Iterable[Json], installation: UUID) -> Held:
-    """What the `subnet4` of a configuration holds."""
+def held(dhcp4: Json, installation: UUID) -> Held:
+    """What a configuration holds."""
     ours: dict[UUID, Subnet] = {}
     cards: dict[UUID, Reservation] = {}
     other_subnets: list[OtherSubnet] = []
     other_cards: list[OtherReservation] = []
-    for piece in subnets:
-        subnet = _subnet(piece) if _owner(piece) == str(installation) else None
+    for piece in dhcp4.get("subnet4", []):
+        is_ours = _owner(piece) == str(installation)
+        subnet = _subnet(piece, names=_tells_names(dhcp4)) if is_ours else None
         if subnet is not None:
             ours[subnet.id] = subnet
         else:
@@ -57,11 +61,11 @@ def held(subnets: Iterable[Json], installation: UUID) -> Held:
     return Held(ours, cards, tuple(other_subnets), tuple(other_cards))
 
 
-def with_held(subnets: Iterable[Json], held: Held, installation: UUID) -> list[Json]:
-    """The `subnet4` of a configuration that holds this instead, others' as they were."""
+def with_held(dhcp4: Json, held: Held, installation: UUID) -> Json:
+    """A configuration that holds this instead, others' as they were."""
     ours: dict[str, Json] = {}
     others: list[Json] = []
-    for piece in subnets:
+    for piece in dhcp4.get("subnet4", []):
         if _owner(piece) == str(installation):
             ours[_id(piece)] = piece
         else:
@@ -69,42 +73,69 @@ def with_held(subnets: Iterable[Json], held: Held, installation: UUID) -> list[J
     cards: dict[UUID, list[Reservation]] = {key: [] for key in held.subnets}
     for card in held.reservations.values():
         cards[card.subnet].append(card)
-    return others + [
-        _subnet_piece(ours.get(str(key), {}), subnet, cards[key])
+    names = _tells_names(dhcp4)
+    subnets = others + [
+        _subnet_piece(ours.get(str(key), {}), subnet, cards[key], names=names)
         for key, subnet in held.subnets.items()
     ]
+    return in_order({**dhcp4, "subnet4": subnets})
+
+
+def in_order(dhcp4: Json) -> Json:
+    """A configuration whose subnets and reservations are in order: Kea tells them in any."""
+    subnets = [
+        {**piece, "reservations": sorted(piece.get("reservations", []), key=_place)}
+        for piece in dhcp4.get("subnet4", [])
+    ]
+    return {**dhcp4, "subnet4": sorted(subnets, key=lambda piece: piece["id"])}
+
+
+def _place(reservation: Json) -> tuple[str, str]:
+    return reservation.get("ip-address", ""), reservation.get("hw-address", "")
+
+
+def _tells_names(dhcp4: Json) -> bool:
+    return bool(dhcp4.get("dhcp-ddns", {}).get("enable-updates"))
 
 
 # --- subnets -----------------------------------------------------------------------------------
 
 
-def _subnet(piece: Json) -> Subnet:
+def _subnet(piece: Json, *, names: bool) -> Subnet:
+    """A subnet; one whose names would not be told has no suffix yet."""
     options = {each["code"]: each["data"] for each in piece.get("option-data", [])}
+    suffix = options.get(_SUFFIX, "")
+    if names and piece.get(_TOLD_SUFFIX, "").rstrip(".") != suffix:
+        suffix = ""
     relays = piece.get("relay", {}).get("ip-addresses", [])
     context = piece["user-context"][_CONTEXT]
-    return Subnet(
-        id=context["id"],
-        number=piece["id"],
-        range=piece["subnet"],
-        gateway=context["gateway"],
-        dns=tuple(each.strip() for each in options.get(_DNS, "").split(",") if each.strip()),
-        suffix=options.get(_SUFFIX, ""),
-        routes=_routes_of(options.get(_ROUTES, "")),
-        relay=relays[0] if relays else None,
-        mtu=options.get(_MTU, MTU),
-        installation=context["installation"],
-    )
+    known = {"id": context["id"], "number": piece["id"], "range": piece["subnet"]}
+    known["installation"] = context["installation"]
+    gateway = {"gateway": context.get("gateway")}
+    more = {
+        "dns": tuple(each.strip() for each in options.get(_DNS, "").split(",") if each.strip()),
+        "suffix": suffix,
+        "routes": _routes_of(options.get(_ROUTES, "")),
+        "relay": relays[0] if relays else None,
+        "mtu": options.get(_MTU, MTU),
+    }
+    for said in ({**gateway, **more}, gateway):  # by hand, it may have become what we never say
+        with suppress(ValueError):
+            return Subnet(**known, **said)
+    return Subnet(**known)
 
 
-def _subnet_piece(found: Json, subnet: Subnet, cards: list[Reservation]) -> Json:
+def _subnet_piece(found: Json, subnet: Subnet, cards: list[Reservation], *, names: bool) -> Json:
     """A subnet with its reservations; what was found of it keeps what we have no word for."""
     known = {_id(each): each for each in found.get("reservations", []) if _owner(each)}
     kept = [each for each in found.get("reservations", []) if not _owner(each)]
     options = {_DNS: ", ".join(map(str, subnet.dns)), _SUFFIX: subnet.suffix}
     options[_MTU] = str(subnet.mtu) if subnet.mtu != MTU else ""
     options[_ROUTES] = _routes_data(subnet.routes)
+    told = {_TELLS: bool(subnet.suffix), _TOLD_SUFFIX: subnet.suffix} if names else {}
     return {
         **found,
+        **told,
         "id": subnet.number,
         "subnet": str(subnet.range),
         "relay": {"ip-addresses": [str(subnet.relay)] if subnet.relay else []},
@@ -122,15 +153,13 @@ def _subnet_piece(found: Json, subnet: Subnet, cards: list[Reservation]) -> Json
 def _reservation(piece: Json, subnet: Subnet) -> Reservation:
     context = piece["user-context"][_CONTEXT]
     options = {each["code"] for each in piece.get("option-data", [])}
-    is_default = _ROUTERS in options if subnet.gateway else context["default"]
-    return Reservation(
-        id=context["id"],
-        subnet=subnet.id,
-        mac=piece["hw-address"].lower(),
-        address=piece["ip-address"],
-        hostname=piece.get("hostname", ""),
-        is_default=is_default,
-    )
+    is_default = _ROUTERS in options if subnet.gateway else context.get("default", True)
+    known = {"id": context["id"], "subnet": subnet.id, "is_default": is_default}
+    known |= {"mac": piece["hw-address"].lower(), "address": piece["ip-address"]}
+    try:
+        return Reservation(**known, hostname=piece.get("hostname", ""))
+    except ValueError:  # a name that is none of ours
+        return Reservation(**known)
 
 
 def _card_piece(found: Json, card: Reservation, subnet: Subnet) -> Json:
@@ -198,13 +227,14 @@ def _routes_data(routes: Iterable[Route]) -> str:
 
 
 def _routes_of(data: str) -> tuple[Route, ...]:
-    left, routes = bytes.fromhex(data.removeprefix("0x")), []
-    while left:
-        size = -(-left[0] // 8)
-        to = left[1 : 1 + size].ljust(4, b"\0"), left[0]
-        by = left[1 + size : 5 + size]
-        routes.append(Route(to=IPv4Network((to[0], to[1])), by=IPv4Address(by)))
-        left = left[5 + size :]
+    routes = []
+    with suppress(ValueError):
+        left = bytes.fromhex(data.removeprefix("0x"))
+        while left:
+            size = -(-left[0] // 8)
+            to, by = left[1 : 1 + size].ljust(4, b"\0"), left[1 + size : 5 + size]
+            routes.append(Route(to=IPv4Network((to, left[0])), by=IPv4Address(by)))
+            left = left[5 + size :]
     return tuple(routes)
 
 

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from adapters.errors import Conflict, InUse, NotFound, Transient, Unsupported
 from adapters.lan import Guard, Link, LinkAbilities, LinkKind
+from adapters.nodes.boot_unit import BootUnit
 from adapters.nodes.commands import Commands, sorted_out
 from adapters.nodes.guards import Guards
-from adapters.nodes.ifupdown import Ifupdown
+from adapters.nodes.ifupdown import stanza
 from adapters.nodes.interfaces import (
     Interface,
     Way,
@@ -26,6 +27,7 @@ from adapters.nodes.interfaces import (
     own_device,
     recipe,
 )
+from adapters.nodes.written import Written
 from adapters.programs import ProgramFailed
 
 _TRIES = 5  # of lanes that make the same link at once
@@ -42,16 +44,15 @@ class Bridges:
     def __init__(self, namespace: str = "", root: Path = Path("/")) -> None:
         self._commands = Commands(namespace)
         etc = root / "etc" / "netns" / namespace if namespace else root / "etc"
-        self._files = Ifupdown(etc / "network" / "interfaces.d")
+        self._files = _written(etc)
         self._guards = Guards(self._commands, etc / "cloudloom")
 
     def abilities(self) -> LinkAbilities:
-        lasting = self._files.folder.is_dir()
         return LinkAbilities(
             kind=LinkKind.BRIDGE,
             without=self._cannot(*_BRIDGE, what="bridges") or self._guards.cannot(),
             untagged_only=self._cannot(*_VLAN, what="tagged interfaces (8021q)"),
-            unlasting="" if lasting else f"there is no {self._files.folder}: ifupdown is missing",
+            unlasting=self._files.cannot(),
         )
 
     def ensure_link(self, link: Link) -> None:
@@ -144,6 +145,12 @@ class Bridges:
     def _cannot(self, *command: str, what: str) -> str:
         reason = self._commands.attempt(*command)
         return f"the host has no {what}: {reason}" if reason else ""
+
+
+def _written(etc: Path) -> Written:
+    """How the host's distribution has interfaces come back."""
+    ifupdown = Written(etc / "network" / "interfaces.d", stanza)
+    return BootUnit(etc) if ifupdown.cannot() else ifupdown
 
 
 def _require_bridge(link: Link) -> None:

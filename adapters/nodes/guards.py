@@ -17,8 +17,8 @@ from uuid import UUID
 from adapters.errors import Unsupported
 from adapters.lan import Guard
 from adapters.nodes.commands import Commands, sorted_out
-from adapters.nodes.ifupdown import publish
 from adapters.nodes.local import speaking_files
+from adapters.nodes.written import publish
 from adapters.programs import ProgramFailed
 
 _TABLE = """\

@@ -22,12 +22,11 @@ from api.dependencies import Caller, Key, Name, Reference, Send, sender
 from api.forcing import Forcing
 from api.once import Once
 from api.permissions import needs
-from api.reports import Operation
+from api.planning import ANSWERS, DryRun, PlanId, PlannedStarter, starter_of
 from api.routers.template_records import Category, Line, Note
-from api.starting import Starter
 from flows.charges import require_within
 from flows.cloud import cloud
-from flows.downloads import PACKAGES, Wanted, kept
+from flows.downloads import PACKAGES, Wanted, kept, look_at
 from flows.import_from_url import take_source
 
 router = APIRouter(prefix="/templates", tags=["templates"])
@@ -128,6 +127,12 @@ class NewImport(Address, Forcing):
         return {"expects": said} if said != Expected() else {}
 
 
+class _Wish(BaseModel):
+    """What a plan was asked for, in words."""
+
+    said: str
+
+
 def require_http(url: str) -> None:
     """Refuse an address that is not spoken, or that names a user: it would be shown."""
     try:
@@ -144,7 +149,7 @@ def require_http(url: str) -> None:
 @router.post(
     "/import",
     status_code=202,
-    responses={202: {"model": Operation}},
+    responses=ANSWERS,
     dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def import_from_url(
@@ -152,26 +157,36 @@ def import_from_url(
     request: Request,
     caller: Caller,
     send: Annotated[Send, Depends(sender)],
+    dry_run: DryRun = False,  # noqa: FBT002 - a query parameter
+    plan: PlanId = None,
     idempotency_key: Key = None,
 ) -> Response:
-    """Import what lies at an address: the datacenter's worker downloads it."""
-    said = f"{new.model_dump_json()}\n{new.shown}".encode()  # secrets are hidden in the former
-    once = Once(caller, f"POST {request.url.path}", idempotency_key, said)
-    request.state.once = once
-    starter = Starter(caller, once, send)
+    """Import what lies at an address: the datacenter's worker downloads it.
+
+    To plan it, its server is asked how large it is, and of a package for its descriptor.
+    """
+    route = f"POST {request.url.path}"
+    wish = _Wish(said=f"{new.model_dump_json()}\n{new.shown}")  # secrets are hidden in the former
+    said = f"{request.query_params}\n{wish.said}".encode()
+    request.state.once = once = Once(caller, route, idempotency_key, said)
+    starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, new.datacenter).id
-    return start(starter, caller, new, where)
+    if dry_run or plan:
+        seen = look_at(new.source, new.kind)
+        starter.foresee({}, size_mib=-(-seen.size_bytes // 2**20), ova=seen.package)
+    return start(starter, caller, new, where, wish=wish)
 
 
 def start(
-    starter: Starter,
+    starter: PlannedStarter,
     caller: tokens.Caller,
     new: NewImport,
     where: UUID,
     locks: Iterable[tuple[str, UUID]] = (),
     unchanged: Callable[[Session], None] = lambda _db: None,
     login: UUID | None = None,
+    wish: BaseModel | None = None,
     **more: Any,
 ) -> Response:
     """Accept an import; its source is kept in the same transaction. `login` is a secret's id."""
@@ -216,4 +231,4 @@ def start(
         cloud.secrets.keep(db, source, kept(new.source))
 
     uses = [cloud.ledger.of_template(template, 1)]
-    return starter.start(plan, lambda: require_within(uses, force), keep)
+    return starter.start(plan, lambda: require_within(uses, force), keep, wish)

@@ -38,9 +38,10 @@ from api.labelling import SoughtLabels
 from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
+from api.planning import PlannedStarter
 from api.reports import Operation
 from api.routers.imports import NewImport, ServerLogin, require_http, start
-from api.starting import Starter, Starting
+from api.starting import Starting
 from flows.cloud import cloud
 from flows.downloads import PACKAGES
 
@@ -293,7 +294,7 @@ def install(
         row = finding.repository(db, caller, repository_id)
         told = RemotePackage.model_validate(finding.remote_package(db, row, remote_package_id))
         source = _shown(row)
-    starter = Starter(caller, once, send)
+    starter = PlannedStarter(caller, once, send, "install")
     return start(
         starter,
         caller,

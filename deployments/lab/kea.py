@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from deployments.lab.named import KEY, Named
 from deployments.lab.namespace import Namespace
 from deployments.lab.process import Process, free_port, wait_for
 
@@ -138,3 +139,52 @@ class KeaAgent:
             return httpx.post(self.url, json={}, trust_env=False).status_code > 0
         except httpx.HTTPError:
             return False
+
+
+class KeaNames:
+    """Kea's daemon that tells a DNS server what is leased, beside it in the same namespace."""
+
+    def __init__(self, folder: Path, namespace: Namespace, named: Named) -> None:
+        self._folder = folder.absolute()
+        self._inside = ("ip", "netns", "exec", namespace.name)
+        self._named = named
+        self._process = Process(folder, "kea-dhcp-ddns")
+        self._socket = self._folder / "ddns.sock"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        configuration = self._folder / "ddns.json"
+        configuration.touch(0o600)
+        configuration.write_text(json.dumps(self._said()))
+        folders = {"KEA_PIDFILE_DIR": str(self._folder), "KEA_LOCKFILE_DIR": str(self._folder)}
+        self._process.spawn(
+            *(*self._inside, "kea-dhcp-ddns", "-c", configuration), env={**os.environ, **folders}
+        )
+        wait_for(self._socket.exists, 20, f"kea-dhcp-ddns ({self._process.log})")
+
+    def stop(self) -> None:
+        """End it; may be repeated."""
+        self._process.stop()
+
+    def _said(self) -> dict[str, Any]:
+        server = [{"ip-address": "127.0.0.1", "port": 53}]
+        domains = [
+            {"name": f"{zone}.", "key-name": KEY, "dns-servers": server}
+            for zone in self._named.zones
+        ]
+        key = {"name": KEY, "algorithm": "HMAC-SHA256", "secret": self._named.secret}
+        return {
+            "DhcpDdns": {
+                "ip-address": "127.0.0.1",
+                "port": 53001,
+                "control-socket": {"socket-type": "unix", "socket-name": str(self._socket)},
+                "tsig-keys": [key],
+                "forward-ddns": {
+                    "ddns-domains": [x for x in domains if not x["name"].endswith(".arpa.")]
+                },
+                "reverse-ddns": {
+                    "ddns-domains": [x for x in domains if x["name"].endswith(".arpa.")]
+                },
+            }
+        }

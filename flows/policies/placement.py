@@ -155,7 +155,7 @@ class _Field:
         """The hosts that nothing bars, and why the others are; asked once for alike VMs."""
         alike = (
             *(wish.family, wish.enterprise, wish.tier, wish.vlans, wish.pin),
-            wish.firmware,
+            *(wish.firmware, wish.linked, wish.tagged, wish.tags),
         )
         if alike not in self._open:
             hosts = self.hosts.values()
@@ -257,5 +257,17 @@ def _bars(wish: Wish, host: Room, load: Load, rules: Rules) -> Iterator[str]:
         yield "has VMs that the enterprise must not share a host with"
     if not (load.cpu_percent and load.ram_percent):
         yield "takes no new VMs, by a load rule"
+    yield from _bars_of_networks(wish, host)
+
+
+def _bars_of_networks(wish: Wish, host: Room) -> Iterator[str]:
+    """Every reason why a VM's networks may not be on a host."""
     if host.vlans_free is not None and host.vlans_free < wish.vlans:
         yield f"{host.vlans_free} VLANs free in rack {host.rack}, {wish.vlans} needed"
+    if host.vlans is not None and (strange := wish.tags - host.vlans):
+        where = f"rack {host.rack}" if host.rack else "being in no rack, it"
+        yield f"{where} does not carry VLAN {min(strange)}"
+    if wish.linked and host.unlinked:
+        yield host.unlinked
+    if wish.tagged and host.untagged:
+        yield host.untagged

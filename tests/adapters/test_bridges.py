@@ -1,5 +1,9 @@
 """Bridges of hosts that are network namespaces: packets, reboots, and what is the operator's."""
 
+import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,7 +13,7 @@ import pytest
 from adapters.errors import Conflict, Unsupported
 from adapters.lan import Guard, Link, LinkKind
 from adapters.nodes.bridges import Bridges
-from adapters.nodes.ifupdown import text_of
+from adapters.nodes.ifupdown import stanza
 from adapters.nodes.interfaces import Way, address_of
 from deployments.lab.wired_host import UPLINK, Guest, WiredHost
 
@@ -22,15 +26,29 @@ class Equipped:
     """A host with bridges of ours."""
 
     def __init__(self, host: WiredHost, folder: Path) -> None:
-        files = folder / "etc" / "netns" / host.namespace / "network" / "interfaces.d"
+        self.host, self.etc = host, folder / "etc" / "netns" / host.namespace
+        files = self.etc / "network" / "interfaces.d"
         files.mkdir(parents=True)
-        self.host = host
         self.bridges = Bridges(host.namespace, folder)
         (folder / "interfaces").write_text(f"source {files}/*\n")
         (folder / "ifstate").mkdir()
         self.folder = folder
 
+    def by_systemd(self) -> None:
+        """Let the host have no ifupdown."""
+        shutil.rmtree(self.etc / "network")
+        (self.etc / "systemd" / "system").mkdir(parents=True)
+        self.bridges = Bridges(self.host.namespace, self.folder)
+
     def reboot(self) -> None:
+        wanted = self.etc / "systemd" / "system" / "multi-user.target.wants"
+        if wanted.exists():
+            (unit,) = wanted.iterdir()
+            verify = ["systemd-analyze", "verify", "--man=no", str(unit.resolve())]
+            subprocess.run(verify, check=True)
+            (command,) = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
+            self.host.reboot(*shlex.split(command))
+            return
         (self.folder / "ifstate" / "ifstate").unlink(missing_ok=True)
         state = ("--state-dir", str(self.folder / "ifstate"))
         self.host.reboot("ifup", "-a", "-i", str(self.folder / "interfaces"), *state)
@@ -187,7 +205,10 @@ def test_a_guarded_guest_asks_for_an_address_and_gives_none(host, tmp_path, is_g
 # --- what lasts --------------------------------------------------------------------------------
 
 
-def test_a_host_that_was_off_has_its_links_and_guards_again(hosts):
+@pytest.mark.parametrize("init", ["ifupdown", "systemd"])
+def test_a_host_that_was_off_has_its_links_and_guards_again(hosts, init):
+    if init == "systemd":
+        hosts[0].by_systemd()
     link, alone = link_of(101), link_of(None, uplink="")
     for host in hosts:
         host.bridges.ensure_link(link)
@@ -256,14 +277,14 @@ MADE = UUID("11111111-1111-4111-8111-111111111111")
 def test_a_stanza_of_a_tagged_uplink_of_ours():
     """As Debian reads it; no kernel without 8021q can run it."""
     link = Link(network=MADE, installation=MADE, tag=101, uplink="eth0", mtu=1400)
-    text = text_of(link, Way("cv101-x", is_made=True), Path("/state/guards.nft"))
+    text = stanza(link, Way("cv101-x", is_made=True), Path("/state/guards.nft"))
     assert text == (
         f"# cloudloom:{MADE}:{MADE}:101:1400:eth0\n"
         "# Written by Cloudloom, and removed by it.\n"
         f"auto {link.name}\n"
         f"iface {link.name} inet manual\n"
-        "    pre-up [ ! -e /state/guards.nft ] || nft -f /state/guards.nft\n"
         "    pre-up ip link show dev eth0 >/dev/null 2>&1 || ifup eth0\n"
+        "    pre-up [ ! -e /state/guards.nft ] || nft -f /state/guards.nft\n"
         "    pre-up ip link set dev eth0 up\n"
         f"    pre-up ip link show dev {link.name} >/dev/null 2>&1 || ip link add name {link.name}"
         f" address {address_of(link)} type bridge forward_delay 0 stp_state 0\n"

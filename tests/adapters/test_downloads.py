@@ -198,6 +198,36 @@ def test_a_file_comes_as_it_is(target):
     assert not {"range", "authorization", "cookie"} & asked.keys()
 
 
+def peek(url: str, most: int = 0, check: Callable[[], None] = lambda: None):
+    return downloads().peek(source(url), most, check)
+
+
+def test_a_look_tells_the_size_and_as_much_of_it_as_is_wanted():
+    with serving(whole(), whole(), chunked(CONTENT), whole(b"")) as server:
+        assert peek(server.url) == (len(CONTENT), b"")
+        assert peek(server.url, 100_000) == (len(CONTENT), CONTENT[:100_000])
+        assert peek(server.url, 2 * len(CONTENT)) == (None, CONTENT)
+        assert peek(server.url, 5) == (0, b"")
+
+
+@pytest.mark.timeout(20)
+def test_a_look_ends_where_a_body_does_not():
+    until = time.monotonic() + 1
+
+    def check() -> None:
+        if time.monotonic() > until:
+            raise Refused("too slow", code="source-too-slow")
+
+    with serving(chunked(b"x" * 65_536, endless=True)) as server:
+        assert peek(server.url, 2**20) == (None, b"x" * 2**20)
+
+    def silent(_: Handler) -> None:
+        time.sleep(1.5)
+
+    with serving(silent) as server, pytest.raises(Refused, match="too slow"):
+        peek(server.url, 1, check)
+
+
 def test_what_is_whole_is_not_asked_for_again(target):
     with serving(whole()) as server:
         for _ in range(2):

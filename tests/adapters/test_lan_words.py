@@ -63,10 +63,12 @@ def helds(draw):
     return Held(subnets, {card.id: card for _, cards in made for card in cards})
 
 
-@given(helds(), helds())
-def test_kea_understands_and_is_understood(first, second):
+@given(helds(), helds(), st.booleans())
+def test_kea_understands_and_is_understood(first, second, names):
     theirs = {"id": 99, "subnet": "10.99.0.0/24", "pools": [{"pool": "10.99.0.0/25"}]}
-    told = kea_json.with_held([theirs], first, OURS)
+    theirs["reservations"] = []
+    base = {"subnet4": [theirs], "dhcp-ddns": {"enable-updates": names}, "valid-lifetime": 600}
+    told = kea_json.with_held(base, first, OURS)
     found = kea_json.held(told, OURS)
     assert (found.subnets, found.reservations) == (first.subnets, first.reservations)
     assert kea_json.with_held(told, found, OURS) == told
@@ -74,7 +76,8 @@ def test_kea_understands_and_is_understood(first, second):
     after = kea_json.held(kea_json.with_held(told, second, OURS), OURS)
     assert (after.subnets, after.reservations) == (second.subnets, second.reservations)
     assert told == before
-    assert [each for each in told if each["id"] == 99] == [theirs]
+    assert [each for each in told["subnet4"] if each["id"] == 99] == [theirs]
+    assert {**told, "subnet4": [theirs]} == base
     others = kea_json.held(told, THEIRS)
     assert not others.subnets
     assert len(others.other_subnets) == len(first.subnets) + 1

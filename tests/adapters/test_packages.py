@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from adapters.images import ovf, packing
-from adapters.images.ova import Ova
+from adapters.images.ova import Ova, leading_descriptor
 from adapters.images.untrusted import UntrustedFile
 from adapters.packages import BadPackage, Bus, Firmware, Hardware, Package, WishedNic
 from adapters.types import Format
@@ -213,6 +213,24 @@ def manifest_of(members, algorithm="SHA256"):
         for name, content in members
     ]
     return "".join(lines).encode()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_of_an_archive_the_beginning_tells_what_it_is(tmp_path, form):
+    name = "a-name-that-needs-a-header-of-its-own" * (1 if form == tarfile.USTAR_FORMAT else 5)
+    path = archive(tmp_path / "a", [(f"{name}.ovf", b"<Envelope/>"), ("d", bytes(9000))], form)
+    assert leading_descriptor(path.read_bytes()[:4096]) == b"<Envelope/>"
+
+
+def test_a_beginning_without_one_is_refused(tmp_path):
+    whole = archive(tmp_path / "a", [("x" * 300, b"")], tarfile.GNU_FORMAT).read_bytes()
+    endless = bytearray(whole[:512])
+    endless[124:136] = b"\xff" * 12  # a size below zero
+    endless[148:156] = b" " * 8
+    endless[148:156] = b"%06o\0 " % sum(endless)
+    for beginning in (b"", b"no archive" * 100, bytes(512), whole[:1024], bytes(endless)):
+        with pytest.raises(BadPackage):
+            leading_descriptor(beginning)
 
 
 def unpacked(path, folder, trusted=()):

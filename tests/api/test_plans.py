@@ -1,6 +1,7 @@
 """Plans: what would be done is shown, and then done as shown, or refused with what has changed."""
 
 import re
+import tarfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import update
 from adapters.database import models
 from adapters.database.plans import PlanRow
 from adapters.database.session import utc_now
+from adapters.images.memory import publish_source
 from adapters.images.ova import descriptor_of
 from flows.cloud import cloud
 from flows.trim_history import trim_history
@@ -332,6 +334,69 @@ def test_what_is_sent_is_as_large_as_was_planned(api: Api) -> None:
     where = api.post("/v1/templates", params={**wish, "plan": plan["id"]}).headers["location"]
     told = outdated(api.client.put(where, content=b" " * 2**20 + IMAGE))
     assert "repository_mib 2, not 1" in told
+    assert api.get("/v1/operations").json() == []
+
+
+URL = "https://images.example/fresh.vmdk?right=geheim"
+
+
+def ask_for(api: Api, url: str = URL, **query: Any) -> Any:
+    wish = {"name": "fresh", "datacenter": "main", "url": url}
+    wish |= {"format": "vmdk"} if url == URL else {}
+    return api.post("/v1/templates/import", params=query, json=wish)
+
+
+def test_an_import_from_an_address_is_planned_and_then_made(api: Api) -> None:
+    publish_source(cloud.world, URL, b" " * 2**20 + IMAGE)
+    before = photograph()
+    answer = ask_for(api, dry_run="true")
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert plan["bytes_to_copy"] == 2 * 2**20
+    names = [step["name"] for step in plan["steps"]]
+    assert names[:4] == ["take-source", "charge-template", "enter-template", "download-source"]
+    more = [x["after"]["repository_mib"] - x["used"]["repository_mib"] for x in plan["limits"]]
+    assert set(more) <= {2}
+    assert {**photograph(), "tables": before["tables"]} == before
+    assert "geheim" not in answer.text
+    publish_source(cloud.world, URL, IMAGE)
+    assert "repository_mib 1, not 2" in outdated(ask_for(api, plan=plan["id"]))
+    plan = ask_for(api, dry_run="true").json()
+    other = {"name": "fresh", "datacenter": "main", "url": URL, "format": "qcow2"}
+    elsewhere = api.post("/v1/templates/import", params={"plan": plan["id"]}, json=other)
+    refused(elsewhere, 409, "plan-of-another-request")
+    ended = api.done(ask_for(api, plan=plan["id"]))
+    assert ended["id"] == plan["id"]
+    assert {step["key"] for step in ended["steps"]} == {
+        f"{step['name']}[{step['what']}]" for step in plan["steps"]
+    }
+
+
+def test_a_package_at_an_address_is_planned_by_what_its_descriptor_says(
+    api: Api, tmp_path: Path
+) -> None:
+    write_package(tmp_path / "shop.ova", "system", "data")
+    publish_source(cloud.world, "https://x.example/shop.ova", (tmp_path / "shop.ova").read_bytes())
+    with tarfile.open(tmp_path / "shop.ova") as archive:
+        ovf = next(name for name in archive.getnames() if name.endswith(".ovf"))
+        for name in archive.getnames():
+            content = archive.extractfile(name)
+            assert content
+            publish_source(cloud.world, f"https://x.example/{name}", content.read())
+    for url in ("https://x.example/shop.ova", f"https://x.example/{ovf}"):
+        plan = ask_for(api, url, dry_run="true").json()
+        assert [x["virtual_size_mib"] for x in plan["disks"]] == [1, 1]
+        assert len([x for x in plan["steps"] if x["name"] == "publish-disk"]) == 2
+    ended = api.done(ask_for(api, url, plan=plan["id"]))
+    assert {step["key"] for step in ended["steps"]} == {
+        f"{step['name']}[{step['what']}]" for step in plan["steps"]
+    }
+
+
+def test_what_is_not_at_an_address_cannot_be_planned(api: Api) -> None:
+    refused(ask_for(api, dry_run="true"), 404, "source-not-found")
+    publish_source(cloud.world, "https://x.example/a.ova", b"no package")
+    refused(ask_for(api, "https://x.example/a.ova", dry_run="true"), 422, "package-invalid")
     assert api.get("/v1/operations").json() == []
 
 

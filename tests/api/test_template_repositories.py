@@ -333,5 +333,8 @@ def test_an_address_is_imported_from_the_command_line(shop: str, workers: Worker
     wrong = "sha256:" + "0" * 64
     refused_ = run("import", url, "--name", "other", "--checksum", wrong)
     assert refused_.exit_code == 1
-    assert run("import", url, "--name", "x", "--dry-run").exit_code == 2
+    planned = run("import", url, "--name", "x", "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert "import-from-url x, if it were done now" in planned.output
+    assert "download-source" in planned.output
     assert run("import", "/nowhere.ova", "--name", "x").exit_code == 2

@@ -15,6 +15,7 @@ from adapters.lan import Lease, Reservation, Route, Subnet
 from adapters.networks.base import DhcpServer
 from adapters.networks.dnsmasq import Dnsmasq
 from adapters.networks.kea import Kea, KeaSocket
+from adapters.networks.kea_json import in_order
 from adapters.networks.memory import MemoryDhcp
 from adapters.world import World
 from deployments.lab.dnsmasq import Dnsmasq as LabDnsmasq
@@ -105,9 +106,9 @@ class KeaServer(Guests):
 
     def photograph(self) -> object:
         channel = KeaSocket(self.lab.socket)
-        told = channel.ask({"command": "config-get"})["arguments"]["Dhcp4"]
-        written = json.loads(self.lab.configuration.read_text())["Dhcp4"]
-        assert told["subnet4"] == written.get("subnet4", [])
+        told = in_order(channel.ask({"command": "config-get"})["arguments"]["Dhcp4"])
+        written = in_order(json.loads(self.lab.configuration.read_text())["Dhcp4"])
+        assert told["subnet4"] == written["subnet4"]
         return told["subnet4"], channel.ask({"command": "lease4-get-all"}).get("arguments")
 
 

@@ -229,6 +229,84 @@ def deploy_seeded(world: World) -> Asked:
     return _seeded_vm(world), {}
 
 
+def networked(world: World) -> UUID:
+    """Have hosts with uplinks, in racks; a DHCP server, and the world's network be private."""
+    server, rack = uuid4(), uuid4()
+    with cloud.database.write() as db:
+        db.add(
+            models.DhcpServer(
+                id=server, datacenter_id=world.datacenter, name="dhcp", kind="memory", address=""
+            )
+        )
+        db.add(
+            models.Rack(
+                id=rack, datacenter_id=world.datacenter, name="rack", vlan_min=100, vlan_max=110,
+                vlans_avoided=["100-104"], vlans_reserved=0, low_vlans_percent=0,
+            )
+        )  # fmt: skip
+        db.flush()
+        db.execute(update(models.Host).values(uplink="up0", link_kind="bridge", rack_id=rack))
+        db.execute(
+            update(models.Network).values(
+                kind="private", range="10.0.0.0/24", gateway="10.0.0.1", number=7, suffix="lan",
+                dhcp_server_id=server, relay="10.0.0.1", tag=None,
+            )
+        )  # fmt: skip
+    return server
+
+
+def _addressed(*vms: UUID) -> None:
+    """Give each of these VMs' NICs an address."""
+    with cloud.database.write() as db:
+        nics = select(models.NicRow).where(models.NicRow.vm_id.in_(vms))
+        for nic in db.scalars(nics.order_by(models.NicRow.id)):
+            place = 2 + db.query(models.AddressRow).count()
+            db.add(
+                models.AddressRow(
+                    id=uuid4(), network_id=nic.network_id, place=place,
+                    address=f"10.0.0.{place}", nic_id=nic.id,
+                )
+            )  # fmt: skip
+            db.flush()
+
+
+def deploy_networked(world: World) -> Asked:
+    """A VM in a private network that nobody is in yet."""
+    networked(world)
+    vm = _vm_of(world.appliance("db"))
+    _addressed(vm)
+    return vm, {}
+
+
+def undeploy_networked(world: World) -> Asked:
+    """The last VM of its network."""
+    vm, asked = deploy_networked(world)
+    world.run("deploy_vm", vm)
+    return vm, asked
+
+
+def deploy_networked_appliance(world: World) -> Asked:
+    """Two VMs in a network that another one is in."""
+    first, _ = undeploy_networked(world)
+    assert cloud.inventory.vm(first).links
+    appliance = world.appliance("mail", "web")
+    vms = [vm.id for vm in cloud.inventory.vms_of(appliance)]
+    _addressed(*vms)
+    return appliance, {"vms": [str(vm) for vm in vms]}
+
+
+def sync_networked(world: World) -> Asked:
+    """One VM leaves a network as another one comes."""
+    networked(world)
+    appliance = world.appliance("old")
+    old = _vm_of(appliance)
+    _addressed(old)
+    world.run("deploy_appliance", appliance, vms=[str(old)])
+    new = world.vm(appliance, "new", 1, world.template, [])
+    _addressed(new)
+    return appliance, {"vms": [str(new)], "leaving": [str(old)]}
+
+
 def undeploy_seeded(world: World) -> Asked:
     vm = _seeded_vm(world)
     world.run("deploy_vm", vm)
@@ -749,6 +827,10 @@ SCENARIOS = {
     "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
+    "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
+    "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
+    "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
+    "sync_appliance-networked": Scenario("sync_appliance", sync_networked),
     "undeploy_vm": Scenario("undeploy_vm", undeploy_vm),
     "undeploy_vm-seeded": Scenario("undeploy_vm", undeploy_seeded),
     "deploy_appliance": Scenario("deploy_appliance", deploy_appliance, LIBRARY),

@@ -18,6 +18,9 @@ from adapters.networks.kea import Kea, KeaAgent, KeaSocket
 from adapters.types import Chap
 from deployments.lab.kea import Kea as LabKea
 from deployments.lab.kea import KeaAgent as LabAgent
+from deployments.lab.kea import KeaNames
+from deployments.lab.named import Named
+from deployments.lab.process import wait_for
 from deployments.lab.relay import Relay
 from deployments.lab.vlans import Vlans
 from flows.cloud import cloud
@@ -182,23 +185,28 @@ def test_what_an_operator_adds_to_ours_stays(lab, server):
         server.delete_subnet(said.id)
 
 
-def test_what_was_changed_by_hand_is_seen_and_mended(lab, server):
+@pytest.mark.parametrize(
+    ("option", "data"),
+    [("domain-name", "Not Ours"), ("domain-name-servers", "8.8.8.8"), ("interface-mtu", "68")],
+)
+def test_what_was_changed_by_hand_is_seen_and_mended(lab, server, option, data):
     said = subnet(101, dns=(IPv4Address("9.9.9.9"),))
-    nics = [card(said, 5), card(said, 6)]
+    nics = [card(said, 5, hostname="web"), card(said, 6)]
     server.ensure_subnet(said)
     server.ensure_reservations(nics)
 
     def change(dhcp4):
         (mine,) = dhcp4["subnet4"]
-        mine["option-data"] = []
-        mine["reservations"][0]["ip-address"] = "10.77.101.9"
-        mine["reservations"][1]["option-data"] = []
+        mine["option-data"] = [{"name": option, "data": data}]
+        first, second = sorted(mine["reservations"], key=lambda each: each["ip-address"])
+        first["ip-address"], first["hostname"] = "10.77.101.9", "Not_Ours"
+        second["option-data"] = []
 
     configure(lab, change)
     assert not server.has_subnet(said)
     assert server.has_reservations(nics) == set()
     subnets, cards = server.content()
-    assert subnets[said.id].dns == ()
+    assert subnets[said.id].dns != said.dns
     assert str(cards[nics[0].id].address) == "10.77.101.9"
     assert not cards[nics[1].id].is_default
     server.replace([said], nics)
@@ -249,6 +257,18 @@ def test_a_change_by_somebody_else_meanwhile_is_not_lost(lab, server, monkeypatc
     server.ensure_reservations([nic])
     assert server.has_reservations([nic]) == {nic.id}
     assert {each["id"] for each in told(lab)["subnet4"]} == {7, 101}
+
+
+def test_what_changes_nothing_is_no_change(lab, server):
+    said = subnet(101, routes=[Route(to=IPv4Network("10.0.0.0/8"), by=IPv4Address("10.77.101.9"))])
+    nics = [card(said, 10 + n, hostname=f"vm-{n}") for n in range(50)]
+    server.ensure_reservations(nics, [said])
+    before = lab.changes()
+    server.ensure_reservations(nics, [said])
+    server.replace([said], reversed(nics))
+    server.delete_reservations([card(said, 200)], [said.id, uuid4()])
+    server.delete_subnet(uuid4())
+    assert lab.changes() == before
 
 
 # --- what goes wrong ---------------------------------------------------------------------------
@@ -348,3 +368,82 @@ def test_the_cloud_finds_it_by_either_way(tmp_path, lab, server):
     with pytest.raises(Unsupported):
         cloud.dhcp_at("isc", "/etc", key)
     cloud.database.engine.dispose()
+
+
+def test_a_lease_that_a_killed_runner_has_left_is_ended(vlans, server, relay, monkeypatch):
+    said = subnet(101)
+    nic, other = card(said, 55), card(said, 56)
+    server.ensure_reservations([nic, other], [said])
+    assert vlans.ask(nic.mac, 101)["ip"] == "10.77.101.55"
+    ask = KeaSocket.ask
+
+    class Killed(BaseException):
+        """As by SIGKILL: nothing of it goes on."""
+
+    def killed(channel, request):
+        if request["command"] == "lease4-del":
+            raise Killed
+        return ask(channel, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeaSocket, "ask", killed)
+        with pytest.raises(Killed):
+            server.delete_reservations([nic], [said.id])
+    assert len(server.leases()) == 1
+    server.delete_reservations([], [said.id])
+    assert server.leases() == []
+
+
+# --- names and losses ----------------------------------------------------------------------------
+
+
+def test_a_dns_server_is_told_the_names_of_guests(tmp_path, vlans, lab, server, relay):
+    zones = ("tenant.example", "77.10.in-addr.arpa")
+    said = subnet(101, suffix="tenant.example")
+    web, nameless = card(said, 55, hostname="web"), card(said, 56)
+    bare = subnet(102)
+    hidden = card(bare, 55, hostname="hidden")
+    server.ensure_reservations([web, nameless, hidden], [said, bare])
+    with (
+        started(Named(tmp_path / "named", vlans.servers[0], zones)) as named,
+        started(KeaNames(tmp_path / "names", vlans.servers[0], named)),
+    ):
+        configure(lab, lambda dhcp4: dhcp4.update({"dhcp-ddns": {"enable-updates": True}}))
+        assert not server.has_subnet(said)
+        assert server.has_subnet(bare)
+        server.ensure_subnet(said)
+        server.ensure_subnet(bare)
+        assert server.has_subnet(said)
+        for nic, vlan in ((web, 101), (nameless, 101), (hidden, 102)):
+            assert vlans.ask(nic.mac, vlan)["ip"] == str(nic.address)
+        wait_for(lambda: named.look("web.tenant.example"), 10, "its name")
+        assert "10.77.101.55" in named.look("web.tenant.example")
+        reverse = "55.101.77.10.in-addr.arpa"
+        wait_for(lambda: "web.tenant.example" in named.look(reverse, "ptr"), 10, "its address")
+        assert not named.look("hidden.tenant.example")
+        server.delete_reservations([web, nameless])
+        wait_for(lambda: not named.look("web.tenant.example"), 10, "the end of its name")
+        wait_for(lambda: not named.look(reverse, "ptr"), 10, "the end of its address")
+        other = card(said, 57, hostname="web")
+        server.ensure_reservations([other])
+        assert vlans.ask(other.mac, 101)["ip"] == "10.77.101.57"
+        wait_for(lambda: "10.77.101.57" in named.look("web.tenant.example"), 10, "another's name")
+
+
+@pytest.mark.parametrize("lost", ["leases", "configuration"])
+def test_who_had_an_address_has_it_again_after_a_loss(vlans, lab, server, relay, lost):
+    said = subnet(101)
+    nic, other = card(said, 55), card(said, 56)
+    server.ensure_reservations([nic, other], [said])
+    assert vlans.ask(nic.mac, 101)["ip"] == "10.77.101.55"
+    lab.lose(**{lost: True})
+    lab.start()
+    expected = ({said.id: said}, {nic.id: nic, other.id: other})
+    assert server.content() == (({}, {}) if lost == "configuration" else expected)
+    assert server.leases() == []
+    server.replace([said], [nic, other])
+    assert server.content() == expected
+    assert len(server.leases()) == (1 if lost == "configuration" else 0)
+    assert not vlans.ask("52:54:00:00:00:99", 101)
+    assert vlans.ask(nic.mac, 101)["ip"] == "10.77.101.55"
+    assert vlans.ask(other.mac, 101)["ip"] == "10.77.101.56"

@@ -81,10 +81,8 @@ def verbs_of(
     def add(fields: Fields = None) -> None:
         with connect() as client:
             body = _with_password(noun, values(fields))
-            if noun in _OPERATIONS:
-                finish(client, client.start(path, body), wait=True)
-                return
-            told(client.post(path, body))
+            for made in _ask(client, noun, "POST", path, body):
+                told(made)
 
     @verbs.command("set", help="Change one's fields; with nothing behind the `=`, to nothing.")
     def set_(which: str, fields: Fields = None) -> None:
@@ -97,10 +95,7 @@ def verbs_of(
     def delete(which: str) -> None:
         with connect() as client:
             one = f"{path}/{_one(client, path, which)['id']}"
-            if noun in _OPERATIONS:
-                finish(client, client.start(one, method="DELETE"), wait=True)
-                return
-            client.delete(one)
+            _ask(client, noun, "DELETE", one)
 
     if noun == "hosts":
 
@@ -110,6 +105,17 @@ def verbs_of(
                 told(client.post(f"{path}/{_one(client, path, which)['id']}/refresh"))
 
     return verbs
+
+
+def _ask(client: "Client", noun: str, method: str, path: str, body: Any = None) -> list[Any]:
+    """Have it made, or removed; what there is to show, unless an operation has shown itself."""
+    if noun in _OPERATIONS:
+        finish(client, client.start(path, body, method=method), wait=True)
+    elif method == "DELETE":
+        client.delete(path)
+    else:
+        return [client.post(path, body)]
+    return []
 
 
 def _with_password(noun: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from adapters.types import TemplateState
 from api.tokens import Caller
 
 T = TypeVar("T", bound=Base)
-_INSIDE = ("appliance", "vm", "volume")  # targets that are in a virtual datacenter
+_INSIDE = ("appliance", "vm", "volume", "network")  # targets that are in a virtual datacenter
 
 
 def enterprise(db: Session, caller: Caller, ref: str | UUID | None) -> models.Enterprise:

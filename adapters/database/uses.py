@@ -55,7 +55,9 @@ _USERS: dict[type[Base], dict[str, Query]] = {
         "template": _of(models.Template, models.Template.datacenter_id),
         "template-repository": _of(TemplateRepositoryRow, TemplateRepositoryRow.datacenter_id),
         "dhcp-server": _of(models.DhcpServer, models.DhcpServer.datacenter_id),
-        "network": _of(models.Network, models.Network.datacenter_id),
+        "network": lambda key: _of(models.Network, models.Network.datacenter_id)(key).where(
+            models.Network.virtual_datacenter_id.is_(None)
+        ),
     },
     models.DhcpServer: {"network": _of(models.Network, models.Network.dhcp_server_id)},
     models.Network: {

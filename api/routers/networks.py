@@ -78,7 +78,7 @@ class NetworkChange(BaseModel):
     quarantine_s: Quarantine = 0
 
 
-class Usage(BaseModel):
+class AddressUsage(BaseModel):
     """How many addresses of a network there are to give, and what became of them."""
 
     total: int
@@ -108,7 +108,7 @@ class Network(BaseModel):
     relay: IPv4Address | None
     dhcp_server_id: UUID | None
     quarantine_s: int
-    addresses: Usage
+    addresses: AddressUsage
 
 
 @router.post(
@@ -270,9 +270,9 @@ def _shown(db: Session, rows: Sequence[models.Network]) -> list[Network]:
         (key, bool(a), bool(b)): n for key, a, b, n in db.execute(query)
     }
 
-    def usage(record: NetworkRecord) -> Usage:
+    def usage(record: NetworkRecord) -> AddressUsage:
         key = record.id
-        return Usage(
+        return AddressUsage(
             total=space_of(record).capacity if record.range else 0,
             reserved=counts.get((key, True, True), 0) + counts.get((key, True, False), 0),
             bought=counts.get((key, False, True), 0),

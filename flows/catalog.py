@@ -35,6 +35,7 @@ from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
 from flows.sync_appliance import sync_appliance
+from flows.sync_dhcp import sync_dhcp
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -81,6 +82,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     trim_history,
     verify_library,
     rescan_library,
+    sync_dhcp,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

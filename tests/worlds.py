@@ -109,6 +109,7 @@ class World:
     vdc: UUID
     network: UUID
     template: UUID
+    dhcp: tuple[str, str] = ("memory", "")  # kind and address of its DHCP server, if any
 
     def add(self, row: Base) -> None:
         with cloud.database.write() as db:

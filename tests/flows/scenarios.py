@@ -232,10 +232,11 @@ def deploy_seeded(world: World) -> Asked:
 def networked(world: World) -> UUID:
     """Have hosts with uplinks, in racks; a DHCP server, and the world's network be private."""
     server, rack = uuid4(), uuid4()
+    kind, address = world.dhcp
     with cloud.database.write() as db:
         db.add(
             models.DhcpServer(
-                id=server, datacenter_id=world.datacenter, name="dhcp", kind="memory", address=""
+                id=server, datacenter_id=world.datacenter, name="dhcp", kind=kind, address=address
             )
         )
         db.add(
@@ -773,6 +774,22 @@ def abandoned_upload(world: World) -> UUID:
     return ticket.id
 
 
+def strayed(world: World) -> Asked:
+    """A DHCP server that has lost one address, has kept another, and has a third otherwise."""
+    server = networked(world)
+    vms = [_vm_of(world.appliance(name)) for name in ("db", "web", "old")]
+    _addressed(*vms)
+    for vm in vms[:2]:
+        world.run("deploy_vm", vm)
+    dhcp = cloud.dhcp(server)
+    known = dhcp.content()[1]
+    lost, other = known.values()
+    dhcp.delete_reservations([lost])
+    dhcp.ensure_reservations([other.model_copy(update={"hostname": "another"})])
+    dhcp.ensure_reservations(cloud.lans.of_vms(server, vms[2:])[1])
+    return world.datacenter, {}
+
+
 def orphaned(world: World) -> Asked:
     """A volume whose row is gone, and a disk that an undeploy believed to have removed."""
     volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
@@ -867,6 +884,7 @@ SCENARIOS = {
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
+    "sync_dhcp": Scenario("sync_dhcp", strayed),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
     "rescan_library": Scenario("rescan_library", inbox),

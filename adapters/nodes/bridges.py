@@ -50,10 +50,13 @@ class Bridges:
         self._guards = Guards(self._commands, etc / "cloudloom")
 
     def abilities(self) -> LinkAbilities:
+        without = self._cannot(_BRIDGE, "bridges") or self._guards.cannot()
+        there = {} if without else self._interfaces()
         return LinkAbilities(
             kind=LinkKind.BRIDGE,
-            without=self._cannot(_BRIDGE, "bridges") or self._guards.cannot(),
+            without=without,
             untagged_only=self._cannot(_VLAN, "tagged interfaces (8021q)"),
+            tags=frozenset(tag for each in there.values() if (tag := _tag_of(each))),
             unlasting=self._files.cannot(),
         )
 
@@ -216,6 +219,12 @@ def _made(uplink: Interface, link: Link) -> Way:
     if not uplink.is_up:
         raise Transient(f"{uplink.name} is down")
     return Way(own_device(link), is_made=True)
+
+
+def _tag_of(interface: Interface) -> int:
+    """The VLAN that an interface is, or is called like; 0 is none."""
+    name, _, tag = interface.name.rpartition(".")
+    return interface.tag or (int(tag) if name and tag.isdecimal() else 0)
 
 
 def _tagged(there: dict[str, Interface], link: Link) -> list[Interface]:

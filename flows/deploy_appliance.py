@@ -31,6 +31,8 @@ def bring_all_up(request: Operation) -> None:
     prepare(vms, request)
     join_networks(vms)
     keep = request.arguments.get("on_failure") == OnFailure.KEEP
-    up = bring_up_or_give_up if keep else bring_up
+    up = partial(
+        bring_up_or_give_up if keep else bring_up, awaited=request.arguments.get("wait_for")
+    )
     lanes(*[[Lane(vm.name, vm.host, partial(up, vm)) for vm in x] for x in layers_of(vms)])
     end_with_what_is_up(vms)

@@ -13,6 +13,7 @@ from flows.cloud import cloud
 from flows.conversions import convert
 from flows.create_iscsi_volume import carve
 from flows.lanes import Lane, lanes
+from flows.leases import wait_for
 from flows.operation import operation
 from flows.policies.conversion import needed_form
 from flows.reserve_host import reserve_hosts
@@ -32,7 +33,7 @@ def deploy_vm(request: Operation) -> None:
     vm = survey_vm(request.target_id)
     prepare([vm], request)
     join_networks([vm])
-    lanes([Lane("", vm.host, partial(bring_up, vm))])
+    lanes([Lane("", vm.host, partial(bring_up, vm, request.arguments.get("wait_for")))])
 
 
 def prepare(vms: list[VmRecord], request: Operation) -> None:
@@ -52,8 +53,8 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
         convert(conversion, request.id)
 
 
-def bring_up(vm: VmRecord) -> None:
-    """Make a VM that has a host run there."""
+def bring_up(vm: VmRecord, awaited: str | None = None) -> None:
+    """Make a VM that has a host run there; wait for what is awaited of its guest."""
     bases = make_disks(vm)
     if vm.seed:
         make_seed(vm.seed, vm.host)
@@ -61,6 +62,7 @@ def bring_up(vm: VmRecord) -> None:
     for volume in vm.volumes:
         plug_in(volume, vm)
     switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
+    wait_for(vm, awaited)
     record_state(vm.id, VmState.ON, VmState.ALLOCATED)
 
 

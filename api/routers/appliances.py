@@ -21,7 +21,7 @@ from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
 from api.composing import Composer
 from api.dependencies import Caller, Key, Name, Pages, chosen, once_without_secrets
-from api.forcing import Forcing
+from api.forcing import Deploying
 from api.infrastructure import assign
 from api.labelling import SoughtLabels
 from api.matching import Match
@@ -62,7 +62,7 @@ class Appliance(BaseModel):
     vms: list[Vm]
 
 
-class Deployment(Forcing):
+class Deployment(Deploying):
     """How an appliance is deployed."""
 
     on_failure: OnFailure = Field(
@@ -223,6 +223,7 @@ def deploy(
             on_failure=wish.on_failure,
             force=force,
             **more,
+            **wish.waiting(),
         )
 
     def check() -> None:

@@ -261,6 +261,11 @@ def deploy_networked(world: World) -> Asked:
     return vm, {}
 
 
+def deploy_awaited(world: World) -> Asked:
+    """The same, with its guest's lease waited for."""
+    return deploy_networked(world)[0], {"wait_for": "lease"}
+
+
 def undeploy_networked(world: World) -> Asked:
     """The last VM of its network."""
     vm, asked = deploy_networked(world)
@@ -825,6 +830,7 @@ SCENARIOS = {
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
+    "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
     "sync_appliance-networked": Scenario("sync_appliance", sync_networked),

@@ -9,8 +9,10 @@ from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
+from flows.create_network import create_network
 from flows.delete_disk import delete_disk
 from flows.delete_iscsi_volume import delete_iscsi_volume
+from flows.delete_network import delete_network
 from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
@@ -56,6 +58,8 @@ CATALOG: tuple[OperationFlow, ...] = (
     capture_volume,
     create_iscsi_volume,
     delete_iscsi_volume,
+    create_network,
+    delete_network,
     attach_volume,
     detach_volume,
     deploy_vm,

@@ -50,10 +50,13 @@ class Bridges:
         self._guards = Guards(self._commands, etc / "cloudloom")
 
     def abilities(self) -> LinkAbilities:
+        without = self._cannot(_BRIDGE, "bridges") or self._guards.cannot()
+        there = {} if without else self._interfaces()
         return LinkAbilities(
             kind=LinkKind.BRIDGE,
-            without=self._cannot(_BRIDGE, "bridges") or self._guards.cannot(),
+            without=without,
             untagged_only=self._cannot(_VLAN, "tagged interfaces (8021q)"),
+            tags=frozenset(tag for each in there.values() if (tag := _tag_of(each))),
             unlasting=self._files.cannot(),
         )
 
@@ -90,11 +93,8 @@ class Bridges:
         there = self._interfaces()
         _own(there, link)
         made, name = own_device(link), link.name
-        outside = {made, *(each.name for each in _tagged(there, link))}
-        if link.tag is None:
-            outside.add(device_of(link))
         inside = [each.name for each in there.values() if each.master == name]
-        if cards := sorted(set(inside) - outside):
+        if cards := _cards(there, link):
             raise InUse(f"{name} has cards in it: {', '.join(cards)}", users=cards)
         self._files.delete(link)
         lines = [["link", "set", "dev", each, "nomaster"] for each in inside if each != made]
@@ -105,6 +105,9 @@ class Bridges:
             self._ip(lines)
         except ProgramFailed as error:
             raise sorted_out(error) from error
+
+    def cards(self, link: Link) -> list[str]:
+        return _cards(self._interfaces(), link)
 
     def links(self, installation: UUID) -> list[Link]:
         there = [marked(each.alias) for each in self._interfaces().values()]
@@ -160,6 +163,15 @@ def _require_bridge(link: Link) -> None:
         raise Unsupported(f"bridges are no links of kind {link.kind}", code="link-unsupported")
 
 
+def _cards(there: dict[str, Interface], link: Link) -> list[str]:
+    """What is in its bridge, but what leads out of it."""
+    outside = {own_device(link), *(each.name for each in _tagged(there, link))}
+    if link.tag is None:
+        outside.add(device_of(link))
+    inside = {each.name for each in there.values() if each.master == link.name}
+    return sorted(inside - outside)
+
+
 def _own(there: dict[str, Interface], link: Link) -> Interface | None:
     """Its bridge. Raises `Conflict` when somebody else has that name."""
     found = there.get(link.name)
@@ -207,6 +219,12 @@ def _made(uplink: Interface, link: Link) -> Way:
     if not uplink.is_up:
         raise Transient(f"{uplink.name} is down")
     return Way(own_device(link), is_made=True)
+
+
+def _tag_of(interface: Interface) -> int:
+    """The VLAN that an interface is, or is called like; 0 is none."""
+    name, _, tag = interface.name.rpartition(".")
+    return interface.tag or (int(tag) if name and tag.isdecimal() else 0)
 
 
 def _tagged(there: dict[str, Interface], link: Link) -> list[Interface]:

@@ -170,6 +170,24 @@ def delete_volume(world: World) -> Asked:
     return world.volume("data"), {}
 
 
+def create_network(world: World) -> Asked:
+    network = {
+        "id": str(uuid4()),
+        "name": "shop",
+        "kind": "private",
+        "datacenter_id": str(world.datacenter),
+        "virtual_datacenter_id": str(world.vdc),
+        "range": "10.0.0.0/24",
+    }
+    return UUID(network["id"]), {"network": network}
+
+
+def delete_network(world: World) -> Asked:
+    network, asked = create_network(world)
+    world.run("create_network", network, **asked)
+    return network, {}
+
+
 def attach(world: World) -> Asked:
     vm = _off_vm_with_volume(world)
     return world.volume("more"), {"vm": str(vm), "position": 2}
@@ -823,6 +841,8 @@ SCENARIOS = {
     "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
+    "create_network": Scenario("create_network", create_network),
+    "delete_network": Scenario("delete_network", delete_network),
     "attach_volume": Scenario("attach_volume", attach),
     "detach_volume": Scenario("detach_volume", detach),
     "attach_volume-hot": Scenario("attach_volume", hot_attach),

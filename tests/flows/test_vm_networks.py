@@ -1,0 +1,78 @@
+"""Networks of VMs on hosts of every kind: what each is asked for, and no more."""
+
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import update
+
+from adapters.database import models
+from adapters.types import Finding, OperationState
+from flows.cloud import cloud
+from tests.flows.scenarios import deploy_networked
+from tests.worlds import World
+
+
+def answered(operation: UUID) -> int:
+    """How many of a receipt's questions were not answered as expected."""
+    return cloud.stories.answers(operation)[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "switch", "plugged", "guards"),
+    [("bridge", "", "", 1), ("ovs", "br0", "br0", 0), ("port-group", "vSwitch0", "", 0)],
+)
+def test_a_vm_is_plugged_in_as_its_host_has_networks(
+    world: World, kind: str, switch: str, plugged: str, guards: int
+) -> None:
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind=kind, switch=switch))
+    deployed = world.run("deploy_vm", vm)
+    assert (deployed.state, answered(deployed.id)) == (OperationState.SUCCEEDED, 0)
+    record, installation = cloud.inventory.vm(vm), cloud.inventory.installation
+    (link,) = cloud.switch(record.host).links(installation)
+    (card,) = record.cards
+    assert (link.kind, link.switch, link.tag) == (kind, switch, 105)
+    assert (card.kind, card.bridge) == (kind, plugged or link.name)
+    assert len(cloud.switch(record.host).guards(installation)) == guards
+    gone = world.run("undeploy_vm", vm)
+    assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
+    assert cloud.switch(record.host).links(installation) == []
+    assert cloud.switch(record.host).guards(installation) == []
+
+
+def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:
+    vm, _ = deploy_networked(world)
+    world.run("deploy_vm", vm)
+    record, installation = cloud.inventory.vm(vm), cloud.inventory.installation
+    switch = cloud.switch(record.host)
+    (link,), (guard,) = switch.links(installation), switch.guards(installation)
+    assert swept(world) == set()
+    strays = [link.model_copy(update={"network": uuid4(), "tag": tag}) for tag in (109, 110)]
+    stray = guard.model_copy(update={"nic": uuid4()})
+    for each in strays:
+        switch.ensure_link(each)
+    switch.ensure_guards([stray])
+    cloud.world.put("plugged", f"{record.host}:{strays[1].name}", {"cards": ["foreign"]})
+    switch.delete_guards([guard])
+    found = {
+        ("link", str(strays[0].network), "removed"),
+        ("link", str(strays[1].network), "orphan, in use"),
+        ("guard", str(stray.nic), "removed"),
+        ("guard", str(guard.nic), "missing"),
+    }
+    assert swept(world) == found
+    assert sorted(x.tag or 0 for x in switch.links(installation)) == [105, 110]
+    assert switch.guards(installation) == []
+    switch.ensure_guards([guard])
+    assert {state for *_, state in swept(world)} == {"orphan, in use"}
+
+
+def swept(world: World) -> set[tuple[str, str, str]]:
+    """What a sweep says of networks."""
+    operation = world.run("sweep_orphans", world.datacenter)
+    lines = cloud.journal.lines(operation.id)
+    assert answered(operation.id) == 0
+    report = next(line.result for line in lines if line.name == "publish-report")
+    told = map(Finding.model_validate, report)
+    return {(x.what, x.name, x.state) for x in told if x.what in {"link", "guard"}}

@@ -7,9 +7,8 @@ from sqlalchemy import update
 
 from adapters.database import models
 from adapters.types import Finding, OperationState
-from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import deploy_awaited, deploy_networked
+from tests.flows.scenarios import deploy_networked
 from tests.worlds import World
 
 
@@ -40,19 +39,6 @@ def test_a_vm_is_plugged_in_as_its_host_has_networks(
     assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
     assert cloud.switch(record.host).links(installation) == []
     assert cloud.switch(record.host).guards(installation) == []
-
-
-def test_a_deployment_waits_until_the_guest_was_told_its_address(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vm, asked = deploy_awaited(world)
-    world.run("deploy_vm", vm, **asked)
-    world.run("undeploy_vm", vm)
-    monkeypatch.setattr(cloud.settings, "lease_wait_s", 0)
-    cloud.world.set_fate("dhcp.leases", "lies")
-    ended = FLOWS["deploy_vm"](world.accept("deploy_vm", vm, **asked).id)
-    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "no-lease")
-    assert cloud.inventory.vm(vm).host_id is None
 
 
 def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:

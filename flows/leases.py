@@ -16,18 +16,21 @@ _LOOK_S = 1.0
 
 def wait_for(vm: VmRecord, what: str | None) -> None:
     """Wait until the VM's guest has what its deployment is to wait for."""
-    if what == WaitFor.LEASE:
-        for server, nics in vm.served.items():
-            await_leases(vm.id, server, nics)
+    if what == WaitFor.LEASE and vm.served:
+        await_leases(vm.id, vm.served)
 
 
 @step("await-leases")
-def await_leases(vm: UUID, server: UUID, nics: list[UUID]) -> None:
-    """Wait until these NICs of a VM have been told the addresses that are reserved for them."""
-    _, cards = cloud.lans.of_vms(server, [vm])
-    missing = {(card.mac, card.address) for card in cards if card.id in nics}
+def await_leases(vm: UUID, served: dict[UUID, list[UUID]]) -> None:
+    """Wait until these NICs of a VM, by server, have been told what is reserved for them."""
+    missing = {
+        (card.mac, card.address)
+        for server, nics in served.items()
+        for card in cloud.lans.of_vms(server, [vm])[1]
+        if card.id in nics
+    }
     end = time.monotonic() + cloud.settings.lease_wait_s
-    while missing := missing - _told(server):
+    while missing := missing.difference(*map(_told, served)):
         this_saga().runner.check()
         if time.monotonic() > end:
             lacking = ", ".join(sorted(str(address) for _, address in missing))

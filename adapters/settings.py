@@ -104,7 +104,9 @@ class Settings(BaseSettings):
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )
     lease_wait_s: float = Field(
-        180.0, gt=0, description="How long a deployment that is to may wait for guests' leases."
+        120.0,
+        ge=0,
+        description="How long a guest may take to ask for its address, where a deployment waits.",
     )
     release_s: float = Field(
         60.0, ge=0, description="How long a running guest may take to release a volume."

@@ -118,12 +118,6 @@ class OnFailure(StrEnum):
     KEEP = "keep"  # only the failed ones are, and those that depend on them
 
 
-class WaitFor(StrEnum):
-    """What a deployment waits for, beyond that its VMs are on."""
-
-    LEASE = "lease"  # guests have been told the addresses that are reserved for them
-
-
 class Failure(Value):
     """A VM that did not come up, and why."""
 

@@ -1,12 +1,11 @@
 """Forcing: a body that lets its request pass soft limits, and says why."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adapters.amounts import Force
-from adapters.types import WaitFor
 from api.errors import Invalid
 from api.tokens import Caller
 
@@ -30,20 +29,6 @@ class Forcing(BaseModel):
     def by(self, caller: Caller) -> Force | None:
         """The force that the caller uses, if any."""
         return Force(by=caller.name, reason=self.force_reason) if self.force_reason else None
-
-
-class Deploying(Forcing):
-    """How something is deployed."""
-
-    wait_for: WaitFor | None = Field(
-        None,
-        description="`lease`: a VM is up when its guest has asked for its address, else it failed;"
-        " where a network has no DHCP server, there is nothing to wait for.",
-    )
-
-    def waiting(self) -> dict[str, Any]:
-        """The argument of its operation, where there is something to wait for."""
-        return {"wait_for": self.wait_for} if self.wait_for else {}
 
 
 def _of_query(

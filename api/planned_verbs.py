@@ -31,8 +31,7 @@ def deploy(
         typer.Option(help="When a VM fails: undo all, or keep those that came up."),
     ] = None,
     wait_for: Annotated[
-        str | None,
-        typer.Option(help="lease: a VM is up when its guest has asked for its address."),
+        str | None, typer.Option(help="lease: until each guest has been told its address.")
     ] = None,
     force: Force = None,
     dry_run: DryRun = False,

@@ -21,7 +21,7 @@ from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
 from api.composing import Composer
 from api.dependencies import Caller, Key, Name, Pages, chosen, once_without_secrets
-from api.forcing import Deploying
+from api.deploying import Deploying
 from api.infrastructure import assign
 from api.labelling import SoughtLabels
 from api.matching import Match
@@ -222,8 +222,8 @@ def deploy(
             vms=[vm.id for vm in new],
             on_failure=wish.on_failure,
             force=force,
+            **(wish.waits if new else {}),
             **more,
-            **wish.waiting(),
         )
 
     def check() -> None:

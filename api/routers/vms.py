@@ -24,7 +24,8 @@ from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
-from api.forcing import Deploying, Forcing
+from api.deploying import Deploying
+from api.forcing import Forcing
 from api.labelling import SoughtLabels
 from api.permissions import needs
 from api.planning import ANSWERS, PlannedStarting
@@ -197,8 +198,9 @@ def deploy(
         if vm.leaving:
             raise Conflict(f"VM {vm.name} leaves its appliance: keep it first", code="vm-leaving")
         locks, waits_s = volume_locks(db, [vm]), starter.waits_s(db, vm.appliance_id)
-        how = {"force": force, **wish.waiting()}
-        return starter.request("deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, **how)
+        return starter.request(
+            "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force, **wish.waits
+        )
 
     return starter.start(plan, lambda: require_room([vm_id], datacenter, force), wish=wish)
 

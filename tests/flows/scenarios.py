@@ -280,7 +280,7 @@ def deploy_networked(world: World) -> Asked:
 
 
 def deploy_awaited(world: World) -> Asked:
-    """The same, with its guest's lease waited for."""
+    """One that has to ask for its address."""
     return deploy_networked(world)[0], {"wait_for": "lease"}
 
 
@@ -849,8 +849,8 @@ SCENARIOS = {
     "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
-    "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
     "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
+    "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
     "sync_appliance-networked": Scenario("sync_appliance", sync_networked),

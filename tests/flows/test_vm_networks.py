@@ -7,8 +7,9 @@ from sqlalchemy import update
 
 from adapters.database import models
 from adapters.types import Finding, OperationState
+from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import deploy_networked
+from tests.flows.scenarios import deploy_awaited, deploy_networked
 from tests.worlds import World
 
 
@@ -76,3 +77,16 @@ def swept(world: World) -> set[tuple[str, str, str]]:
     report = next(line.result for line in lines if line.name == "publish-report")
     told = map(Finding.model_validate, report)
     return {(x.what, x.name, x.state) for x in told if x.what in {"link", "guard"}}
+
+
+def test_a_deployment_waits_until_the_guest_was_told_its_address(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm, asked = deploy_awaited(world)
+    world.run("deploy_vm", vm, **asked)
+    world.run("undeploy_vm", vm)
+    monkeypatch.setattr(cloud.settings, "lease_wait_s", 0)
+    cloud.world.set_fate("dhcp.leases", "lies")
+    ended = FLOWS["deploy_vm"](world.accept("deploy_vm", vm, **asked).id)
+    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "no-lease")
+    assert cloud.inventory.vm(vm).host_id is None

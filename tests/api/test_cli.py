@@ -248,12 +248,13 @@ def test_what_comes_up_is_kept_when_so_asked(workers: Workers, api: Api, tmp_pat
     cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
     blueprint = tmp_path / "shop.yaml"
     blueprint.write_text(BLUEPRINT.replace(", depends_on: [db]", ""))
-    failed = run("deploy", blueprint, "--on-failure", "keep")
+    failed = run("deploy", blueprint, "--on-failure", "keep", "--wait-for", "lease")
     assert failed.exit_code == 1
     assert "1 of 2 VMs are up" in failed.output
     assert "(partly-deployed)" in failed.output
     assert len(re.findall(r" ON ", run("vms").output)) == 1
     assert "(invalid-request)" in run("deploy", "shop", "--on-failure", "hope").output
+    assert "(invalid-request)" in run("deploy", "shop", "--wait-for", "hope").output
 
 
 def test_maintenance_is_run_now_and_its_report_shown(workers: Workers) -> None:

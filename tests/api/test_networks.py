@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import update
 
 from adapters.database import models
+from adapters.privileges import Stock
 from flows.cloud import cloud
 from tests.api.conftest import Api, dumped, refused
+from tests.api.people import user
 from tests.worlds import require_ledger_exact
 
 TINY = "{{appliance: {app}, virtual_datacenter: demo, vms: [{vms}]}}"
@@ -257,6 +259,9 @@ def test_networks_are_changed_as_far_as_they_can_be(api: Api, server: str) -> No
         "gateway": "10.0.0.6",
         "addresses": {**made["addresses"], "total": 4},
     }
+    (nic,) = appliance(api, "office")
+    taken = {"gateway": nic["address"]}
+    refused(api.call("PATCH", path, json=taken), 409, "address-taken")
     refused(api.call("PATCH", path, json={"name": "default"}), 409, "name-taken")
     refused(api.call("PATCH", path, json={"gateway": "10.1.0.6"}), 422, "invalid-network")
     refused(api.call("PATCH", path, json={"range": "10.1.0.0/29"}), 422, "invalid-request")
@@ -289,6 +294,16 @@ def test_the_operators_networks_are_for_whom_he_gave_them(api: Api, stranger: Ap
         refused(stranger.delete(f"/v1/networks/{each['id']}"), 404, "not-found")
     wish = {"network": "internet", "virtual_datacenter": str(UUID(int=1))}
     refused(stranger.post("/v1/addresses", json=wish), 404, "unknown-virtual-datacenter")
+    body = {"name": "theirs", "datacenter": "main", "family": "memory"}
+    assert stranger.post("/v1/virtual-datacenters", json=body).status_code == 201
+    wish = {"network": "internet", "virtual_datacenter": "theirs"}
+    bought = stranger.post("/v1/addresses", json=wish)
+    assert bought.status_code == 201, bought.text
+    tenant = user(api, Stock.ENTERPRISE_ADMIN)
+    refused(tenant.get(bought.headers["location"]), 404, "not-found")
+    assert tenant.get("/v1/addresses").json() == []
+    operator = user(api, Stock.CLOUD_ADMIN)
+    assert [x["id"] for x in operator.get("/v1/addresses").json()] == [bought.json()["id"]]
 
 
 def test_a_deployed_vm_is_told_its_address_in_its_networks_vlan(api: Api, server: str) -> None:

@@ -16,17 +16,19 @@ from adapters.plugs import NewNic
 from adapters.privileges import Privilege
 from api import finding
 from api.dependencies import Caller, Name
+from api.matching import Match
 from api.networking import usable_networks
 from api.permissions import needs
 from api.reports import Operation
-from api.routers.vms import datacenter_of, volume_locks
+from api.routers.vms import Nic, datacenter_of, tell_addresses, volume_locks
 from api.starting import Starting
+from flows.cloud import cloud
 
 router = APIRouter(prefix="/vms", tags=["vms"])
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
 
 
-class WantedNic(BaseModel):
+class NicOfVm(BaseModel):
     """A NIC in a network, with an address that is picked, or the next one."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +43,7 @@ class WantedNic(BaseModel):
     responses=_ACCEPTED,
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
-def attach_nic(vm_id: UUID, wanted: WantedNic, caller: Caller, starter: Starting) -> Response:
+def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: Starting) -> Response:
     """Attach a NIC to a VM that is off, or not deployed: its address is reserved at once."""
     nic = uuid4()
 
@@ -59,13 +61,22 @@ def attach_nic(vm_id: UUID, wanted: WantedNic, caller: Caller, starter: Starting
     return starter.start(plan)
 
 
+@router.get("/{vm_id}/nics/{nic_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
+def read_nic(vm_id: UUID, nic_id: UUID, caller: Caller) -> Nic:
+    """Read one of a VM's NICs."""
+    with cloud.database.read() as db:
+        return _shown(db, _nic(db, finding.vm(db, caller, vm_id), nic_id))
+
+
 @router.delete(
     "/{vm_id}/nics/{nic_id}",
     status_code=202,
     responses=_ACCEPTED,
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
-def detach_nic(vm_id: UUID, nic_id: UUID, caller: Caller, starter: Starting) -> Response:
+def detach_nic(
+    vm_id: UUID, nic_id: UUID, caller: Caller, starter: Starting, match: Match
+) -> Response:
     """Detach a NIC of a VM that is off, or not deployed: its address is free again.
 
     The one by which the guest's packets leave goes last.
@@ -73,14 +84,31 @@ def detach_nic(vm_id: UUID, nic_id: UUID, caller: Caller, starter: Starting) -> 
 
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
-        nics = db.scalars(select(models.NicRow).filter_by(vm_id=vm.id)).all()
-        row = next((each for each in nics if each.id == nic_id), None)
-        if row is None:
-            raise NotFound(f"there is no NIC {nic_id}")
+        row = _nic(db, vm, nic_id)
         starter.require(db, "detach a NIC of", vm)
-        if row.is_default and len(nics) > 1:
+        others = select(models.NicRow.id).where(
+            models.NicRow.vm_id == vm.id, models.NicRow.id != row.id
+        )
+        if row.is_default and db.scalars(others).first():
             raise Conflict(f"VM {vm.name} reaches others by this NIC", code="default-nic")
         where, locks = datacenter_of(db, vm.appliance_id), volume_locks(db, [vm])
         return starter.request("detach_nic", vm.id, vm.name, where, locks, nic=row.id)
 
-    return starter.start(plan)
+    def unchanged(db: Session) -> None:
+        match.require(db, _nic(db, finding.vm(db, caller, vm_id), nic_id), _shown)
+
+    return starter.start(plan, unchanged=unchanged)
+
+
+def _nic(db: Session, vm: models.VirtualMachine, nic: UUID) -> models.NicRow:
+    row = db.get(models.NicRow, nic)
+    if row is None or row.vm_id != vm.id:
+        raise NotFound(f"there is no NIC {nic}")
+    return row
+
+
+def _shown(db: Session, row: models.NicRow) -> Nic:
+    told = ("id", "network_id", "position", "mac", "is_default", "model")
+    nic = Nic.model_validate({name: getattr(row, name) for name in told})
+    tell_addresses(db, [nic])
+    return nic

@@ -390,6 +390,7 @@ MATRIX: dict[str, Route] = {
     "GET /v1/vms/{vm_id}/disks/{disk_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/vms/{vm_id}/disks/{disk_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
     "POST /v1/vms/{vm_id}/nics": of(P.VAPP_CUSTOMISE_SETTINGS, network="default"),
+    "GET /v1/vms/{vm_id}/nics/{nic_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/vms/{vm_id}/nics/{nic_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
     "POST /v1/vms/{vm_id}/redefine": of(P.VAPP_CUSTOMISE_SETTINGS, boot=["disk"]),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),

@@ -38,8 +38,7 @@ class VirtV2v:
 
     def require(self) -> None:
         if missing := [each for each in _NEEDS if shutil.which(each, path=_PATH) is None]:
-            text = f"{' and '.join(missing)} is not installed: no guest is given drivers"
-            raise Unsupported(text)
+            raise Unsupported(f"{missing[0]} is not installed: no guest is given drivers")
 
     def adapt(
         self, disks: Sequence[tuple[Path, Format]], firmware: Firmware, folder: Path

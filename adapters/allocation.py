@@ -59,7 +59,8 @@ class Room(Value):
     vlans_free: int | None = None  # None: no rack, and no limit
     vlans: frozenset[int] | None = None  # of those that networks have, the ones its rack carries
     unlinked: str = ""  # why it has no networks; empty: it has
-    untagged: str = ""  # why it has no VLANs
+    untagged: str = ""  # why it has no VLANs but those that it is wired for
+    wired: frozenset[int] = frozenset()
 
 
 class Load(Value):

@@ -124,6 +124,7 @@ class LinkAbilities(Value):
     kind: LinkKind = LinkKind.BRIDGE
     without: str = ""  # why it has no such links at all; empty: it has
     untagged_only: str = ""  # why it makes no tagged uplinks itself; empty: it does
+    tags: frozenset[int] = frozenset()  # of tagged interfaces that its operator has made
     unguarded: str = ""  # why cards cannot be guarded; empty: they can
     unlasting: str = ""  # why links are gone when it has been off; empty: they are not
 

@@ -16,10 +16,12 @@ class Privilege(StrEnum):
     PHYS_DC_ALLOW_MODIFY_SERVERS = "PHYS_DC_ALLOW_MODIFY_SERVERS"
     PHYS_DC_ALLOW_MODIFY_STORAGE = "PHYS_DC_ALLOW_MODIFY_STORAGE"
     PHYS_DC_ALLOW_MODIFY_ALLOCATION = "PHYS_DC_ALLOW_MODIFY_ALLOCATION"
+    PHYS_DC_ALLOW_MODIFY_NETWORK = "PHYS_DC_ALLOW_MODIFY_NETWORK"
     VDC_ENUMERATE = "VDC_ENUMERATE"
     VDC_MANAGE = "VDC_MANAGE"
     VDC_MANAGE_VAPP = "VDC_MANAGE_VAPP"
     VDC_MANAGE_STORAGE = "VDC_MANAGE_STORAGE"
+    VDC_MANAGE_NETWORK = "VDC_MANAGE_NETWORK"
     VAPP_CUSTOMISE_SETTINGS = "VAPP_CUSTOMISE_SETTINGS"
     VAPP_DEPLOY_UNDEPLOY = "VAPP_DEPLOY_UNDEPLOY"
     VAPP_ASSIGN_VOLUME = "VAPP_ASSIGN_VOLUME"
@@ -57,10 +59,12 @@ _MEANINGS = {
     Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS: "add, change and remove racks and hosts",
     Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE: "add, change and remove storage devices and pools",
     Privilege.PHYS_DC_ALLOW_MODIFY_ALLOCATION: "change how VMs are placed on hosts",
-    Privilege.VDC_ENUMERATE: "see virtual datacenters, and the appliances and volumes in them",
+    Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK: "change DHCP servers, and datacenters' networks",
+    Privilege.VDC_ENUMERATE: "see virtual datacenters, and what is in them",
     Privilege.VDC_MANAGE: "make, change and remove virtual datacenters",
     Privilege.VDC_MANAGE_VAPP: "make, change and remove appliances",
     Privilege.VDC_MANAGE_STORAGE: "make, change and remove volumes",
+    Privilege.VDC_MANAGE_NETWORK: "make, change and remove networks; buy and release addresses",
     Privilege.VAPP_CUSTOMISE_SETTINGS: "change VMs: hardware, labels, protection",
     Privilege.VAPP_DEPLOY_UNDEPLOY: "deploy and undeploy appliances and VMs",
     Privilege.VAPP_ASSIGN_VOLUME: "attach and detach volumes",
@@ -105,6 +109,7 @@ _ONLY_OPERATORS = {
     Privilege.PHYS_DC_ALLOW_MODIFY_SERVERS,
     Privilege.PHYS_DC_ALLOW_MODIFY_STORAGE,
     Privilege.PHYS_DC_ALLOW_MODIFY_ALLOCATION,
+    Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK,
     Privilege.EVENTLOG_VIEW_ALL,
 }
 STOCK = {

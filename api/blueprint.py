@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address
 from typing import Annotated, Any
 
 import yaml
@@ -40,6 +41,17 @@ class WantedDisk(BaseModel):
     size_mib: int = Field(gt=0, le=2**31 - 1, examples=[1024])
 
 
+class WantedNic(BaseModel):
+    """A network that a VM is in, and what is said of its card there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    address: IPv4Address | None = Field(None, description="Else the next one that is free.")
+    default: bool = Field(default=False, description="Its gateway is the VM's; else the first's.")
+    model: str | None = Field(None, max_length=32, examples=["e1000"])
+
+
 class WantedVm(BaseModel):
     """A VM, or `replicas` of it, called `name-1`, `name-2`, ..., volumes likewise."""
 
@@ -53,7 +65,7 @@ class WantedVm(BaseModel):
     depends_on: list[Name] = Field(default_factory=list, max_length=_MAX_VMS)
     volumes: list[WantedVolume] = Field(default_factory=list, max_length=MOST_DISKS - 1)
     disks: list[WantedDisk] = Field(default_factory=list, max_length=MOST_DISKS - 1)
-    networks: list[Name] = Field(default_factory=lambda: ["default"], max_length=8)
+    networks: list[Name | WantedNic] = Field(default=["default"], max_length=8)
     tier: Name | None = Field(None, description="Of the datastore that its disks are to be on.")
     affinity: Name | None = Field(
         None, description="VMs of the appliance with one such word are placed near each other."
@@ -74,6 +86,11 @@ class WantedVm(BaseModel):
         description="Of its disks and volumes. Unless said, as the template wishes for its first "
         "disk. What the hypervisors of the virtual datacenter have not becomes `sata`.",
     )
+
+    @property
+    def cards(self) -> list[WantedNic]:
+        """Its networks, each with all that is said of it."""
+        return [WantedNic(name=x) if isinstance(x, str) else x for x in self.networks]
 
 
 class Blueprint(BaseModel):
@@ -152,6 +169,12 @@ def _replicas(vm: WantedVm, names: dict[str, list[str]]) -> Iterator[PlannedVm]:
     if unknown := sorted(set(vm.depends_on) - set(names)):
         text = f"{vm.name} depends on {', '.join(unknown)}, not in this appliance"
         raise Problem(422, "unknown-dependency", text)
+    if vm.replicas > 1 and any(card.address for card in vm.cards):
+        text = f"{vm.name} is {vm.replicas} VMs, which cannot all have one address"
+        raise Problem(422, "address-of-many", text)
+    if sum(card.default for card in vm.cards) > 1:
+        text = f"{vm.name} has several default networks, and one gateway"
+        raise Problem(422, "several-defaults", text)
     before = tuple(dict.fromkeys(each for name in vm.depends_on for each in names[name]))
     for number, name in enumerate(names[vm.name]):
         volumes = tuple(

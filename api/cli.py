@@ -305,12 +305,13 @@ def maintain(
     what: Annotated[str, typer.Argument(help="sweep-orphans, verify-library, trim-history, ...")],
     *,
     datacenter: Annotated[str, typer.Option(help="Where.")] = "main",
+    dry_run: Annotated[bool, typer.Option(help="sync-dhcp: only tell the difference.")] = False,
     no_wait: NoWait = False,
 ) -> None:
     """Run a maintenance operation now, which runs by itself at times; shows its report."""
     with _client() as client:
         found = _find(client, "datacenters", datacenter)
-        asked = {"kind": what.replace("-", "_")}
+        asked = {"kind": what.replace("-", "_"), **({"dry_run": True} if dry_run else {})}
         started = client.start(f"/v1/datacenters/{found}/maintenance", asked)
         _finish(client, started, wait=not no_wait)
         _show_report(client.operation(started.id))

@@ -1,6 +1,7 @@
 """Composing: a blueprint becomes the rows of an appliance, all in one transaction."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import cast
 from uuid import UUID, uuid4
 
@@ -15,15 +16,17 @@ from adapters.database.locks import Locked
 from adapters.database.persistent import require_no_templates
 from adapters.database.session import utc_now
 from adapters.errors import Conflict, NotFound
-from adapters.packages import Hardware
+from adapters.packages import Hardware, WishedNic
 from adapters.privileges import Privilege
 from adapters.types import MOST_DISKS, TemplateState, VmState, VolumeState
 from api import finding
-from api.blueprint import Blueprint, PlannedVm, WantedVolume, planned
+from api.blueprint import Blueprint, PlannedVm, WantedNic, WantedVolume, planned
 from api.errors import Problem
+from api.networking import usable_networks
 from api.permissions import require
 from api.tokens import Caller
 from api.user_data import kept
+from flows.addresses import reserve
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.policies.guests import disk_bus
@@ -56,6 +59,8 @@ class Composer:
             new = [volume for volume in wanted if self._existing(db, volume) is None]
             if new:
                 require(caller, Privilege.VDC_MANAGE_STORAGE)
+        self._nics: list[models.NicRow] = []
+        self._picked: dict[UUID, IPv4Address] = {}
         self._pools = {volume.name: self._pool(volume) for volume in new}
 
     def write(self, db: Session) -> None:
@@ -93,12 +98,14 @@ class Composer:
         return names
 
     def _write_vms(self, db: Session, first: int) -> None:
-        networks = self._networks(db)
+        networks = usable_networks(db, self._vdc)
+        self._nics, self._picked = [], {}
         for position, vm in enumerate(self._vms, first):
             self._write_vm(db, vm, position, networks)
+        reserve(db, self._nics, self._vdc, self._picked)
 
     def _write_vm(
-        self, db: Session, vm: PlannedVm, position: int, networks: dict[str, UUID]
+        self, db: Session, vm: PlannedVm, position: int, networks: dict[str, models.Network]
     ) -> None:
         template, vm_id = self._template(db, vm, writing=True), uuid4()
         expected = Hardware.model_validate(template.hardware or {})
@@ -154,24 +161,40 @@ class Composer:
         for place, disk in enumerate(vm.wanted.disks, start=beyond):
             size_mib = disk.size_mib
             db.add(models.VmDisk(id=uuid4(), vm_id=vm_id, position=place, size_mib=size_mib))
-        for index, network in enumerate(vm.wanted.networks):
-            if network not in networks:
-                raise NotFound(f"there is no network {network}", code="unknown-network")
-            nic = uuid4()
-            db.add(
-                models.NicRow(
-                    id=nic,
-                    vm_id=vm_id,
-                    network_id=networks[network],
-                    position=index,
-                    mac=new_mac(db, nic),
-                    model=nic_model(self._family, expected.nics, index) or None,
-                    is_default=index == 0,
-                )
-            )
-            db.flush()
+        for index, card in enumerate(vm.wanted.cards):
+            self._write_nic(db, vm, vm_id, index, networks, card, expected.nics)
         for index, volume in enumerate(vm.volumes, start=beyond + len(vm.wanted.disks)):
             self._assign(db, volume, vm_id, index)
+
+    def _write_nic(
+        self,
+        db: Session,
+        vm: PlannedVm,
+        vm_id: UUID,
+        index: int,
+        networks: Mapping[str, models.Network],
+        card: WantedNic,
+        expected: Sequence[WishedNic],
+    ) -> None:
+        if card.name not in networks:
+            raise NotFound(f"there is no network {card.name}", code="unknown-network")
+        wished = [WishedNic(model=card.model)] if card.model else expected
+        default = next((n for n, x in enumerate(vm.wanted.cards) if x.default), 0)
+        nic = uuid4()
+        row = models.NicRow(
+            id=nic,
+            vm_id=vm_id,
+            network_id=networks[card.name].id,
+            position=index,
+            mac=new_mac(db, nic),
+            model=nic_model(self._family, wished, 0 if card.model else index) or None,
+            is_default=index == default,
+        )
+        db.add(row)
+        db.flush()
+        self._nics.append(row)
+        if card.address:
+            self._picked[nic] = card.address
 
     def _occupy(
         self, db: Session, template: models.Template, disk: models.TemplateDisk, vm: UUID
@@ -249,7 +272,3 @@ class Composer:
             return None
         within = {"datacenter_id": self._datacenter}
         return finding.shared(db, models.Tier, vm.wanted.tier, **within).id
-
-    def _networks(self, db: Session) -> dict[str, UUID]:
-        query = select(models.Network).filter_by(virtual_datacenter_id=self._vdc)
-        return {row.name: row.id for row in db.scalars(query)}

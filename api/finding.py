@@ -22,7 +22,7 @@ from adapters.types import TemplateState
 from api.tokens import Caller
 
 T = TypeVar("T", bound=Base)
-_INSIDE = ("appliance", "vm", "volume")  # targets that are in a virtual datacenter
+_INSIDE = ("appliance", "vm", "volume", "network")  # targets that are in a virtual datacenter
 
 
 def enterprise(db: Session, caller: Caller, ref: str | UUID | None) -> models.Enterprise:
@@ -119,6 +119,16 @@ def vm(db: Session, caller: Caller, ref: UUID) -> models.VirtualMachine:
 def volume(db: Session, caller: Caller, ref: UUID) -> models.VolumeRow:
     """A volume."""
     return _one(db, models.VolumeRow, ref, volumes(caller))
+
+
+def network(db: Session, caller: Caller, ref: str | UUID) -> models.Network:
+    """A network."""
+    return _one(db, models.Network, ref, networks(caller))
+
+
+def address(db: Session, caller: Caller, ref: UUID) -> models.AddressRow:
+    """An address that is bought, or has been given."""
+    return _one(db, models.AddressRow, ref, addresses(caller))
 
 
 def held(db: Session, row: T, *, shared: bool = False) -> T:
@@ -235,6 +245,26 @@ def volumes(caller: Caller) -> Select[tuple[models.VolumeRow]]:
     return select(models.VolumeRow).where(models.VolumeRow.virtual_datacenter_id.in_(mine))
 
 
+def networks(caller: Caller) -> Select[tuple[models.Network]]:
+    """The networks of the caller's virtual datacenters, and those of the operator's for him."""
+    table = models.Network
+    mine = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
+    for_him = table.enterprise_id.is_(None) | _of(caller, table.enterprise_id)
+    operators = table.virtual_datacenter_id.is_(None) & for_him
+    return select(table).where(or_(table.virtual_datacenter_id.in_(mine), operators))
+
+
+def addresses(caller: Caller) -> Select[tuple[models.AddressRow]]:
+    """The addresses that the caller's virtual datacenters have bought, or VMs have."""
+    table, nic = models.AddressRow, models.NicRow
+    bought = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
+    his = vms(caller).with_only_columns(models.VirtualMachine.id)
+    given = select(nic.id).where(nic.vm_id.in_(his))
+    return select(table).where(
+        or_(table.virtual_datacenter_id.in_(bought), table.nic_id.in_(given))
+    )
+
+
 def whereabouts(db: Session, kind: str, target: UUID, arguments: dict[str, Any]) -> UUID | None:
     """The virtual datacenter that an operation's target is in, or is to be made in."""
     if kind == "vm":
@@ -245,6 +275,10 @@ def whereabouts(db: Session, kind: str, target: UUID, arguments: dict[str, Any])
         if row := db.get(models.VolumeRow, target):
             return row.virtual_datacenter_id
         return UUID(arguments["volume"]["virtual_datacenter_id"])
+    if kind == "network":
+        if (network := db.get(models.Network, target)) is not None:
+            return network.virtual_datacenter_id
+        arguments = arguments["network"]
     if within := arguments.get("virtual_datacenter_id"):  # where a template's content is from
         return UUID(within)
     return None

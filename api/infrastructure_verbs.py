@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from api.command_line import finish
+
 if TYPE_CHECKING:
     from api.client import Client
 
@@ -24,6 +26,9 @@ _NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("maintenance", "reserved_for_id"),
         ),
     ),
+    "networks": ("networks", ("id", "name", "kind", "tag", "range", "gateway", "addresses")),
+    "addresses": ("addresses", ("id", "address", "state", "mac", "vm_id")),
+    "dhcp-servers": ("dhcp-servers", ("id", "name", "kind", "address")),
     "devices": ("storage-devices", ("id", "name", "technology", "host", "port")),
     "pools": ("storage-pools", ("id", "name", "tier", "total_mib")),
     "tiers": ("tiers", ("id", "name", "description", "enabled")),
@@ -36,7 +41,8 @@ _NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 
-_ASKED_AS_SOMEBODY = ("hosts", "repositories")
+_ASKED_AS_SOMEBODY = ("hosts", "repositories", "dhcp-servers")
+_OPERATIONS = ("networks",)  # that come and go by one
 
 Connect = Callable[[], AbstractContextManager["Client"]]
 Show = Callable[..., None]
@@ -74,7 +80,9 @@ def verbs_of(
     @verbs.command("add", help="Add one: its fields are the API's, as name=NAME.")
     def add(fields: Fields = None) -> None:
         with connect() as client:
-            told(client.post(path, _with_password(noun, values(fields))))
+            body = _with_password(noun, values(fields))
+            for made in _ask(client, noun, "POST", path, body):
+                told(made)
 
     @verbs.command("set", help="Change one's fields; with nothing behind the `=`, to nothing.")
     def set_(which: str, fields: Fields = None) -> None:
@@ -86,7 +94,8 @@ def verbs_of(
     @verbs.command("delete", help="Remove one that nothing uses.")
     def delete(which: str) -> None:
         with connect() as client:
-            client.delete(f"{path}/{_one(client, path, which)['id']}")
+            one = f"{path}/{_one(client, path, which)['id']}"
+            _ask(client, noun, "DELETE", one)
 
     if noun == "hosts":
 
@@ -96,6 +105,17 @@ def verbs_of(
                 told(client.post(f"{path}/{_one(client, path, which)['id']}/refresh"))
 
     return verbs
+
+
+def _ask(client: "Client", noun: str, method: str, path: str, body: Any = None) -> list[Any]:
+    """Have it made, or removed; what there is to show, unless an operation has shown itself."""
+    if noun in _OPERATIONS:
+        finish(client, client.start(path, body, method=method), wait=True)
+    elif method == "DELETE":
+        client.delete(path)
+    else:
+        return [client.post(path, body)]
+    return []
 
 
 def _with_password(noun: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +169,7 @@ def _one(client: "Client", path: str, which: str) -> dict[str, Any]:
 def _the_one(every: list[dict[str, Any]], path: str, which: str) -> dict[str, Any]:
     from api.client import Refusal
 
-    names = ("id", "name", "directory")
+    names = ("id", "name", "directory", "address")
     found = [each for each in every if which in {each.get(name) for name in names}]
     if len(found) == 1:
         return found[0]

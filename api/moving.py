@@ -1,6 +1,6 @@
 """Copying and moving appliances between virtual datacenters: what has to fit, and what is new."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.amounts import Force
 from adapters.database import models
+from adapters.database.addressing import free_addresses
 from adapters.database.appliances import copy_vm, copy_volume
 from adapters.database.labels import label
 from adapters.database.ledger import Ledger
@@ -21,8 +22,10 @@ from adapters.privileges import Privilege
 from adapters.types import TemplateState
 from api import finding
 from api.dependencies import NAME_LENGTH
+from api.networking import usable_networks
 from api.permissions import require
 from api.tokens import Caller
+from flows.addresses import reserve
 from flows.choose_pool import choose_pool
 from flows.cloud import cloud
 from flows.policies.limits import within
@@ -101,6 +104,8 @@ class Copier:
             raise Conflict(text, code="name-taken") from error
         label(db, copy, row.labels)
         made = {vm.id: copy_vm(db, vm, copy.id, networks) for vm in vms}
+        cards = select(models.NicRow).where(models.NicRow.vm_id.in_(made.values()))
+        reserve(db, in_order(db.scalars(cards)), there.id)
         for volume in volumes_of(db, vms):
             self._copy_volume(db, volume, made, there.id)
         return copy
@@ -140,8 +145,13 @@ def move(
 ) -> None:
     """Let an appliance, with its volumes, be in another virtual datacenter, within its limits."""
     networks = networks_there(db, vms, there)
-    for nic in db.scalars(_nics(vms)):
+    cards = in_order(db.scalars(_nics(vms)))
+    moved = [nic for nic in cards if networks[nic.network_id] != nic.network_id]
+    free_addresses(db, [nic.id for nic in moved])
+    for nic in moved:
         nic.network_id = networks[nic.network_id]
+    db.flush()
+    reserve(db, moved, there.id)
     volumes = volumes_of(db, vms)
     try:
         with db.begin_nested():
@@ -162,8 +172,7 @@ def networks_there(
     """For each network that VMs use, the one of the same name elsewhere. Raises `Conflict`."""
     table = models.Network
     used = {nic.network_id for nic in db.scalars(_nics(vms))}
-    named = select(table.name, table.id).where(table.virtual_datacenter_id == there.id)
-    known = {row.name: row.id for row in db.execute(named)}
+    known = {name: row.id for name, row in usable_networks(db, there.id).items()}
     needed = {row.id: row.name for row in db.scalars(select(table).where(table.id.in_(used)))}
     if missing := sorted({*needed.values()} - {*known}):
         text = f"virtual datacenter {there.name} has no network {', '.join(missing)}"
@@ -171,6 +180,11 @@ def networks_there(
         refusal.details = {"networks": missing}
         raise refusal
     return {key: known[name] for key, name in needed.items()}
+
+
+def in_order(nics: Iterable[models.NicRow]) -> list[models.NicRow]:
+    """NICs so that the same ones get the same addresses."""
+    return sorted(nics, key=lambda nic: (nic.vm_id, nic.position))
 
 
 def _nics(vms: Sequence[models.VirtualMachine]) -> Any:

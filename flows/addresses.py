@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.addressing import network_of
+from adapters.database.locks import Locked
 from adapters.database.records import NetworkRecord
 from adapters.database.session import utc_now
 from adapters.errors import Conflict
@@ -35,6 +36,8 @@ def reserve(
         by_network.setdefault(nic.network_id, []).append(nic)
     for key, some in sorted(by_network.items()):
         row = db.get_one(models.Network, key, with_for_update=True, populate_existing=True)
+        if held := db.get(models.Lock, key):
+            raise Locked("network", key, held.operation_id)
         network = network_of(row)
         if network.range is None:
             if any(nic.id in wanted for nic in some):

@@ -9,8 +9,10 @@ from flows.change_power import change_power
 from flows.check_datacenters import check_datacenters
 from flows.convert_image import convert_image
 from flows.create_iscsi_volume import create_iscsi_volume
+from flows.create_network import create_network
 from flows.delete_disk import delete_disk
 from flows.delete_iscsi_volume import delete_iscsi_volume
+from flows.delete_network import delete_network
 from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
@@ -33,6 +35,7 @@ from flows.resize_vm import resize_vm
 from flows.resize_volume import resize_volume
 from flows.sweep_orphans import sweep_orphans
 from flows.sync_appliance import sync_appliance
+from flows.sync_dhcp import sync_dhcp
 from flows.trim_history import trim_history
 from flows.undeploy_appliance import undeploy_appliance
 from flows.undeploy_vm import undeploy_vm
@@ -55,6 +58,8 @@ CATALOG: tuple[OperationFlow, ...] = (
     capture_volume,
     create_iscsi_volume,
     delete_iscsi_volume,
+    create_network,
+    delete_network,
     attach_volume,
     detach_volume,
     deploy_vm,
@@ -77,6 +82,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     trim_history,
     verify_library,
     rescan_library,
+    sync_dhcp,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -5,6 +5,7 @@ from functools import partial
 from uuid import UUID
 
 from adapters.amounts import Charge, Force
+from adapters.database.ledger import Ledger
 from adapters.database.records import NewTemplate, VolumeRecord
 from flows.cloud import cloud
 from flows.planning import planning
@@ -158,6 +159,7 @@ def _(disk: UUID, vm: UUID) -> bool:
     return any(each not in uses for each in cloud.ledger.charged(uses))
 
 
-def charge(charges: Sequence[Charge], force: Force | None) -> None:
+def charge(charges: Sequence[Charge], force: Force | None, ledger: Ledger | None = None) -> None:
     """Charge all of these, or none, within their limits."""
-    cloud.ledger.charge(charges, partial(within, forced=force is not None), force)
+    ledger = ledger or cloud.ledger
+    ledger.charge(charges, partial(within, forced=force is not None), force)

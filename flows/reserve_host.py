@@ -162,7 +162,7 @@ class _Said:
         )
         told = {"stores": stores, "silent": said.silent, "firmwares": said.firmwares}
         return host.model_copy(
-            update={**told, "unlinked": said.unlinked, "untagged": said.untagged}
+            update={**told, **{x: getattr(said, x) for x in ("unlinked", "untagged", "wired")}}
         )
 
 
@@ -184,10 +184,10 @@ def _asked(host: Room, *, firmwares: bool, linked: bool) -> Room:
     return host.model_copy(update={"stores": tuple(stores), "firmwares": known, **layer2})
 
 
-def _layer2(host: Room) -> dict[str, str]:
+def _layer2(host: Room) -> dict[str, str | frozenset[int]]:
     """Why a host has no networks, or no VLANs; nothing, where it has."""
     try:
         able = cloud.switch(host.id).abilities()
     except Unsupported as error:
         return {"unlinked": str(error)}
-    return {"unlinked": able.without, "untagged": able.untagged_only}
+    return {"unlinked": able.without, "untagged": able.untagged_only, "wired": able.tags}

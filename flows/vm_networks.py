@@ -30,7 +30,8 @@ def join_networks(vms: Sequence[VmRecord]) -> None:
     for host in dict.fromkeys(vm.host for vm in vms if vm.links):
         here = [vm for vm in vms if vm.host == host]
         hold_links(host, needs_of(here))
-        guard_cards(host, [guard for vm in here for guard in vm.guards])
+        if guards := [guard for vm in here for guard in vm.guards]:
+            guard_cards(host, guards)
     for server, some in served(vms).items():
         reserve_addresses(server, [vm.id for vm in some], nics_of(some, server))
 
@@ -102,10 +103,8 @@ def _holders(need: Need) -> list[str]:
 
 @step("guard-cards")
 def guard_cards(host: UUID, guards: list[Guard]) -> None:
-    """Let cards be heard as themselves only, where the host can see to that."""
-    switch = cloud.switch(host)
-    if not switch.abilities().unguarded:
-        switch.ensure_guards(guards)
+    """Let cards be heard as themselves only."""
+    cloud.switch(host).ensure_guards(guards)
 
 
 @guard_cards.undo
@@ -150,8 +149,9 @@ def are_reserved(server: UUID, vms: list[UUID], nics: list[UUID]) -> bool:
 
 def leave_host(vm: VmRecord) -> None:
     """Let the VM's host be without its networks, once it is off."""
-    if vm.links:
+    if vm.guards:
         unguard_cards(vm.id, vm.host, list(vm.guards))
+    if vm.links:
         leave_links(vm.id, vm.host, needs_of([vm]))
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 
 from adapters.amounts import Amounts
 from adapters.database import models
+from adapters.database.addressing import network_of
 from adapters.database.conventions import Base
 from adapters.database.ledger import ChargeRow
 from adapters.database.operations import Operation, Request
@@ -108,6 +109,7 @@ class World:
     vdc: UUID
     network: UUID
     template: UUID
+    dhcp: tuple[str, str] = ("memory", "")  # kind and address of its DHCP server, if any
 
     def add(self, row: Base) -> None:
         with cloud.database.write() as db:
@@ -428,6 +430,12 @@ def require_ledger_exact() -> None:
         for image in db.scalars(select(images).where(images.path != "")):
             size_mib = -(-image.size_bytes // 2**20)
             exist["template", image.template_id] = {"repository_mib": size_mib}
+        for network in db.scalars(select(models.Network)):
+            if network_of(network).takes_tags:
+                exist["network", network.id] = {"vlans": 1}
+        bought = models.AddressRow.virtual_datacenter_id.is_not(None)
+        for address in db.scalars(select(models.AddressRow.id).where(bought)):
+            exist["address", address] = {"public_addresses": 1}
         assert charged == exist
         for row in rows:
             vdc = vdcs.get(row.virtual_datacenter_id)

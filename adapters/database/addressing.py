@@ -1,17 +1,19 @@
 """Networks as values, and the addresses of them that nobody has any more."""
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from adapters.amounts import Amounts, Charge
 from adapters.database import models
 from adapters.database.records import NetworkRecord
 from adapters.database.session import Database, utc_now
 from adapters.database.vms import parts
-from adapters.errors import Conflict, NotFound
+from adapters.errors import Conflict, InUse, NotFound
 
 _ADDRESS = models.AddressRow
 _COLUMNS = tuple(NetworkRecord.model_fields)
@@ -46,11 +48,37 @@ class Networks:
             if db.get(models.Network, network.id) is None:
                 enter_network(db, network)
 
+    def charges(self, network: NetworkRecord) -> list[Charge]:
+        """What a virtual datacenter's network is charged: the VLAN that it will have."""
+        if not network.takes_tags or network.virtual_datacenter_id is None:
+            return []
+        with self._database.read() as db:
+            return [charge_of(db, "network", network.id, network.virtual_datacenter_id)]
+
     def forget(self, network: UUID) -> None:
-        """Remove a network's row, with the addresses that nobody has; absent is success."""
+        """Remove a network's row, with its addresses; absent is success.
+
+        Raises `InUse` while a NIC is in it.
+        """
         with self._database.write() as db:
+            if db.scalars(select(models.NicRow.id).filter_by(network_id=network)).first():
+                raise InUse(f"network {network} has NICs")
             db.execute(delete(_ADDRESS).where(_ADDRESS.network_id == network))
             db.execute(delete(models.Network).where(models.Network.id == network))
+
+
+def charge_of(db: Session, kind: str, what: UUID, virtual_datacenter: UUID) -> Charge:
+    """What a `network`, or a public `address`, of a virtual datacenter is charged."""
+    if (row := db.get(models.VirtualDatacenter, virtual_datacenter)) is None:
+        raise NotFound(f"no virtual datacenter {virtual_datacenter}")
+    return Charge(
+        kind=kind,
+        id=what,
+        enterprise_id=row.enterprise_id,
+        datacenter_id=row.datacenter_id,
+        virtual_datacenter_id=row.id,
+        amounts=Amounts(vlans=1) if kind == "network" else Amounts(public_addresses=1),
+    )
 
 
 def network_of(row: Any) -> NetworkRecord:
@@ -62,6 +90,7 @@ def enter_network(db: Session, network: NetworkRecord) -> None:
     """Write a new network down. Raises `Conflict` when its name or its tag is taken."""
     db.get(models.Datacenter, network.datacenter_id, with_for_update=True)
     require_new(db, network)
+    _require_own_range(db, network)
     values = network.model_dump(mode="json")
     keys = {
         name: getattr(network, name) for name in values if name == "id" or name.endswith("_id")
@@ -88,6 +117,20 @@ def require_new(db: Session, network: NetworkRecord) -> None:
         is_operators = other.virtual_datacenter_id is None
         text = f"VLAN {network.tag} is of {'network ' + other.name if is_operators else 'another'}"
         raise Conflict(text, code="tag-of-external" if is_operators else "tag-taken")
+
+
+def _require_own_range(db: Session, network: NetworkRecord) -> None:
+    """Raise `Conflict` where its DHCP server knows of the range already."""
+    if network.range is None or network.dhcp_server_id is None:
+        return
+    table = models.Network
+    query = select(table.name, table.range).where(
+        table.dhcp_server_id == network.dhcp_server_id, table.id != network.id
+    )
+    for name, said in db.execute(query):
+        if said and network.range.overlaps(IPv4Network(said)):
+            text = f"the DHCP server knows {said} already, of network {name}"
+            raise Conflict(text, code="no-dhcp-server")
 
 
 def free_addresses(db: Session, nics: Iterable[UUID]) -> None:

@@ -62,20 +62,16 @@ class Lans:
         with self._database.read() as db:
             return self._known(db, db.execute(_cards(server).where(_VM.host_id.is_not(None))))
 
-    def unsettled(self, nics: Iterable[UUID]) -> set[UUID]:
-        """Those of these NICs whose VM an operation has."""
+    def under_way(self, nics: Iterable[UUID]) -> set[UUID]:
+        """Those of these NICs whose VM, or its appliance, an operation has."""
+        owners = select(_NIC.id, _VM.id, _VM.appliance_id).join(_VM, _VM.id == _NIC.vm_id)
+        held = select(models.Lock.object_id)
+        found: set[UUID] = set()
         with self._database.read() as db:
-            owners = {row.id: row.vm_id for row in rows_having(db, _NIC.id, [*nics])}
-            held = rows_having(db, models.Lock.object_id, [*{*owners.values()}])
-            locked = {row.object_id for row in held}
-            apps = {
-                row.id: row.appliance_id for row in rows_having(db, _VM.id, [*{*owners.values()}])
-            }
-            about = rows_having(db, models.Lock.object_id, [*{*apps.values()}])
-            locked_apps = {row.object_id for row in about}
-            return {
-                nic for nic, vm in owners.items() if vm in locked or apps.get(vm) in locked_apps
-            }
+            for some in parts([*nics]):
+                taken = _VM.id.in_(held) | _VM.appliance_id.in_(held)
+                found.update(row[0] for row in db.execute(owners.where(_NIC.id.in_(some), taken)))
+        return found
 
     def _known(self, db: Session, rows: Iterable[Any]) -> Known:
         found = [*rows]

@@ -82,3 +82,8 @@ class AddressRow(Base):
         ForeignKey("virtual_datacenters.id"), index=True
     )
     quarantined_until: Mapped[datetime | None]
+
+    @property
+    def name(self) -> str:
+        """What it is called: itself."""
+        return self.address

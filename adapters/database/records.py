@@ -293,8 +293,9 @@ class VmRecord(Value):
 
     @property
     def guards(self) -> tuple[Guard, ...]:
-        """What may be heard of its cards."""
-        nics = {nic.id: nic for nic in self.nics} if self.uplink else {}
+        """What may be heard of its cards: on bridges, others leave that to their operator."""
+        bridged = self.uplink is not None and self.uplink.kind is LinkKind.BRIDGE
+        nics = {nic.id: nic for nic in self.nics} if bridged else {}
         return tuple(
             guard_of(nics[x.nic], x, self.installation) for x in self.plugs if x.nic in nics
         )

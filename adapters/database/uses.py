@@ -15,15 +15,18 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.conventions import Base
 from adapters.database.events import singular
+from adapters.database.ledger import Ledger
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
 from adapters.database.repositories import RemotePackageRow, TemplateRepositoryRow
+from adapters.database.session import Joined
 from adapters.errors import InUse, NotFound
 from adapters.types import Value
 
 T = TypeVar("T", bound=Base)
 TOLD = 20  # users that a refusal names, of each kind
 _VM = models.VirtualMachine
+_VDC = models.VirtualDatacenter
 
 
 class User(Value):
@@ -51,6 +54,25 @@ _USERS: dict[type[Base], dict[str, Query]] = {
         ),
         "template": _of(models.Template, models.Template.datacenter_id),
         "template-repository": _of(TemplateRepositoryRow, TemplateRepositoryRow.datacenter_id),
+        "dhcp-server": _of(models.DhcpServer, models.DhcpServer.datacenter_id),
+        "network": lambda key: _of(models.Network, models.Network.datacenter_id)(key).where(
+            models.Network.virtual_datacenter_id.is_(None)
+        ),
+    },
+    models.DhcpServer: {"network": _of(models.Network, models.Network.dhcp_server_id)},
+    models.Network: {
+        "vm": lambda key: (
+            select(_VM.id, _VM.name)
+            .join(models.NicRow, models.NicRow.vm_id == _VM.id)
+            .where(models.NicRow.network_id == key)
+            .distinct()
+        ),
+        "virtual-datacenter": lambda key: (
+            select(_VDC.id, _VDC.name)
+            .join(models.AddressRow, models.AddressRow.virtual_datacenter_id == _VDC.id)
+            .where(models.AddressRow.network_id == key)
+            .distinct()
+        ),
     },
     models.Rack: {"host": _of(models.Host, models.Host.rack_id)},
     models.Host: {"vm": _of(_VM, _VM.host_id)},
@@ -68,6 +90,9 @@ _USERS: dict[type[Base], dict[str, Query]] = {
     models.VirtualDatacenter: {
         "appliance": _of(models.Appliance, models.Appliance.virtual_datacenter_id),
         "volume": _of(models.VolumeRow, models.VolumeRow.virtual_datacenter_id),
+        "address": lambda key: select(models.AddressRow.id, models.AddressRow.address).filter_by(
+            virtual_datacenter_id=key
+        ),
     },
     TemplateRepositoryRow: {},
 }
@@ -80,6 +105,7 @@ _THEIR_OWN: dict[type[Base], tuple[Any, ...]] = {  # what goes with a thing
     ),
     models.Rack: (_RULE.rack_id,),
     models.Host: (_RULE.host_id, models.Datastore.host_id, models.Secret.id),
+    models.DhcpServer: (models.Secret.id,),
     models.VirtualDatacenter: (models.Network.virtual_datacenter_id,),
     TemplateRepositoryRow: (RemotePackageRow.repository_id, models.Secret.id),
 }
@@ -116,6 +142,8 @@ def remove(db: Session, row: Any) -> None:
     require_unused(db, row)
     if isinstance(row, models.Datacenter):
         _forget_operations(db, row.id)
+    if isinstance(row, models.VirtualDatacenter):
+        _forget_networks(db, row.id)
     for column in _THEIR_OWN.get(type(row), ()):
         db.execute(delete(column.class_).where(column == row.id))
     db.delete(row)
@@ -124,7 +152,7 @@ def remove(db: Session, row: Any) -> None:
 
 def require_unused(db: Session, row: Any) -> None:
     """Raises `InUse`: its details name the users, `TOLD` of each kind."""
-    users = [*_users(db, row), *operations(db, row)]
+    users = [*users_of(db, row), *operations(db, row)]
     if users:
         raise in_use(row, users)
 
@@ -139,7 +167,8 @@ def in_use(row: Any, users: list[User]) -> InUse:
     return refusal
 
 
-def _users(db: Session, row: Any) -> Iterator[User]:
+def users_of(db: Session, row: Any) -> Iterator[User]:
+    """What is there because of a thing, `TOLD` of each kind."""
     for kind, query in _USERS[type(row)].items():
         for key, name in db.execute(query(row.id).limit(TOLD)):
             yield User(kind=kind, id=key, name=name)
@@ -176,6 +205,15 @@ def _settled() -> ColumnElement[bool]:
         table.due_at.is_(None),
         table.id.not_in(select(models.Lock.operation_id)),
     )
+
+
+def _forget_networks(db: Session, virtual_datacenter: UUID) -> None:
+    """Those of a virtual datacenter are charged no more, and none of their addresses rests."""
+    mine = select(models.Network.id).filter_by(virtual_datacenter_id=virtual_datacenter)
+    networks = db.scalars(mine).all()
+    table = models.AddressRow
+    db.execute(delete(table).where(table.network_id.in_(networks)))
+    Ledger(Joined(db)).refund("network", networks)
 
 
 def _forget_operations(db: Session, datacenter: UUID) -> None:

@@ -31,8 +31,8 @@ from adapters.nodes.written import Written
 from adapters.programs import ProgramFailed
 
 _TRIES = 5  # of lanes that make the same link at once
-_BRIDGE = ("ip", "link", "add", "name", "probe", "type", "bridge")
-_VLAN = ("ip", "link", "add", "link", "lo", "name", "probe", "type", "vlan", "id", "1")
+_BRIDGE = "link add name probe type bridge\n"
+_VLAN = f"{_BRIDGE}link add link probe name probe.1 type vlan id 1\n"  # none is on `lo`
 
 
 class Bridges:
@@ -41,17 +41,22 @@ class Bridges:
     What lasts is below `root`: for a namespace, in the folder that is `/etc` for its programs.
     """
 
-    def __init__(self, namespace: str = "", root: Path = Path("/")) -> None:
-        self._commands = Commands(namespace)
+    def __init__(
+        self, namespace: str = "", root: Path = Path("/"), commands: Commands | None = None
+    ) -> None:
+        self._commands = commands or Commands(namespace)
         etc = root / "etc" / "netns" / namespace if namespace else root / "etc"
         self._files = _written(etc)
         self._guards = Guards(self._commands, etc / "cloudloom")
 
     def abilities(self) -> LinkAbilities:
+        without = self._cannot(_BRIDGE, "bridges") or self._guards.cannot()
+        there = {} if without else self._interfaces()
         return LinkAbilities(
             kind=LinkKind.BRIDGE,
-            without=self._cannot(*_BRIDGE, what="bridges") or self._guards.cannot(),
-            untagged_only=self._cannot(*_VLAN, what="tagged interfaces (8021q)"),
+            without=without,
+            untagged_only=self._cannot(_VLAN, "tagged interfaces (8021q)"),
+            tags=frozenset(tag for each in there.values() if (tag := _tag_of(each))),
             unlasting=self._files.cannot(),
         )
 
@@ -126,7 +131,7 @@ class Bridges:
         _own(there, link)
         way = _way(there, link)
         if way and way.is_made and way.device not in there:
-            cannot = self._cannot(*_VLAN, what="tagged interfaces (8021q)")
+            cannot = self._cannot(_VLAN, "tagged interfaces (8021q)")
             if cannot:
                 raise Unsupported(cannot, code="link-unsupported")
         self._ip([each for each in recipe(link, way) if added(each) not in there])
@@ -142,8 +147,8 @@ class Bridges:
         """Run them in order, up to the first that fails."""
         self._commands.run("ip", "-batch", "-", stdin="\n".join(map(" ".join, lines)) + "\n")
 
-    def _cannot(self, *command: str, what: str) -> str:
-        reason = self._commands.attempt(*command)
+    def _cannot(self, lines: str, what: str) -> str:
+        reason = self._commands.attempt("ip", "-batch", "-", stdin=lines)
         return f"the host has no {what}: {reason}" if reason else ""
 
 
@@ -205,6 +210,12 @@ def _made(uplink: Interface, link: Link) -> Way:
     if not uplink.is_up:
         raise Transient(f"{uplink.name} is down")
     return Way(own_device(link), is_made=True)
+
+
+def _tag_of(interface: Interface) -> int:
+    """The VLAN that an interface is, or is called like; 0 is none."""
+    name, _, tag = interface.name.rpartition(".")
+    return interface.tag or (int(tag) if name and tag.isdecimal() else 0)
 
 
 def _tagged(there: dict[str, Interface], link: Link) -> list[Interface]:

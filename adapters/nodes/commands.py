@@ -33,7 +33,7 @@ class Commands:
         What failed or did not a moment ago is not tried again.
         """
         words = (program, *arguments)
-        since, reason = _attempted.get(words, (-_STILL_TRUE_S, ""))
+        since, reason = _attempted.get((*words, stdin), (-_STILL_TRUE_S, ""))
         if time.monotonic() - since < _STILL_TRUE_S:
             return reason
         try:
@@ -43,7 +43,7 @@ class Commands:
             raise
         except AdapterError as error:
             reason = str(error)
-        _attempted[words] = (time.monotonic(), reason)
+        _attempted[*words, stdin] = (time.monotonic(), reason)
         return reason
 
 

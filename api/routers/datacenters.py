@@ -75,6 +75,9 @@ class Maintenance(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: str = Field(examples=["sweep_orphans"])
+    dry_run: bool = Field(
+        default=False, description="Of `sync_dhcp`: tell the difference, mend nothing."
+    )
 
     @field_validator("kind")
     @classmethod
@@ -186,6 +189,8 @@ def maintain(datacenter_id: UUID, asked: Maintenance, starter: Starting) -> Resp
 
     def plan(db: Session) -> accepted.Request:
         row = finding.shared(db, models.Datacenter, datacenter_id)
-        return starter.request(asked.kind, row.id, row.name, row.id)
+        if not asked.dry_run:
+            return starter.request(asked.kind, row.id, row.name, row.id)
+        return starter.request(asked.kind, row.id, row.name, row.id, dry_run=True)
 
     return starter.start(plan)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
 from adapters.database.uses import User
+from adapters.lan import LinkKind
 from adapters.privileges import Privilege
 from adapters.types import Chap, Family
 from api import finding, infrastructure
@@ -26,6 +27,16 @@ from flows.cloud import cloud
 
 router = APIRouter(prefix="/hosts", tags=["infrastructure"])
 _VM = models.VirtualMachine
+_LINKS = {"uplink", "link_kind", "switch"}
+Uplink = Annotated[
+    Text | None,
+    Field(
+        max_length=63,
+        pattern=r"^[A-Za-z0-9._/-]+$",
+        description="What networks leave the host by, behind `<namespace>/` where it is in one.",
+    ),
+]
+Switch = Annotated[Text, Field(max_length=63, description="An OVS bridge, or a vSwitch.")]
 
 
 class NewDatastore(BaseModel):
@@ -68,6 +79,9 @@ class NewHost(BaseModel):
     reserved_for: Reference | None = Field(None, description="The one enterprise that may use it.")
     maintenance: bool = Field(default=False, description="It takes no new VMs.")
     login: HostLogin | None = Field(None, description="As whom a vSphere host is asked.")
+    uplink: Uplink = None
+    link_kind: LinkKind | None = Field(None, description="How it has networks.")
+    switch: Switch = ""
 
 
 class HostChange(BaseModel):
@@ -81,6 +95,9 @@ class HostChange(BaseModel):
     reserved_for: Reference | None = None
     maintenance: bool = False
     login: HostLogin | None = Field(None, description="It is asked as this one before it changes.")
+    uplink: Uplink = None
+    link_kind: LinkKind | None = None
+    switch: Switch = ""
 
 
 class DatastoreChange(BaseModel):
@@ -119,6 +136,9 @@ class Host(BaseModel):
     ram_reserved_mib: int
     reserved_for_id: UUID | None
     maintenance: bool
+    uplink: str | None
+    link_kind: LinkKind | None
+    switch: str
     datastores: list[Datastore]
     labels: dict[str, str]
 
@@ -151,6 +171,7 @@ def create_host(
         uses.held(db, models.Datacenter, datacenter)
         row = db.get_one(models.Host, entry(db))
         row.maintenance = new.maintenance
+        infrastructure.assign(row, new.model_dump(include=_LINKS))
         _relate(db, row, {"rack": new.rack, "reserved_for": new.reserved_for})
         for each in db.scalars(select(models.Datastore).filter_by(host_id=row.id)):
             each.tier_id = tiers[each.directory]

@@ -17,6 +17,7 @@ from api import finding
 from api.dependencies import Caller, Name, Once, Pages, Reference, chosen
 from api.labelling import SoughtLabels
 from api.matching import Match, Precondition
+from api.networking import enter_default
 from api.once import Answer
 from api.permissions import needs
 from flows.cloud import cloud
@@ -61,7 +62,7 @@ class VirtualDatacenter(BaseModel):
     dependencies=[needs(Privilege.VDC_MANAGE)],
 )
 def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: Once) -> Response:
-    """Create a virtual datacenter, with a restricted network called `default`."""
+    """Create a virtual datacenter, with a network `default`, private where hosts have any."""
     made = uuid4()
 
     def act(db: Session) -> Answer:
@@ -77,15 +78,7 @@ def create_virtual_datacenter(new: NewVirtualDatacenter, caller: Caller, once: O
                 db.add(row)
         except IntegrityError as error:
             raise _taken(new.name) from error
-        db.add(
-            models.Network(
-                id=uuid4(),
-                virtual_datacenter_id=made,
-                datacenter_id=row.datacenter_id,
-                name="default",
-                kind="restricted",
-            )
-        )
+        enter_default(db, row)
         if caller.virtual_datacenters and caller.user_id:  # he made it: he may look into it
             user = db.get_one(User, caller.user_id)
             user.virtual_datacenters = [*user.virtual_datacenters, str(made)]

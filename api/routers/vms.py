@@ -65,6 +65,8 @@ class Nic(BaseModel):
     network_id: UUID
     position: int
     mac: str
+    address: str | None = Field(None, description="That is reserved for it in its network.")
+    is_default: bool = Field(description="Its guest's packets leave by its network's gateway.")
     model: str | None = Field(description="What its template wishes for; null: the fastest.")
 
 
@@ -337,6 +339,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
     host_names = {host.id: host.name for host in db.execute(hosts)}
     disks = _by_vm(db, models.VmDisk, Disk, ids)
     nics = _by_vm(db, models.NicRow, Nic, ids)
+    _tell_addresses(db, [nic for some in nics.values() for nic in some])
     volumes = _by_vm(db, models.VolumeRow, Volume, ids)
     on_volumes = labels_of(db, [each.id for some in volumes.values() for each in some])
     for volume in (each for some in volumes.values() for each in some):
@@ -370,6 +373,15 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
         )
         for row in rows
     ]
+
+
+def _tell_addresses(db: Session, nics: Sequence[Nic]) -> None:
+    table = models.AddressRow
+    query = select(table.nic_id, table.network_id, table.address)
+    query = query.where(table.nic_id.in_([nic.id for nic in nics]))
+    had = {(nic, network): address for nic, network, address in db.execute(query)}
+    for nic in nics:
+        nic.address = had.get((nic.id, nic.network_id))
 
 
 def datacenter_of(db: Session, appliance: UUID) -> UUID:
@@ -410,7 +422,7 @@ def _in_state(state: VmState) -> ColumnElement[bool]:
 
 def _by_vm(db: Session, table: Any, told: type[B], vms: Sequence[UUID]) -> dict[UUID, list[B]]:
     """What each VM has of these, by columns: entities would cost more than asking for them."""
-    columns = [getattr(table, name) for name in told.model_fields if name != "labels"]
+    columns = [getattr(table, x) for x in told.model_fields if x not in {"labels", "address"}]
     query = select(table.vm_id.label("of"), *columns).where(table.vm_id.in_(vms))
     found: dict[UUID, list[B]] = {}
     for row in db.execute(query.order_by(table.position)):

@@ -31,6 +31,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.lab import CACHE
@@ -133,14 +134,23 @@ def build(folder: Path = CACHE) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "appliance.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes ask at the same moment
-        kernel = _kernel(folder)
+        from_package = _kernel(folder, _MODULES)
         busybox = Path(_program("busybox"))
-        made_from = (Path(__file__).read_bytes(), kernel.name.encode(), busybox.read_bytes())
+        name = from_package.name.encode()
+        made_from = (Path(__file__).read_bytes(), name, busybox.read_bytes())
         image = folder / f"appliance-{_key(*made_from)}.img"
         if not image.exists():
             with tempfile.TemporaryDirectory(dir=folder, prefix=".appliance-") as scratch:
-                _assemble(kernel, busybox, Path(scratch)).rename(image)
+                _assemble(from_package, busybox, Path(scratch)).rename(image)
     return image
+
+
+def kernel(folder: Path = CACHE, *, modules: Sequence[str]) -> Path:
+    """Answer a folder with Debian's cloud kernel, these modules, and the `order` to load them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "appliance.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _kernel(folder, modules)
 
 
 def _key(*parts: bytes) -> str:
@@ -154,9 +164,9 @@ def _program(name: str) -> str:
     return found
 
 
-def _kernel(folder: Path) -> Path:
+def _kernel(folder: Path, wished: Sequence[str]) -> Path:
     """Answer a folder of kernel and modules, unpacked from Debian's package, never installed."""
-    prefix = f"kernel-{_key(*(name.encode() for name in _MODULES))}-"
+    prefix = f"kernel-{_key(*(name.encode() for name in wished))}-"
     if known := sorted(folder.glob(f"{prefix}*")):
         return known[-1]
     depends = subprocess.run(
@@ -177,16 +187,16 @@ def _kernel(folder: Path) -> Path:
         (vmlinuz,) = tree.glob("boot/vmlinuz-*")
         shutil.copy(vmlinuz, wanted / "vmlinuz")
         modules = {path.stem.replace("-", "_"): path for path in tree.rglob("*.ko")}
-        order = _in_order(modules)
+        order = _in_order(modules, wished)
         for name in order:
             shutil.copy(modules[name], wanted / f"{name}.ko")
         (wanted / "order").write_text("\n".join(order))
-        kernel = folder / f"{prefix}{deb.stem}"
-        wanted.rename(kernel)
-    return kernel
+        unpacked = folder / f"{prefix}{deb.stem}"
+        wanted.rename(unpacked)
+    return unpacked
 
 
-def _in_order(modules: dict[str, Path]) -> list[str]:
+def _in_order(modules: dict[str, Path], wished: Sequence[str]) -> list[str]:
     """Answer the wanted modules and what they need, dependencies first; built-in ones are not."""
     order: list[str] = []
 
@@ -198,7 +208,7 @@ def _in_order(modules: dict[str, Path]) -> list[str]:
             visit(needed.replace("-", "_"))
         order.append(name)
 
-    for name in _MODULES:
+    for name in wished:
         visit(name)
     return order
 
@@ -232,9 +242,14 @@ def _initrd(kernel: Path, busybox: Path, root: Path) -> bytes:
     for name, text in _SCRIPTS.items():
         (root / name).write_text(text)
         (root / name).chmod(0o755)
+    return archive(root)
+
+
+def archive(root: Path) -> bytes:
+    """An initial RAM disk of a folder."""
     names = "\0".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
-    archive = subprocess.run(
+    packed = subprocess.run(
         [_program("cpio"), "--null", "--create", "--format=newc", "--quiet", "--owner=0:0"],
         check=True, input=names.encode(), capture_output=True, cwd=root,
     ).stdout  # fmt: skip
-    return gzip.compress(archive, 9, mtime=0)  # xz's dictionary would not fit into the guest
+    return gzip.compress(packed, 9, mtime=0)  # xz's dictionary would not fit into the guest

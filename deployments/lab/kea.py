@@ -44,6 +44,10 @@ class Kea:
         """End it; may be repeated."""
         self._process.stop()
 
+    def forget(self) -> None:
+        """Lose all that it was told, and has told."""
+        self.lose(leases=True, configuration=True)
+
     def lose(self, *, leases: bool = False, configuration: bool = False) -> None:
         """End it the hard way, and remove these files of it."""
         self._process.kill()

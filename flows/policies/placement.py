@@ -269,5 +269,5 @@ def _bars_of_networks(wish: Wish, host: Room) -> Iterator[str]:
         yield f"{where} does not carry VLAN {min(strange)}"
     if wish.linked and host.unlinked:
         yield host.unlinked
-    if wish.tagged and host.untagged:
+    if host.untagged and (wish.tags - host.wired or (wish.tagged and not host.wired)):
         yield host.untagged

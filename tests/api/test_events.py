@@ -245,6 +245,21 @@ def create_repository(api: Api) -> Any:
     return api.post("/v1/template-repositories", json=wish)
 
 
+LAN = {"name": "lan", "virtual_datacenter": "demo", "kind": "unmanaged"}
+
+
+def a_network(api: Api) -> str:
+    made = api.done(api.post("/v1/networks", json=LAN))
+    return f"/v1/networks/{made['target']['id']}"
+
+
+def buy(api: Api) -> Any:
+    assert DHCP(api).status_code == 201
+    net = {"name": "net", "datacenter": "main", "kind": "public", "range": "10.0.0.0/29"}
+    api.done(api.post("/v1/networks", json=net))
+    return api.post("/v1/addresses", json={"network": "net", "virtual_datacenter": "demo"})
+
+
 def install(api: Api) -> Any:
     path = path_of(create_repository)(api)
     package = RemotePackage(url="https://images.example/shop.ovf", name="shop")
@@ -253,6 +268,7 @@ def install(api: Api) -> Any:
     return api.post(f"{path}/packages/{package_id(repository, package.url)}/install")
 
 
+DHCP = of_main("dhcp-servers", name="dhcp-1", kind="memory", address="memory")
 RACK = of_main("racks", name="r1")
 TIER = of_main("tiers", name="gold")
 RULE = of_main("allocation-rules", kind="load", cpu_percent=100, ram_percent=100)
@@ -412,6 +428,20 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.delete(f"/v1/templates/{api.world.template}"),
     ),
+    "POST /v1/networks": (
+        "operation.accepted",
+        lambda api: api.post("/v1/networks", json=LAN),
+    ),
+    "PATCH /v1/networks/{network_id}": ("network.changed", changed(a_network, name="other")),
+    "DELETE /v1/networks/{network_id}": ("operation.accepted", deleted(a_network)),
+    "POST /v1/addresses": ("address.bought", buy),
+    "DELETE /v1/addresses/{address_id}": ("address.released", deleted(path_of(buy))),
+    "POST /v1/dhcp-servers": ("dhcp-server.created", DHCP),
+    "PATCH /v1/dhcp-servers/{server_id}": (
+        "dhcp-server.changed",
+        changed(path_of(DHCP), name="other"),
+    ),
+    "DELETE /v1/dhcp-servers/{server_id}": ("dhcp-server.deleted", deleted(path_of(DHCP))),
     "POST /v1/volumes": (
         "operation.accepted",
         lambda api: api.post("/v1/volumes", json=VOLUME),

@@ -93,6 +93,8 @@ def ours(api: Api) -> Ours:
         "template_id": str(world.template),
         "package_id": str(kept_package(world)),
         **remote_package(api),
+        "network_id": str(world.network),
+        **public_address(api, enterprise["id"]),
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
         "disk_id": vm["disks"][0]["id"],
@@ -123,6 +125,18 @@ def remote_package(api: Api) -> dict[str, str]:
     url = "https://images.example/secret.ovf"
     cloud.repositories.refresh(made, uuid4(), [RemotePackage(url=url, name="secret-shop")])
     return {"repository_id": str(made), "remote_package_id": str(package_id(made, url))}
+
+
+def public_address(api: Api, enterprise: str) -> dict[str, str]:
+    """One that was bought, of a network that is ours alone, and the server that knows it."""
+    said = {"datacenter": "main", "name": "secret-dhcp", "kind": "memory", "address": "m"}
+    server = api.post("/v1/dhcp-servers", json=said).json()["id"]
+    where = {"datacenter": "main", "enterprise": enterprise, "kind": "public", "tag": 99}
+    body = {"name": "secret-internet", "range": "10.0.0.0/28", **where}
+    network = api.done(api.post("/v1/networks", json=body))["target"]["id"]
+    wish = {"network": network, "virtual_datacenter": "demo"}
+    address = api.post("/v1/addresses", json=wish).json()["id"]
+    return {"server_id": server, "public_id": network, "address_id": address}
 
 
 @dataclass
@@ -306,6 +320,35 @@ MATRIX: dict[str, Route] = {
     "POST /v1/template-repositories/{repository_id}/packages/{remote_package_id}/install": of(
         P.APPLIB_UPLOAD_IMAGE, name="new"
     ),
+    "GET /v1/networks": own(P.VDC_ENUMERATE),
+    "POST /v1/networks": of(
+        P.VDC_MANAGE_NETWORK,
+        name="new",
+        virtual_datacenter="{virtual_datacenter_id}",
+        kind="unmanaged",
+    ),
+    "GET /v1/networks/{network_id}": of(P.VDC_ENUMERATE),
+    "PATCH /v1/networks/{network_id}": of(P.VDC_MANAGE_NETWORK, suffix="new.example"),
+    "DELETE /v1/networks/{network_id}": of(P.VDC_MANAGE_NETWORK),
+    "GET /v1/addresses": own(P.VDC_ENUMERATE),
+    "POST /v1/addresses": of(
+        P.VDC_MANAGE_NETWORK,
+        network="{public_id}",
+        virtual_datacenter="{virtual_datacenter_id}",
+    ),
+    "GET /v1/addresses/{address_id}": of(P.VDC_ENUMERATE),
+    "DELETE /v1/addresses/{address_id}": of(P.VDC_MANAGE_NETWORK),
+    "GET /v1/dhcp-servers": of(P.PHYS_DC_RETRIEVE_DETAILS),
+    "POST /v1/dhcp-servers": of(
+        P.PHYS_DC_ALLOW_MODIFY_NETWORK,
+        datacenter="main",
+        name="new",
+        kind="memory",
+        address="memory",
+    ),
+    "GET /v1/dhcp-servers/{server_id}": of(P.PHYS_DC_RETRIEVE_DETAILS),
+    "PATCH /v1/dhcp-servers/{server_id}": of(P.PHYS_DC_ALLOW_MODIFY_NETWORK, name="other"),
+    "DELETE /v1/dhcp-servers/{server_id}": of(P.PHYS_DC_ALLOW_MODIFY_NETWORK),
     "GET /v1/volumes": own(P.VDC_ENUMERATE),
     "POST /v1/volumes": of(
         P.VDC_MANAGE_STORAGE,
@@ -494,6 +537,11 @@ INSIDE = [
     "POST /v1/vms/{vm_id}/keep",
     "POST /v1/vms/{vm_id}/power",
     "POST /v1/volumes",
+    "GET /v1/networks/{network_id}",
+    "POST /v1/networks",
+    "DELETE /v1/networks/{network_id}",
+    "GET /v1/addresses/{address_id}",
+    "DELETE /v1/addresses/{address_id}",
     "GET /v1/volumes/{volume_id}",
     "DELETE /v1/volumes/{volume_id}",
     "POST /v1/volumes/{volume_id}/capture",

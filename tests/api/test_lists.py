@@ -136,7 +136,9 @@ ONE_OF_EACH = {
         "url": "https://images.example",
     },
     "allocation-rules": {"kind": "fit", "policy": "progressive"},
+    "dhcp-servers": {"datacenter": "main", "name": "d", "kind": "memory", "address": "m"},
 }
+PUBLIC = {"name": "net", "datacenter": "main", "kind": "public", "range": "10.0.0.0/24"}
 
 
 def test_many_cost_no_more_questions_than_one(api: Api) -> None:
@@ -158,6 +160,9 @@ def test_many_cost_no_more_questions_than_one(api: Api) -> None:
     for noun, body in ONE_OF_EACH.items():
         assert api.post(f"/v1/{noun}", json=body).status_code == 201
     api.done(api.post(f"/v1/templates/{api.world.template}/export"))
+    api.done(api.post("/v1/networks", json=PUBLIC))
+    bought = {"network": "net", "virtual_datacenter": "demo"}
+    assert api.post("/v1/addresses", json=bought).status_code == 201
     limits = api.call("PUT", f"/v1/limits/virtual-datacenter/{api.world.vdc}", json={})
     assert limits.status_code == 200
     event.listen(cloud.database.engine, "before_cursor_execute", hear)
@@ -166,6 +171,7 @@ def test_many_cost_no_more_questions_than_one(api: Api) -> None:
         for number in range(3):
             api.appliance(SHOP.format(name=f"shop-{number}"))
             api.volume(f"data-{number}")
+            assert api.post("/v1/addresses", json=bought).status_code == 201
             api.world.image(f"image-{number}", Format.QCOW2)
         assert cost() == before
     finally:

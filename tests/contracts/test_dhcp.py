@@ -101,7 +101,7 @@ class KeaServer(Guests):
         return self.lab.changes()
 
     def lose_everything(self) -> None:
-        self.lab.lose(leases=True, configuration=True)
+        self.lab.forget()
         self.lab.start()
 
     def photograph(self) -> object:

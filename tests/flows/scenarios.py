@@ -170,6 +170,24 @@ def delete_volume(world: World) -> Asked:
     return world.volume("data"), {}
 
 
+def create_network(world: World) -> Asked:
+    network = {
+        "id": str(uuid4()),
+        "name": "shop",
+        "kind": "private",
+        "datacenter_id": str(world.datacenter),
+        "virtual_datacenter_id": str(world.vdc),
+        "range": "10.0.0.0/24",
+    }
+    return UUID(network["id"]), {"network": network}
+
+
+def delete_network(world: World) -> Asked:
+    network, asked = create_network(world)
+    world.run("create_network", network, **asked)
+    return network, {}
+
+
 def attach(world: World) -> Asked:
     vm = _off_vm_with_volume(world)
     return world.volume("more"), {"vm": str(vm), "position": 2}
@@ -214,10 +232,11 @@ def deploy_seeded(world: World) -> Asked:
 def networked(world: World) -> UUID:
     """Have hosts with uplinks, in racks; a DHCP server, and the world's network be private."""
     server, rack = uuid4(), uuid4()
+    kind, address = world.dhcp
     with cloud.database.write() as db:
         db.add(
             models.DhcpServer(
-                id=server, datacenter_id=world.datacenter, name="dhcp", kind="memory", address=""
+                id=server, datacenter_id=world.datacenter, name="dhcp", kind=kind, address=address
             )
         )
         db.add(
@@ -755,6 +774,22 @@ def abandoned_upload(world: World) -> UUID:
     return ticket.id
 
 
+def strayed(world: World) -> Asked:
+    """A DHCP server that has lost one address, has kept another, and has a third otherwise."""
+    server = networked(world)
+    vms = [_vm_of(world.appliance(name)) for name in ("db", "web", "old")]
+    _addressed(*vms)
+    for vm in vms[:2]:
+        world.run("deploy_vm", vm)
+    dhcp = cloud.dhcp(server)
+    known = dhcp.content()[1]
+    lost, other = known.values()
+    dhcp.delete_reservations([lost])
+    dhcp.ensure_reservations([other.model_copy(update={"hostname": "another"})])
+    dhcp.ensure_reservations(cloud.lans.of_vms(server, vms[2:])[1])
+    return world.datacenter, {}
+
+
 def orphaned(world: World) -> Asked:
     """A volume whose row is gone, and a disk that an undeploy believed to have removed."""
     volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
@@ -801,6 +836,8 @@ SCENARIOS = {
     "export_vm-sent": Scenario("export_vm", _sent(export_vm), LIBRARY),
     "create_iscsi_volume": Scenario("create_iscsi_volume", create_volume),
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
+    "create_network": Scenario("create_network", create_network),
+    "delete_network": Scenario("delete_network", delete_network),
     "attach_volume": Scenario("attach_volume", attach),
     "detach_volume": Scenario("detach_volume", detach),
     "attach_volume-hot": Scenario("attach_volume", hot_attach),
@@ -847,6 +884,7 @@ SCENARIOS = {
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
+    "sync_dhcp": Scenario("sync_dhcp", strayed),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
     "rescan_library": Scenario("rescan_library", inbox),

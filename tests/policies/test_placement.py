@@ -435,3 +435,37 @@ def test_a_choice_says_why():
 def test_without_hosts_the_refusal_says_so():
     with pytest.raises(NoRoom, match="there are no hosts"):
         names([wish()], [])
+
+
+NETWORKED = {  # a host, a VM, and why they do not fit
+    "has no uplink for networks": ({"unlinked": "has no uplink for networks"}, {"linked": True}),
+    "rack r does not carry VLAN 120": (
+        {"rack": "r", "vlans": frozenset({110})},
+        {"tags": frozenset({110, 120})},
+    ),
+    "has no 8021q": ({"untagged": "has no 8021q"}, {"tagged": True, "vlans": 1}),
+    "not even that one": (
+        {"untagged": "not even that one", "wired": frozenset({7})},
+        {"tags": frozenset({8})},
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", NETWORKED)
+def test_a_host_without_a_vms_networks_says_why(reason):
+    host, wish = NETWORKED[reason]
+    store = Store(id=UUID(int=1), uuid=UUID(int=2), directory="/d", total_mib=9, free_mib=9)
+    room = Room(
+        id=UUID(int=3), name="h", family=Family.KVM, cpu=9, ram_mib=9, stores=(store,)
+    )  # fmt: skip
+    wanted = Wish(family=Family.KVM, cpu=1, ram_mib=1, disk_mib=1)
+    rules = Rules()
+
+    def chosen(room: Room, wish: Wish) -> object:
+        return choose_hosts({UUID(int=4): wish}, Situation(hosts=(room,), rules=rules))
+
+    unfit, asking = room.model_copy(update=host), wanted.model_copy(update=wish)
+    assert chosen(unfit, wanted)
+    assert chosen(room, asking)
+    with pytest.raises(NoRoom, match=reason):
+        chosen(unfit, asking)

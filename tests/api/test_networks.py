@@ -1,0 +1,291 @@
+"""Networks and addresses: made, used, changed, deleted; and refused for what each is."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import update
+
+from adapters.database import models
+from flows.cloud import cloud
+from tests.api.conftest import Api, refused
+from tests.worlds import require_ledger_exact
+
+TINY = "{{appliance: {app}, virtual_datacenter: demo, vms: [{vms}]}}"
+
+
+@pytest.fixture
+def server(api: Api) -> str:
+    body = {"datacenter": "main", "name": "dhcp-1", "kind": "memory", "address": "memory"}
+    made = api.post("/v1/dhcp-servers", json=body)
+    assert made.status_code == 201, made.text
+    return str(made.json()["id"])
+
+
+def network(api: Api, **fields: Any) -> Any:
+    where = {} if "datacenter" in fields else {"virtual_datacenter": "demo"}
+    body = {"name": "shop", **where, **fields}
+    ended = api.done(api.post("/v1/networks", json=body))
+    return api.get(f"/v1/networks/{ended['target']['id']}").json()
+
+
+def public(api: Api, **fields: Any) -> Any:
+    body = {"datacenter": "main", "kind": "public", "range": "198.51.100.0/29", "tag": 900}
+    return network(api, **{"name": "internet", **body, **fields})
+
+
+def appliance(api: Api, networks: str, app: str = "shop", more: str = "") -> list[Any]:
+    vms = f"{{name: db, template: tiny, networks: [{networks}]{more}}}"
+    made = api.appliance(TINY.format(app=app, vms=vms))
+    return [nic for vm in made["vms"] for nic in vm["nics"]]
+
+
+def test_a_network_gives_its_vms_addresses_until_it_goes(api: Api, server: str) -> None:
+    made = network(
+        api,
+        range="10.0.0.0/29",
+        gateway="10.0.0.1",
+        dns=["10.0.0.1"],
+        suffix="shop.example",
+        routes=[{"to": "10.9.0.0/16", "by": "10.0.0.3"}],
+        excluded=["10.0.0.3-10.0.0.2"],
+    )
+    assert (made["kind"], made["tag"], made["dhcp_server_id"]) == ("private", None, server)
+    assert made["addresses"] == {"total": 3, "reserved": 0, "bought": 0, "resting": 0}
+    require_ledger_exact()
+    (nic,) = appliance(api, "shop")
+    assert (nic["address"], nic["is_default"]) == ("10.0.0.4", True)
+    assert nic["network_id"] == made["id"]
+    path = f"/v1/networks/{made['id']}"
+    told = refused(api.delete(path), 409, "in-use")
+    assert [each["kind"] for each in told["users"]] == ["vm"]
+    (address,) = api.get(f"/v1/addresses?network_id={made['id']}").json()
+    assert (address["address"], address["state"], address["mac"]) == (
+        "10.0.0.4",
+        "reserved",
+        nic["mac"],
+    )
+    assert api.get(path).json()["addresses"]["reserved"] == 1
+    (shop,) = api.get("/v1/appliances").json()
+    assert api.delete(f"/v1/appliances/{shop['id']}").status_code == 204
+    assert api.get("/v1/addresses").json() == []
+    api.done(api.delete(path))
+    refused(api.get(path), 404, "not-found")
+    require_ledger_exact()
+
+
+def test_addresses_and_the_default_gateway_are_picked(api: Api, server: str) -> None:
+    network(api, name="front", range="10.0.0.0/29")
+    network(api, name="back", range="10.1.0.0/29")
+    nics = appliance(api, "front, {name: back, address: 10.1.0.5, default: true, model: e1000}")
+    assert [(x["address"], x["is_default"], x["position"]) for x in nics] == [
+        ("10.0.0.1", False, 0),
+        ("10.1.0.5", True, 1),
+    ]
+    assert nics[1]["model"] == "e1000"
+    for wanted, status, code in (
+        ("{name: back, address: 10.1.0.5}", 409, "address-taken"),
+        ("{name: back, address: 10.2.0.5}", 422, "address-not-given"),
+        ("{name: default, address: 10.1.0.5}", 409, "network-without-addresses"),
+        ("{name: front, default: true}, {name: back, default: true}", 422, "several-defaults"),
+        ("elsewhere", 404, "unknown-network"),
+    ):
+        text = TINY.format(app="more", vms=f"{{name: db, template: tiny, networks: [{wanted}]}}")
+        headers = {"Content-Type": "application/yaml"}
+        refused(api.post("/v1/appliances", content=text, headers=headers), status, code)
+    many = TINY.format(
+        app="more",
+        vms="{name: db, template: tiny, replicas: 2, networks: [{name: back, address: 10.1.0.2}]}",
+    )
+    headers = {"Content-Type": "application/yaml"}
+    refused(api.post("/v1/appliances", content=many, headers=headers), 422, "address-of-many")
+
+
+def test_a_range_gives_to_all_or_to_none(api: Api, server: str) -> None:
+    made = network(api, range="10.0.0.0/29")
+    text = TINY.format(app="many", vms="{name: db, template: tiny, replicas: 7, networks: [shop]}")
+    headers = {"Content-Type": "application/yaml"}
+    told = refused(
+        api.post("/v1/appliances", content=text, headers=headers), 409, "range-exhausted"
+    )
+    assert (told["free"], told["asked"]) == (6, 7)
+    assert api.get(f"/v1/networks/{made['id']}").json()["addresses"]["reserved"] == 0
+
+
+def test_copies_get_addresses_of_their_own_and_moves_new_ones(api: Api, server: str) -> None:
+    network(api, range="10.0.0.0/29")
+    (nic,) = appliance(api, "shop")
+    (shop,) = api.get("/v1/appliances").json()
+    copy = api.post(f"/v1/appliances/{shop['id']}/copy", json={"name": "copy"}).json()
+    (copied,) = api.get(f"/v1/appliances/{copy['id']}").json()["vms"][0]["nics"]
+    assert (nic["address"], copied["address"]) == ("10.0.0.1", "10.0.0.2")
+    assert nic["mac"] != copied["mac"]
+    body = {"name": "other", "datacenter": "main", "family": "memory"}
+    api.post("/v1/virtual-datacenters", json=body)
+    network(api, virtual_datacenter="other", range="10.5.0.0/29")
+    path = f"/v1/appliances/{shop['id']}"
+    moved = api.post(f"{path}/move", json={"virtual_datacenter": "other"})
+    assert moved.status_code == 200, moved.text
+    (nic,) = api.get(path).json()["vms"][0]["nics"]
+    assert nic["address"] == "10.5.0.1"
+    assert sorted(x["address"] for x in api.get("/v1/addresses").json()) == [
+        "10.0.0.2",
+        "10.5.0.1",
+    ]
+
+
+def test_public_addresses_are_bought_used_and_released(api: Api, server: str) -> None:
+    made = public(api, quarantine_s=3600)
+    wish = {"network": "internet", "virtual_datacenter": "demo"}
+    first = api.post("/v1/addresses", json={**wish, "address": "198.51.100.4"})
+    assert (first.status_code, first.json()["state"]) == (201, "bought"), first.text
+    path = first.headers["location"]
+    require_ledger_exact()
+    refused(
+        api.post("/v1/addresses", json={**wish, "address": "198.51.100.4"}), 409, "address-taken"
+    )
+    (nic,) = appliance(api, "internet")
+    assert nic["address"] == "198.51.100.4"
+    headers = {"Content-Type": "application/yaml"}
+    text = TINY.format(app="more", vms="{name: db, template: tiny, networks: [internet]}")
+    answer = api.post("/v1/appliances", content=text, headers=headers)
+    refused(answer, 409, "address-not-bought")
+    refused(api.delete(path), 409, "in-use")
+    (shop,) = api.get("/v1/appliances").json()
+    api.delete(f"/v1/appliances/{shop['id']}")
+    assert api.get(path).json()["state"] == "bought"
+    told = refused(api.delete(f"/v1/networks/{made['id']}"), 409, "in-use")
+    assert [each["kind"] for each in told["users"]] == ["virtual-datacenter"]
+    assert api.delete(path).status_code == 204
+    assert api.get(f"/v1/networks/{made['id']}").json()["addresses"]["resting"] == 1
+    refused(
+        api.post("/v1/addresses", json={**wish, "address": "198.51.100.4"}), 409, "address-taken"
+    )
+    require_ledger_exact()
+    api.done(api.delete(f"/v1/networks/{made['id']}"))
+
+
+def test_vlans_and_public_addresses_are_limited(api: Api, server: str) -> None:
+    public(api)
+    hard = {"hard": {"vlans": 1, "public_addresses": 1}}
+    path = f"/v1/limits/virtual-datacenter/{api.world.vdc}"
+    assert api.call("PUT", path, json=hard).status_code == 200
+    network(api)
+    body = {"name": "more", "virtual_datacenter": "demo"}
+    refused(api.post("/v1/networks", json=body), 409, "hard-limit")
+    wish = {"network": "internet", "virtual_datacenter": "demo"}
+    assert api.post("/v1/addresses", json=wish).status_code == 201
+    refused(api.post("/v1/addresses", json=wish), 409, "hard-limit")
+    assert len(api.get("/v1/addresses").json()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"range": "10.0.0.0/31"}, 422, "invalid-network"),
+        ({"range": "10.0.0.1/24"}, 422, "invalid-request"),
+        ({"range": "10.0.0.0/24", "gateway": "10.0.1.1"}, 422, "invalid-network"),
+        ({"range": "10.0.0.0/24", "gateway": "10.0.0.255"}, 422, "invalid-network"),
+        ({"range": "10.0.0.0/24", "excluded": ["x"]}, 422, "invalid-range"),
+        ({"range": "10.0.0.0/24", "excluded": ["10.0.0.0-10.0.0.255"]}, 422, "invalid-network"),
+        ({"tag": 7}, 422, "invalid-network"),
+        ({"kind": "public", "range": "10.0.0.0/24"}, 422, "invalid-network"),
+        ({"kind": "unmanaged", "range": "10.0.0.0/24"}, 422, "invalid-network"),
+        ({"datacenter": "main"}, 422, "invalid-network"),
+        ({"name": "default"}, 409, "name-taken"),
+        ({"suffix": "Not A Name"}, 422, "invalid-request"),
+    ],
+)
+def test_what_is_no_network(
+    api: Api, server: str, fields: dict[str, Any], status: int, code: str
+) -> None:
+    body = {"name": "shop", "virtual_datacenter": "demo", **fields}
+    refused(api.post("/v1/networks", json=body), status, code)
+    assert len(api.get("/v1/networks").json()) == 1
+
+
+def test_a_range_is_once_on_a_server_and_a_tag_once_in_a_datacenter(api: Api, server: str) -> None:
+    network(api, range="10.0.0.0/24")
+    body = {"name": "more", "virtual_datacenter": "demo", "range": "10.0.0.128/25"}
+    refused(api.post("/v1/networks", json=body), 409, "no-dhcp-server")
+    second = {"datacenter": "main", "name": "dhcp-2", "kind": "memory", "address": "memory"}
+    assert api.post("/v1/dhcp-servers", json=second).status_code == 201
+    assert network(api, **body)["dhcp_server_id"] != server
+    refused(api.delete(f"/v1/dhcp-servers/{server}"), 409, "in-use")
+    public(api)
+    other = {"name": "x", "datacenter": "main", "kind": "unmanaged", "tag": 900}
+    refused(api.post("/v1/networks", json=other), 409, "tag-of-external")
+
+
+def test_without_a_dhcp_server_no_network_has_addresses(api: Api) -> None:
+    body = {"name": "more", "virtual_datacenter": "demo"}
+    refused(api.post("/v1/networks", json=body), 409, "no-dhcp-server")
+    made = network(api, kind="unmanaged")
+    assert (made["range"], made["addresses"]["total"]) == (None, 0)
+
+
+def test_default_is_private_where_hosts_can_have_it(api: Api, server: str) -> None:
+    body = {"name": "first", "datacenter": "main", "family": "memory"}
+    plain = api.post("/v1/virtual-datacenters", json=body).json()["id"]
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(uplink="eth1", link_kind="bridge"))
+    made = api.post("/v1/virtual-datacenters", json={**body, "name": "second"}).json()["id"]
+    third = api.post("/v1/virtual-datacenters", json={**body, "name": "third"}).json()["id"]
+    kinds = {
+        vdc: [(x["name"], x["kind"], x["range"]) for x in told]
+        for vdc in (plain, made, third)
+        if (told := api.get(f"/v1/networks?virtual_datacenter_id={vdc}").json())
+    }
+    assert kinds == {
+        plain: [("default", "restricted", None)],
+        made: [("default", "private", "192.168.0.0/24")],
+        third: [("default", "private", "192.168.1.0/24")],
+    }
+    require_ledger_exact()
+    assert api.delete(f"/v1/virtual-datacenters/{made}").status_code == 204
+    require_ledger_exact()
+
+
+def test_networks_are_changed_as_far_as_they_can_be(api: Api, server: str) -> None:
+    made = network(api, range="10.0.0.0/29", excluded=["10.0.0.2"])
+    path = f"/v1/networks/{made['id']}"
+    changed = api.call("PATCH", path, json={"name": "office", "gateway": "10.0.0.6"})
+    assert changed.status_code == 200, changed.text
+    assert changed.json() == {
+        **made,
+        "name": "office",
+        "gateway": "10.0.0.6",
+        "addresses": {**made["addresses"], "total": 4},
+    }
+    refused(api.call("PATCH", path, json={"name": "default"}), 409, "name-taken")
+    refused(api.call("PATCH", path, json={"gateway": "10.1.0.6"}), 422, "invalid-network")
+    refused(api.call("PATCH", path, json={"range": "10.1.0.0/29"}), 422, "invalid-request")
+    old = {"If-Match": '"old"'}
+    refused(api.call("PATCH", path, json={}, headers=old), 412, "precondition-failed")
+
+
+def test_hosts_say_how_they_have_networks(api: Api) -> None:
+    path = f"/v1/hosts/{api.world.hosts[0]}"
+    assert api.get(path).json()["uplink"] is None
+    body = {"uplink": "eth1", "link_kind": "ovs", "switch": "br0"}
+    told = api.call("PATCH", path, json=body).json()
+    assert {name: told[name] for name in body} == body
+
+
+def test_the_operators_networks_are_for_whom_he_gave_them(api: Api, stranger: Api) -> None:
+    (mine,) = api.get("/v1/enterprises?name=default").json()
+    server = {"datacenter": "main", "name": "dhcp-1", "kind": "memory", "address": "memory"}
+    api.post("/v1/dhcp-servers", json=server)
+    public(api)
+    external = {"kind": "external", "datacenter": "main", "range": "10.3.0.0/24", "tag": 901}
+    given = network(api, name="given", enterprise=mine["id"], **external)
+    own = network(api)
+    assert sorted(x["name"] for x in api.get("/v1/networks").json()) == [
+        *("default", "given", "internet", "shop"),
+    ]
+    assert [x["name"] for x in stranger.get("/v1/networks").json()] == ["internet"]
+    for each in (given, own):
+        refused(stranger.get(f"/v1/networks/{each['id']}"), 404, "not-found")
+        refused(stranger.delete(f"/v1/networks/{each['id']}"), 404, "not-found")
+    wish = {"network": "internet", "virtual_datacenter": str(UUID(int=1))}
+    refused(stranger.post("/v1/addresses", json=wish), 404, "unknown-virtual-datacenter")

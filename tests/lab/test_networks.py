@@ -1,0 +1,236 @@
+"""Guests of two tenants on a real host: VLANs, Kea behind a relay, and ranges that overlap."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, update
+
+from adapters.database import models
+from adapters.database.operations import Operation
+from adapters.types import OperationState
+from deployments.lab import appliance
+from deployments.lab.kea import Kea
+from deployments.lab.kvm_host import KvmHost
+from deployments.lab.relay import Relay
+from deployments.lab.tgtd import Tgtd
+from deployments.lab.vlans import Vlans
+from deployments.lab.wired_host import WiredHost
+from flows.catalog import FLOWS
+from flows.cloud import cloud
+from tests.flows.breaking import Place, run_and_die
+from tests.flows.test_sync_dhcp import synced
+from tests.guest import Guest
+from tests.lab import real_world
+from tests.labs import started
+
+pytestmark = pytest.mark.lab
+
+TAGS = (101, 102)
+# Forked from a process that has no thread of libvirt's.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.flows.breaking"])
+
+
+@dataclass
+class Lab:
+    """A host at a switch, two servers behind its relay, and a network of each tenant."""
+
+    world: real_world.RealWorld
+    host: WiredHost
+    servers: list[Kea]
+    networks: list[UUID]
+
+    def vm(self, network: int, place: int) -> UUID:
+        """A VM in a tenant's network, with the address at this place."""
+        found = cloud.inventory.vms_of(self.world.appliance(f"vm-{network}-{place}"))[0]
+        with cloud.database.write() as db:
+            db.execute(
+                update(models.NicRow)
+                .where(models.NicRow.vm_id == found.id)
+                .values(network_id=self.networks[network], is_default=True)
+            )
+            db.get_one(models.VirtualMachine, found.id).ram_mib = 96
+            db.add(
+                models.AddressRow(
+                    id=uuid4(), network_id=self.networks[network], place=place,
+                    address=f"10.0.0.{place}", nic_id=found.nics[0].id,
+                )
+            )  # fmt: skip
+        return found.id
+
+    def guest(self, vm: UUID) -> Guest:
+        """A VM that has booted."""
+        record = cloud.inventory.vm(vm)
+        guest = Guest(cloud.hypervisor(record.host), self.world.uri, vm)
+        guest.boot()
+        return guest
+
+    def leases(self) -> list[tuple[str, str]]:
+        servers = [each.id for each in cloud.lans.servers(self.world.datacenter)]
+        found = [lease for server in servers for lease in cloud.dhcp(server).leases()]
+        return sorted((lease.mac, str(lease.address)) for lease in found)
+
+    def links(self) -> list[int | None]:
+        found = cloud.switch(self.world.hosts[0]).links(cloud.inventory.installation)
+        return sorted(link.tag or 0 for link in found)
+
+    def tags(self) -> list[int | None]:
+        with cloud.database.read() as db:
+            rows = select(models.Network).where(models.Network.id.in_(self.networks))
+            return [row.tag for row in db.scalars(rows.order_by(models.Network.number))]
+
+
+STEPS = (  # of a deployment, in order
+    *("charge-vms", "reserve-hosts", "survey-vm", "hold-links", "guard-cards"),
+    *("reserve-addresses", "choose-base", "hold-base", "make-disk", "define-vm"),
+    *("switch-vm", "record-state"),
+)
+REMOVALS = ("unguard-cards", "leave-links", "free-host", "release-addresses")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    relays = {tag: f"10.98.0.{tag}/32" for tag in TAGS}
+    with ExitStack() as stack:
+        vlans = stack.enter_context(started(Vlans(tmp_path / "v", relays, servers=2)))
+        servers = [Kea(tmp_path / f"k{n}", vlans.servers[n]) for n in (0, 1)]
+        for server in servers:
+            stack.enter_context(started(server))
+        stack.enter_context(started(Relay(tmp_path, vlans)))
+        host = stack.enter_context(started(WiredHost(tmp_path / "h", vlans.switch, TAGS)))
+        kvm = stack.enter_context(KvmHost(tmp_path / "q", host.namespace))
+        tgtd = stack.enter_context(started(Tgtd(tmp_path / "t")))
+        with real_world.with_guest(tmp_path / "home", kvm, tgtd, appliance.build()) as world:
+            yield Lab(world, host, servers, furnished(world, host, servers))
+
+
+def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) -> list[UUID]:
+    """Write the lab's racks, servers and networks down; the two tenants have the same range."""
+    rack, networks = uuid4(), [uuid4(), uuid4()]
+    with cloud.database.write() as db:
+        db.add(
+            models.Rack(
+                id=rack, datacenter_id=world.datacenter, name="rack", vlan_min=TAGS[0],
+                vlan_max=TAGS[-1], vlans_avoided=[], vlans_reserved=0, low_vlans_percent=0,
+            )
+        )  # fmt: skip
+        db.flush()
+        db.execute(
+            update(models.Host).values(
+                rack_id=rack, uplink=f"{host.namespace}/up0", link_kind="bridge"
+            )
+        )
+        for n, server in enumerate(servers):
+            known = uuid4()
+            db.add(
+                models.DhcpServer(
+                    id=known, datacenter_id=world.datacenter, name=f"kea-{n}", kind="kea",
+                    address=str(server.socket),
+                )
+            )  # fmt: skip
+            db.flush()
+            db.add(
+                models.Network(
+                    id=networks[n], virtual_datacenter_id=world.vdc,
+                    datacenter_id=world.datacenter, name=f"tenant-{n}", kind="private",
+                    range="10.0.0.0/24", number=n + 1, dhcp_server_id=known,
+                    relay=f"10.98.0.{TAGS[n]}",
+                )
+            )  # fmt: skip
+    return networks
+
+
+def test_guests_get_their_addresses_and_reach_their_own_network(lab):
+    first, second, other = lab.vm(0, 55), lab.vm(0, 56), lab.vm(1, 55)
+    for vm in (first, second, other):
+        lab.world.run("deploy_vm", vm)
+    assert lab.tags() == [101, 102]
+    assert lab.links() == [101, 102]
+    for vm, address in ((first, "10.0.0.55"), (second, "10.0.0.56"), (other, "10.0.0.55")):
+        mac = cloud.inventory.vm(vm).nics[0].mac
+        assert f"NET eth0 {mac} {address}" in lab.guest(vm).lines()
+    assert len(lab.leases()) == 3
+    ping = "ping -c 1 -W 3 {} >/dev/null 2>&1; echo HEARD-{}-$?"
+    assert lab.guest(second).tell(ping.format("10.0.0.55", "own"), "HEARD-own-") == "HEARD-own-0"
+    assert lab.guest(other).tell(ping.format("10.0.0.56", "it"), "HEARD-it-") == "HEARD-it-1"
+    assert synced(lab.world) == {("dhcp-server", "in line"): 2}
+    lab.world.run("undeploy_vm", first)
+    assert lab.tags() == [101, 102]
+    lab.world.run("undeploy_vm", second)
+    lab.world.run("undeploy_vm", other)
+    assert (lab.tags(), lab.links(), lab.leases()) == ([None, None], [], [])
+    assert synced(lab.world) == {("dhcp-server", "in line"): 2}
+
+
+def test_an_address_is_anothers_at_once(lab):
+    first = lab.vm(0, 55)
+    lab.world.run("deploy_vm", first)
+    lab.guest(first)
+    lab.world.run("undeploy_vm", first)
+    with cloud.database.write() as db:
+        for row in db.scalars(select(models.AddressRow)):
+            db.delete(row)
+    second = lab.vm(0, 55)
+    lab.world.run("deploy_vm", second)
+    mac = cloud.inventory.vm(second).nics[0].mac
+    assert f"NET eth0 {mac} 10.0.0.55" in lab.guest(second).lines()
+    assert lab.leases() == [(mac, "10.0.0.55")]
+
+
+def killed(lab: Lab, kind: str, vm: UUID, step: str, words: Path) -> Operation:
+    """An operation whose runner has died by SIGKILL right after a step's effect."""
+    operation, settings = lab.world.accept(kind, vm), cloud.settings
+    child = FORKS.Process(
+        target=run_and_die, args=(settings, operation, Place(step, "", 0), words)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, words.read_text()
+    cloud.become(settings)
+    cloud.operations.bury(lambda runner: runner.alive_here() is None)
+    return operation
+
+
+def test_whatever_dies_nothing_differs_afterwards(lab, tmp_path):
+    """Killed after each step, and taken back, or gone on with: at every step of a deployment."""
+    neighbour, vm = lab.vm(0, 54), lab.vm(0, 55)
+    lab.world.run("deploy_vm", neighbour)
+    for step in STEPS:
+        operation = killed(lab, "deploy_vm", vm, step, tmp_path / step)
+        cloud.operations.want(operation.id, "unwind")
+        ended = FLOWS["deploy_vm"](operation.id)
+        assert (ended.state, ended.left_behind) == (OperationState.CANCELLED, False), step
+        assert synced(lab.world, dry_run=True) == {("dhcp-server", "in line"): 2}, step
+        assert (lab.tags(), lab.links()) == ([101, None], [101])
+    for step in (*STEPS[3:6], *REMOVALS):
+        kind = "undeploy_vm" if step in REMOVALS else "deploy_vm"
+        if cloud.inventory.vm(vm).host_id is None and step in REMOVALS:
+            lab.world.run("deploy_vm", vm)
+        operation = killed(lab, kind, vm, step, tmp_path / step)
+        ended = FLOWS[kind](operation.id)
+        assert (ended.state, ended.left_behind) == (OperationState.SUCCEEDED, False), step
+        assert synced(lab.world, dry_run=True) == {("dhcp-server", "in line"): 2}, step
+        if kind == "deploy_vm":
+            lab.world.run("undeploy_vm", vm)
+    lab.world.run("undeploy_vm", neighbour)
+    assert (lab.tags(), lab.links(), lab.leases()) == ([None, None], [], [])
+
+
+def test_a_server_that_has_lost_its_files_is_told_again(lab):
+    vm = lab.vm(0, 55)
+    lab.world.run("deploy_vm", vm)
+    lab.guest(vm)
+    lab.servers[0].lose(leases=True, configuration=True)
+    lab.servers[0].start()
+    assert synced(lab.world)["address", "lacking"] == 1
+    assert synced(lab.world) == {("dhcp-server", "in line"): 2}
+    lab.world.run("change_power", vm, power="off", former="ON")
+    lab.world.run("change_power", vm, power="on", former="OFF")
+    mac = cloud.inventory.vm(vm).nics[0].mac
+    assert f"NET eth0 {mac} 10.0.0.55" in lab.guest(vm).lines()

@@ -21,7 +21,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from adapters.errors import BadImage, InUse, NotFound, Refused
 from adapters.images.arriving import GrowingFile, GrowingSet, Summed, SummedSet
-from adapters.images.vmdk import MAX_FILES
 from adapters.types import Format
 from api import tokens, transfers
 from api.dependencies import Send, sender
@@ -284,7 +283,9 @@ def _sizes(metadata: str) -> tuple[int, ...]:
             with suppress(ValueError):  # of base64, ASCII, and numbers
                 told = binascii.a2b_base64(words[1] if words[1:] else "", strict_mode=True)
                 numbers = told.decode("ascii").split()
-                if 1 < len(numbers) <= MAX_FILES and all(map(_NUMBER.fullmatch, numbers)):
+                if 1 < len(numbers) <= GrowingSet.MOST_FILES and all(
+                    map(_NUMBER.fullmatch, numbers)
+                ):
                     return tuple(map(int, numbers))
             text = "sizes has to be how long each file is, in numbers with spaces between"
             raise Problem(400, "invalid-header", text)

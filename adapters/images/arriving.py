@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from adapters.errors import BadImage, InUse, NotFound
 from adapters.images.repository import extents_of, speaking_directory
-from adapters.images.vmdk import digest_of
+from adapters.images.vmdk import MAX_FILES, digest_of
 
 
 class ArrivingFile:
@@ -128,6 +128,8 @@ class GrowingSet:
 
     How much of each will come is said before; so their sizes are all there is to know of it.
     """
+
+    MOST_FILES = MAX_FILES
 
     def __init__(
         self, folder: Path, first: str, sizes: Sequence[int], seen: SummedSet | None = None

@@ -77,6 +77,12 @@ class Reservation(Value):
     is_default: bool = True  # whether its guest's packets leave by this subnet's gateway
 
 
+class WaitFor(StrEnum):
+    """What a deployment may wait for, once its guests are on."""
+
+    LEASE = "lease"  # each has been told its addresses
+
+
 class Lease(Value):
     """What a DHCP server has told a guest."""
 

@@ -27,6 +27,15 @@ class Plug(Value):
     address: IPv4Address | None = None
 
 
+class Promise(Value):
+    """An address that a DHCP server is to tell a card."""
+
+    server: UUID
+    network: UUID
+    mac: str
+    address: IPv4Address
+
+
 def link_of(plug: Plug, uplink: Uplink, installation: UUID) -> Link:
     """The network as a host with this uplink has it."""
     return Link(

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     power_off_timeout_s: float = Field(
         30.0, ge=0, description="How long a guest may take to shut down before it is forced."
     )
+    lease_wait_s: float = Field(
+        120.0,
+        ge=0,
+        description="How long a guest may take to ask for its address, where a deployment waits.",
+    )
     release_s: float = Field(
         60.0, ge=0, description="How long a running guest may take to release a volume."
     )

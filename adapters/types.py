@@ -133,6 +133,8 @@ class Kind(StrEnum):
     DISK = "disk"
     SEED = "seed"
     COPY = "copy"
+    LINK = "link"
+    GUARD = "guard"
     VOLUME = "volume"
     EXPORT = "export"
     FILE = "file"
@@ -143,7 +145,7 @@ class Thing(Value):
 
     kind: Kind
     place: UUID
-    name: str  # its id; a copy's digest; a file's path
+    name: str  # its id; a copy's digest; a link's network; a guard's NIC; a file's path
 
     @property
     def id(self) -> str:

@@ -69,6 +69,7 @@ MEANINGS = {
     "no-datacenter": "The worker's datacenter does not exist.",
     "no-dhcp-server": "Every DHCP server of the datacenter has a range that overlaps this one.",
     "no-icon": "The template has no picture.",
+    "no-lease": "No guest has asked for its address in time.",
     "no-room": "No host, or no pool, has room for that.",
     "no-such-directory": "The directory does not exist.",
     "no-such-route": "There is nothing at this path.",

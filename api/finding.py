@@ -255,14 +255,20 @@ def networks(caller: Caller) -> Select[tuple[models.Network]]:
 
 
 def addresses(caller: Caller) -> Select[tuple[models.AddressRow]]:
-    """The addresses that the caller's virtual datacenters have bought, or VMs have."""
+    """The addresses that the caller's virtual datacenters have bought, or VMs have.
+
+    For who administers all enterprises, all of those in operators' networks, too.
+    """
     table, nic = models.AddressRow, models.NicRow
     bought = virtual_datacenters(caller).with_only_columns(models.VirtualDatacenter.id)
     his = vms(caller).with_only_columns(models.VirtualMachine.id)
     given = select(nic.id).where(nic.vm_id.in_(his))
-    return select(table).where(
-        or_(table.virtual_datacenter_id.in_(bought), table.nic_id.in_(given))
-    )
+    network = models.Network
+    operators = select(network.id).where(network.virtual_datacenter_id.is_(None))
+    his_own = or_(table.virtual_datacenter_id.in_(bought), table.nic_id.in_(given))
+    if caller.sees_all:
+        return select(table).where(or_(his_own, table.network_id.in_(operators)))
+    return select(table).where(his_own)
 
 
 def whereabouts(db: Session, kind: str, target: UUID, arguments: dict[str, Any]) -> UUID | None:

@@ -51,6 +51,7 @@ def _what_is_left(db: Session, enterprise: UUID) -> list[str]:
         (models.VirtualDatacenter, "virtual datacenter"),
         (models.Template, "template"),
         (TemplateRepositoryRow, "template repository"),
+        (models.Network, "network"),
     ):
         names = select(table.name).where(table.enterprise_id == enterprise).limit(20)
         left += [f"{noun} {name}" for name in db.scalars(names)]

@@ -30,6 +30,9 @@ def deploy(
         str | None,
         typer.Option(help="When a VM fails: undo all, or keep those that came up."),
     ] = None,
+    wait_for: Annotated[
+        str | None, typer.Option(help="lease: until each guest has been told its address.")
+    ] = None,
     force: Force = None,
     dry_run: DryRun = False,
     plan: Plan = None,
@@ -39,6 +42,8 @@ def deploy(
     how: dict[str, Any] = {"force": bool(force), "force_reason": force or None}
     if on_failure:
         how["on_failure"] = on_failure
+    if wait_for:
+        how["wait_for"] = wait_for
     with command_line.client() as client:
         if Path(what).is_file():
             text = Path(what).read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ Seen = dict[Thing, bool]  # each thing, and whether something else still uses it
 
 
 def on_host(host: HostLoad) -> Seen:
-    """VMs, their disks and seeds, and copies of images."""
+    """VMs, their disks and seeds, copies of images, and networks."""
     hypervisor, node = cloud.hypervisor(host.id), cloud.node(host.id)
     seen = {_on(host, Kind.VM, str(vm)): power != "off" for vm, power in hypervisor.vms().items()}
     for _, datastore in host.datastores:
@@ -31,7 +31,19 @@ def on_host(host: HostLoad) -> Seen:
         seen |= {_on(host, Kind.SEED, str(vm)): used for vm, used in seeds}
         copies = node.copies(datastore, cloud.inventory.installation)
         seen |= {_on(host, Kind.COPY, copy.digest): False for copy in copies}
-    return seen
+    return seen | _in_networks(host)
+
+
+def _in_networks(host: HostLoad) -> Seen:
+    """Links, used while cards are in them, and guards; of a host that has an uplink."""
+    if cloud.inventory.host(host.id).uplink is None:
+        return {}
+    switch, installation = cloud.switch(host.id), cloud.inventory.installation
+    links, guards = switch.links(installation), switch.guards(installation)
+    return {
+        **{_on(host, Kind.LINK, str(x.network)): bool(switch.cards(x)) for x in links},
+        **{_on(host, Kind.GUARD, str(guard.nic)): False for guard in guards},
+    }
 
 
 def _on(host: HostLoad, kind: Kind, name: str) -> Thing:
@@ -76,6 +88,8 @@ def is_scratch(thing: Thing) -> bool:
 
 def is_idle(thing: Thing) -> bool:
     """Whether the thing is there, and nothing uses it: so that it could go."""
+    if thing.kind in {Kind.LINK, Kind.GUARD}:
+        return _in_networks(_host(thing)).get(thing) is False
     if thing.kind in {Kind.VM, Kind.DISK, Kind.SEED, Kind.COPY}:
         return on_host(_host(thing)).get(thing) is False
     if thing.kind is Kind.FILE:
@@ -116,6 +130,20 @@ def _remove_copy(thing: Thing) -> None:
                     cloud.node(thing.place).delete_copy(copy)
 
 
+def _remove_link(thing: Thing) -> None:
+    switch = cloud.switch(thing.place)
+    with _unclaimed(f"link:{thing.place}:{thing.name}"):
+        for link in switch.links(cloud.inventory.installation):
+            if str(link.network) == thing.name:
+                switch.delete_link(link)
+
+
+def _remove_guard(thing: Thing) -> None:
+    switch = cloud.switch(thing.place)
+    every = switch.guards(cloud.inventory.installation)
+    switch.delete_guards([guard for guard in every if str(guard.nic) == thing.name])
+
+
 def _remove_export(thing: Thing) -> None:
     storage = cloud.storage(thing.place)
     with _unclaimed(f"export:{thing.name}"):
@@ -148,6 +176,8 @@ _REMOVERS = {
     Kind.DISK: _remove_disk,
     Kind.SEED: _remove_seed,
     Kind.COPY: _remove_copy,
+    Kind.LINK: _remove_link,
+    Kind.GUARD: _remove_guard,
     Kind.EXPORT: _remove_export,
     Kind.VOLUME: _remove_volume,
     Kind.FILE: _remove_file,

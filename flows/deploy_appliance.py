@@ -6,7 +6,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.types import OnFailure
 from flows.charges import charge_vms
-from flows.deploy_vm import bring_up, prepare
+from flows.deploy_vm import bring_up, prepare, waits_for
 from flows.give_up import bring_up_or_give_up, end_with_what_is_up
 from flows.lanes import Lane, lanes
 from flows.operation import operation
@@ -32,5 +32,6 @@ def bring_all_up(request: Operation) -> None:
     join_networks(vms)
     keep = request.arguments.get("on_failure") == OnFailure.KEEP
     up = bring_up_or_give_up if keep else bring_up
-    lanes(*[[Lane(vm.name, vm.host, partial(up, vm)) for vm in x] for x in layers_of(vms)])
+    waits = waits_for(request)
+    lanes(*[[Lane(vm.name, vm.host, partial(up, vm, waits)) for vm in x] for x in layers_of(vms)])
     end_with_what_is_up(vms)

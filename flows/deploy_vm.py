@@ -5,6 +5,7 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import Conversion, VmRecord
+from adapters.lan import WaitFor
 from adapters.types import Power, Vm, VmState
 from flows.attach_volume import plug_in
 from flows.change_power import record_state, switch_vm
@@ -13,6 +14,7 @@ from flows.cloud import cloud
 from flows.conversions import convert
 from flows.create_iscsi_volume import carve
 from flows.lanes import Lane, lanes
+from flows.leases import await_leases
 from flows.operation import operation
 from flows.policies.conversion import needed_form
 from flows.reserve_host import reserve_hosts
@@ -32,7 +34,7 @@ def deploy_vm(request: Operation) -> None:
     vm = survey_vm(request.target_id)
     prepare([vm], request)
     join_networks([vm])
-    lanes([Lane("", vm.host, partial(bring_up, vm))])
+    lanes([Lane("", vm.host, partial(bring_up, vm, waits_for(request)))])
 
 
 def prepare(vms: list[VmRecord], request: Operation) -> None:
@@ -52,7 +54,13 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
         convert(conversion, request.id)
 
 
-def bring_up(vm: VmRecord) -> None:
+def waits_for(request: Operation) -> WaitFor | None:
+    """What a deployment was asked to wait for."""
+    wanted = request.arguments.get("wait_for")
+    return WaitFor(wanted) if wanted else None
+
+
+def bring_up(vm: VmRecord, waits: WaitFor | None = None) -> None:
     """Make a VM that has a host run there."""
     bases = make_disks(vm)
     if vm.seed:
@@ -62,6 +70,8 @@ def bring_up(vm: VmRecord) -> None:
         plug_in(volume, vm)
     switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
     record_state(vm.id, VmState.ON, VmState.ALLOCATED)
+    if waits is WaitFor.LEASE and vm.promised:
+        await_leases(vm.id, vm.promised)
 
 
 @step("define-vm")

@@ -5,6 +5,7 @@ from uuid import UUID
 from adapters.database.operations import LeaseLost
 from adapters.database.records import VmRecord
 from adapters.errors import Refused, problem_of
+from adapters.lan import WaitFor
 from adapters.types import Failure
 from flows.cloud import cloud
 from flows.deploy_vm import bring_up
@@ -14,16 +15,16 @@ from flows.steps import Effect, step
 from flows.vm_networks import give_networks_up
 
 
-def bring_up_or_give_up(vm: VmRecord) -> None:
+def bring_up_or_give_up(vm: VmRecord, waits: WaitFor | None = None) -> None:
     """Bring the VM up; where that fails, or it depends on a lost one, give it up.
 
     Once that has begun it is gone through with: a resumed run does not try the VM again.
     """
     if planner():
-        bring_up(vm)
+        bring_up(vm, waits)
         return
     saga = this_saga()
-    if failure := _begun(vm) or _waits_in_vain(vm) or _failure_of(vm):
+    if failure := _begun(vm) or _waits_in_vain(vm) or _failure_of(vm, waits):
         saga.lost[vm.name] = failure
         try:
             give_up_vm(vm.id, failure)
@@ -64,10 +65,10 @@ def _waits_in_vain(vm: VmRecord) -> Failure | None:
     return Failure(name=vm.name, code="depends-on-failed", detail=f"depends on {lost}")
 
 
-def _failure_of(vm: VmRecord) -> Failure | None:
+def _failure_of(vm: VmRecord, waits: WaitFor | None) -> Failure | None:
     """Bring the VM up, or say why not; for one that was stopped, `give_up_vm` does not begin."""
     try:
-        bring_up(vm)
+        bring_up(vm, waits)
     except LeaseLost:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, only this VM is lost

@@ -12,6 +12,7 @@ from flows.cloud import cloud
 from flows.running import running
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ALONG = {Kind.COPY, Kind.LINK, Kind.GUARD}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -90,8 +91,8 @@ def _is_shared(datacenter: UUID) -> bool:
 
 
 def ids(things: Iterable[Thing]) -> list[str]:
-    """What operations have named, if they are ours: neither copies nor half-done work count."""
-    named = (x for x in things if x.kind is not Kind.COPY and not backends.is_scratch(x))
+    """What operations have named, if they are ours; what only goes along with VMs is not."""
+    named = (x for x in things if x.kind not in _ALONG and not backends.is_scratch(x))
     return [_ID.findall(x.name)[-1] for x in named if _ID.search(x.name)]
 
 

@@ -12,6 +12,7 @@ from adapters.database.locks import Locked, lock
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
 from adapters.database.session import Database
+from adapters.lan import LinkKind
 from adapters.types import Kind, Thing, VmState
 
 _NOT_MADE = (VmState.NOT_ALLOCATED, VmState.ALLOCATED)
@@ -26,7 +27,12 @@ class Explanations:
     def things(self, datacenter: UUID) -> set[Thing]:
         """Everything that a datacenter's rows explain; a thing is its kind, place and name."""
         with self._database.read() as db:
-            return {*_on_hosts(db, datacenter), *_in_pools(db), *_in_library(db, datacenter)}
+            return {
+                *_on_hosts(db, datacenter),
+                *_in_networks(db, datacenter),
+                *_in_pools(db),
+                *_in_library(db, datacenter),
+            }
 
     def under_way(self, but: UUID) -> str:
         """All that operations say which are not settled: whatever is named there is theirs."""
@@ -109,6 +115,28 @@ def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
         *(
             Thing(kind=Kind.COPY, place=UUID(claim.split(":")[1]), name=claim.split(":")[2])
             for claim in db.scalars(copies)
+        ),
+    ]
+
+
+def _in_networks(db: Session, datacenter: UUID) -> list[Thing]:
+    """Links that VMs claim, and guards of their cards in them where those are bridges."""
+    hosts = select(models.Host).where(models.Host.datacenter_id == datacenter)
+    kinds = {row.id: row.link_kind for row in db.scalars(hosts)}
+    claims = select(models.Claim).where(models.Claim.thing.startswith("link:"))
+    users = [(UUID(x.thing.split(":")[1]), x) for x in db.scalars(claims)]
+    here = [(host, UUID(x.thing.split(":")[2]), x.holder) for host, x in users if host in kinds]
+    nics = select(models.NicRow)
+    cards: dict[tuple[UUID, str], list[UUID]] = {}
+    for nic in db.scalars(nics) if here else ():
+        cards.setdefault((nic.network_id, f"vm:{nic.vm_id}"), []).append(nic.id)
+    return [
+        *(Thing(kind=Kind.LINK, place=host, name=str(network)) for host, network, _ in here),
+        *(
+            Thing(kind=Kind.GUARD, place=host, name=str(nic))
+            for host, network, holder in here
+            if kinds[host] == LinkKind.BRIDGE
+            for nic in cards.get((network, holder), ())
         ),
     ]
 

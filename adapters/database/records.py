@@ -8,7 +8,7 @@ from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route
 from adapters.packages import About
-from adapters.plugs import Plug, Uplink, guard_of, link_of, plugged
+from adapters.plugs import Plug, Promise, Uplink, guard_of, link_of, plugged
 from adapters.types import (
     Base,
     Disk,
@@ -308,6 +308,16 @@ class VmRecord(Value):
             if each.server and each.address:
                 found.setdefault(each.server, []).append(each.nic)
         return found
+
+    @property
+    def promised(self) -> list[Promise]:
+        """The addresses that its guest is to be told."""
+        macs = {nic.id: nic.mac for nic in self.nics}
+        return [
+            Promise(server=x.server, network=x.network, mac=macs[x.nic], address=x.address)
+            for x in self.plugs
+            if x.server and x.address
+        ]
 
     @property
     def cards(self) -> tuple[Nic, ...]:

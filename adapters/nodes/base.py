@@ -74,6 +74,9 @@ class Switch(Protocol):
     def delete_link(self, link: Link) -> None:
         """Take it away, whatever there is of it. Raises `InUse`, `Conflict`."""
 
+    def cards(self, link: Link) -> list[str]:
+        """What is plugged into it but its uplink; nothing, where it is not there."""
+
     def links(self, installation: UUID) -> list[Link]:
         """Every link of the installation on this host, half-made ones included."""
 

@@ -93,11 +93,8 @@ class Bridges:
         there = self._interfaces()
         _own(there, link)
         made, name = own_device(link), link.name
-        outside = {made, *(each.name for each in _tagged(there, link))}
-        if link.tag is None:
-            outside.add(device_of(link))
         inside = [each.name for each in there.values() if each.master == name]
-        if cards := sorted(set(inside) - outside):
+        if cards := _cards(there, link):
             raise InUse(f"{name} has cards in it: {', '.join(cards)}", users=cards)
         self._files.delete(link)
         lines = [["link", "set", "dev", each, "nomaster"] for each in inside if each != made]
@@ -108,6 +105,9 @@ class Bridges:
             self._ip(lines)
         except ProgramFailed as error:
             raise sorted_out(error) from error
+
+    def cards(self, link: Link) -> list[str]:
+        return _cards(self._interfaces(), link)
 
     def links(self, installation: UUID) -> list[Link]:
         there = [marked(each.alias) for each in self._interfaces().values()]
@@ -161,6 +161,15 @@ def _written(etc: Path) -> Written:
 def _require_bridge(link: Link) -> None:
     if link.kind is not LinkKind.BRIDGE:
         raise Unsupported(f"bridges are no links of kind {link.kind}", code="link-unsupported")
+
+
+def _cards(there: dict[str, Interface], link: Link) -> list[str]:
+    """What is in its bridge, but what leads out of it."""
+    outside = {own_device(link), *(each.name for each in _tagged(there, link))}
+    if link.tag is None:
+        outside.add(device_of(link))
+    inside = {each.name for each in there.values() if each.master == link.name}
+    return sorted(inside - outside)
 
 
 def _own(there: dict[str, Interface], link: Link) -> Interface | None:

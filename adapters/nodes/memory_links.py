@@ -46,12 +46,14 @@ class MemorySwitch:
         def effect() -> None:
             if self._has(link) is None:
                 return
-            plugged = self.world.find("plugged", self._key(link.name)) or {}
-            if cards := plugged.get("cards"):
+            if cards := self._cards(link):
                 raise InUse(f"{link.name} has cards in it: {', '.join(cards)}", users=cards)
             self.world.remove("link", self._key(link.name))
 
         self.world.call("nodes.delete_link", link.name, effect, None)
+
+    def cards(self, link: Link) -> list[str]:
+        return self.world.call("nodes.cards", link.name, lambda: self._cards(link), [])
 
     def links(self, installation: UUID) -> list[Link]:
         def effect() -> list[Link]:
@@ -103,6 +105,9 @@ class MemorySwitch:
         if there != link:
             raise Conflict(f"{link.name} is another link of the host", code="link-conflict")
         return there
+
+    def _cards(self, link: Link) -> list[str]:
+        return list((self.world.find("plugged", self._key(link.name)) or {}).get("cards", ()))
 
     def _mine(self, kind: str) -> list[dict[str, Any]]:
         here = self._key("")

@@ -54,12 +54,17 @@ class OpenVswitch:
         _require_ovs(link)
         if not self._own(link):
             return
+        if cards := self.cards(link):
+            raise InUse(f"{link.name} has cards in it: {', '.join(cards)}", users=cards)
+        self._run("remove", "Bridge", link.switch, "external_ids", _key(link))
+
+    def cards(self, link: Link) -> list[str]:
+        if link.switch not in {row["name"] for row in self._table("Bridge", "name")}:
+            return []
         inside = set(self._run("list-ports", link.switch).split())
         own = {row["name"] for row in self._table("Interface", "name,type") if row["type"]}
         tagged = {r["name"] for r in self._table("Port", "name,tag") if r["tag"] == link.tag}
-        if cards := sorted((inside & tagged) - own - {device_of(link)}):
-            raise InUse(f"{link.name} has cards in it: {', '.join(cards)}", users=cards)
-        self._run("remove", "Bridge", link.switch, "external_ids", _key(link))
+        return sorted((inside & tagged) - own - {device_of(link)})
 
     def links(self, installation: UUID) -> list[Link]:
         return [

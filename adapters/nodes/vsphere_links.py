@@ -45,6 +45,10 @@ class VsphereSwitch:
             with self._session.speaking():
                 self._groups.delete(link.name)
 
+    def cards(self, link: Link) -> list[str]:
+        with self._session.speaking():
+            return self._groups.users(link.name)
+
     def links(self, installation: UUID) -> list[Link]:
         with self._session.speaking():
             every = self._groups.all()

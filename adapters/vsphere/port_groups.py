@@ -59,13 +59,16 @@ class PortGroups:
         """Remove it; absent is success. Raises `InUse`, with the names of VMs that have a card."""
         if self._find(name) is None:
             return
-        every = self._session.vms("name", "config.hardware.device").values()
-        devices = {has["name"]: has.get("config.hardware.device", []) for has in every}
-        users = tuple(vm for vm, has in devices.items() if name in map(_network_of, has))
-        if users:
+        if users := self.users(name):
             raise InUse(f"port group {name} has cards of {', '.join(users)}", users=users)
         with suppress(vim.fault.NotFound):
             self._system.RemovePortGroup(name)
+
+    def users(self, name: str) -> list[str]:
+        """The names of VMs that have a card in it."""
+        every = self._session.vms("name", "config.hardware.device").values()
+        devices = {has["name"]: has.get("config.hardware.device", []) for has in every}
+        return [vm for vm, has in devices.items() if name in map(_network_of, has)]
 
     def _find(self, name: str) -> Any:
         specs = (each.spec for each in self._info("portgroup"))

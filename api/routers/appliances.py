@@ -21,7 +21,7 @@ from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
 from api.composing import Composer
 from api.dependencies import Caller, Key, Name, Pages, chosen, once_without_secrets
-from api.forcing import Forcing
+from api.deploying import Deploying
 from api.infrastructure import assign
 from api.labelling import SoughtLabels
 from api.matching import Match
@@ -62,7 +62,7 @@ class Appliance(BaseModel):
     vms: list[Vm]
 
 
-class Deployment(Forcing):
+class Deployment(Deploying):
     """How an appliance is deployed."""
 
     on_failure: OnFailure = Field(
@@ -222,6 +222,7 @@ def deploy(
             vms=[vm.id for vm in new],
             on_failure=wish.on_failure,
             force=force,
+            **(wish.waits if new else {}),
             **more,
         )
 

@@ -14,6 +14,7 @@ from adapters.database import models, uses
 from adapters.database.addressing import network_of, require_new
 from adapters.database.operations import Request
 from adapters.database.records import NetworkRecord
+from adapters.errors import Conflict
 from adapters.lan import LABEL, MTU, NetworkKind, Route
 from adapters.privileges import Privilege
 from api import finding, infrastructure, networking
@@ -175,6 +176,7 @@ def change_network(
         networking.require_sound(record)
         with db.no_autoflush:
             require_new(db, record)
+            _require_free_gateway(db, record)
         db.flush()
         return _network(db, row)
 
@@ -250,6 +252,13 @@ def _require_his(caller: Who, row: models.Network) -> None:
     """Raise `Problem` for one of the operator's, who is another."""
     if row.virtual_datacenter_id is None:
         require(caller, Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK)
+
+
+def _require_free_gateway(db: Session, network: NetworkRecord) -> None:
+    table, gateway = models.AddressRow, str(network.gateway)
+    query = select(table.id).filter_by(network_id=network.id, address=gateway)
+    if db.scalars(query.where(table.nic_id.is_not(None))).first():
+        raise Conflict(f"a VM has {gateway} of network {network.name}", code="address-taken")
 
 
 def _network(db: Session, row: models.Network) -> Network:

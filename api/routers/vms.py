@@ -24,6 +24,7 @@ from adapters.types import Power, VmState
 from api import consoles, finding
 from api.consoles import Console, ConsoleKind
 from api.dependencies import Caller, Name, Pages, chosen
+from api.deploying import Deploying
 from api.forcing import Forcing
 from api.labelling import SoughtLabels
 from api.permissions import needs
@@ -183,10 +184,10 @@ def read_vm(vm_id: UUID, caller: Caller) -> Vm:
     dependencies=[needs(Privilege.VAPP_DEPLOY_UNDEPLOY)],
 )
 def deploy(
-    vm_id: UUID, caller: Caller, starter: PlannedStarting, how: Forcing | None = None
+    vm_id: UUID, caller: Caller, starter: PlannedStarting, how: Deploying | None = None
 ) -> Response:
     """Deploy a VM on the host with the most room."""
-    wish = how or Forcing()
+    wish = how or Deploying()
     force = wish.by(caller)
     with cloud.database.read() as db:
         datacenter = datacenter_of(db, finding.vm(db, caller, vm_id).appliance_id)
@@ -198,7 +199,7 @@ def deploy(
             raise Conflict(f"VM {vm.name} leaves its appliance: keep it first", code="vm-leaving")
         locks, waits_s = volume_locks(db, [vm]), starter.waits_s(db, vm.appliance_id)
         return starter.request(
-            "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force
+            "deploy_vm", vm.id, vm.name, datacenter, locks, waits_s, force=force, **wish.waits
         )
 
     return starter.start(plan, lambda: require_room([vm_id], datacenter, force), wish=wish)

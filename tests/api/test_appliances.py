@@ -121,7 +121,8 @@ def test_what_came_up_is_kept_and_only_the_others_are_deployed_again(
     monkeypatch.setattr(MemoryHypervisor, "ensure_vm", refuse)
     odd = api.post(f"{path}/deploy", json={"on_failure": "perhaps"})
     refused(odd, 422, "invalid-request")
-    ended = api.run(api.post(f"{path}/deploy", json={"on_failure": "keep"}))
+    refused(api.post(f"{path}/deploy", json={"wait_for": "godot"}), 422, "invalid-request")
+    ended = api.run(api.post(f"{path}/deploy", json={"on_failure": "keep", "wait_for": "lease"}))
     assert (ended["state"], ended["error"]["code"]) == ("failed", "partly-deployed")
     lost = {"name": "web-1", "code": "out-of-space", "detail": "no memory left"}
     assert ended["error"]["vms"] == [lost]

@@ -248,12 +248,13 @@ def test_what_comes_up_is_kept_when_so_asked(workers: Workers, api: Api, tmp_pat
     cloud.world.set_fate("hypervisors.ensure_vm", "refuses")
     blueprint = tmp_path / "shop.yaml"
     blueprint.write_text(BLUEPRINT.replace(", depends_on: [db]", ""))
-    failed = run("deploy", blueprint, "--on-failure", "keep")
+    failed = run("deploy", blueprint, "--on-failure", "keep", "--wait-for", "lease")
     assert failed.exit_code == 1
     assert "1 of 2 VMs are up" in failed.output
     assert "(partly-deployed)" in failed.output
     assert len(re.findall(r" ON ", run("vms").output)) == 1
     assert "(invalid-request)" in run("deploy", "shop", "--on-failure", "hope").output
+    assert "(invalid-request)" in run("deploy", "shop", "--wait-for", "hope").output
 
 
 def test_maintenance_is_run_now_and_its_report_shown(workers: Workers) -> None:
@@ -493,3 +494,29 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     assert "lab-2" in run("virtual-datacenters", "set", "lab", "name=lab-2").output
     assert run("virtual-datacenters", "delete", "lab-2").exit_code == 0
     assert "demo" in run("virtual-datacenters", "list").output
+
+
+def test_networks_come_and_go_and_their_addresses_are_seen(workers: Workers, api: Api) -> None:
+    server = ("datacenter=main", "name=dhcp-1", "kind=memory", "address=memory")
+    assert run("dhcp-servers", "add", *server).exit_code == 0
+    made = run("networks", "add", "name=shop", "virtual_datacenter=demo", "range=10.0.0.0/29")
+    assert made.exit_code == 0, made.output
+    assert "succeeded" in made.output
+    shown = run("networks", "list").output
+    assert re.search(r"shop +private .*10\.0\.0\.0/29", shown), shown
+    assert re.search(
+        r"suffix +shop.example", run("networks", "set", "shop", "suffix=shop.example").output
+    )
+    where = ("datacenter=main", "kind=public", "range=198.51.100.0/29")
+    assert run("networks", "add", "name=internet", *where).exit_code == 0
+    bought = run("addresses", "add", "network=internet", "virtual_datacenter=demo")
+    assert re.search(r"address +198\.51\.100\.1 ", bought.output), bought.output
+    assert "198.51.100.1" in run("addresses", "list").output
+    assert "(in-use)" in run("networks", "delete", "internet").output
+    assert run("addresses", "delete", "198.51.100.1").exit_code == 0
+    for each in ("internet", "shop"):
+        workers.join()
+        gone = run("networks", "delete", each)
+        assert gone.exit_code == 0, gone.output
+    assert "shop" not in run("networks", "list").output
+    assert run("dhcp-servers", "delete", "dhcp-1").exit_code == 0

@@ -49,6 +49,12 @@ def everything(api: Api) -> dict[str, str]:
     shop = api.appliance(SHOP)
     volume = api.volume()
     (operation,) = api.get("/v1/operations").json()
+    said = {"datacenter": "main", "name": "dhcp-1", "kind": "memory", "address": "memory"}
+    server = api.post("/v1/dhcp-servers", json=said).json()["id"]
+    public = {"name": "net", "datacenter": "main", "kind": "public", "range": "10.0.0.0/24"}
+    network = api.done(api.post("/v1/networks", json=public))["target"]["id"]
+    bought = {"network": network, "virtual_datacenter": "demo"}
+    address = api.post("/v1/addresses", json=bought).json()["id"]
     (enterprise,) = api.get("/v1/enterprises").json()
     (device,) = api.get("/v1/storage-devices").json()
     return {
@@ -56,6 +62,9 @@ def everything(api: Api) -> dict[str, str]:
         "vm_id": shop["vms"][0]["id"],
         "volume_id": str(volume),
         "operation_id": operation["id"],
+        "server_id": server,
+        "network_id": network,
+        "address_id": address,
         "enterprise_id": enterprise["id"],
         "device_id": device["id"],
         "pool_id": str(api.world.pool),

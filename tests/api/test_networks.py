@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import update
 
 from adapters.database import models
+from adapters.privileges import Stock
 from flows.cloud import cloud
-from tests.api.conftest import Api, refused
+from tests.api.conftest import Api, dumped, refused
+from tests.api.people import user
 from tests.worlds import require_ledger_exact
 
 TINY = "{{appliance: {app}, virtual_datacenter: demo, vms: [{vms}]}}"
@@ -257,6 +259,9 @@ def test_networks_are_changed_as_far_as_they_can_be(api: Api, server: str) -> No
         "gateway": "10.0.0.6",
         "addresses": {**made["addresses"], "total": 4},
     }
+    (nic,) = appliance(api, "office")
+    taken = {"gateway": nic["address"]}
+    refused(api.call("PATCH", path, json=taken), 409, "address-taken")
     refused(api.call("PATCH", path, json={"name": "default"}), 409, "name-taken")
     refused(api.call("PATCH", path, json={"gateway": "10.1.0.6"}), 422, "invalid-network")
     refused(api.call("PATCH", path, json={"range": "10.1.0.0/29"}), 422, "invalid-request")
@@ -289,3 +294,60 @@ def test_the_operators_networks_are_for_whom_he_gave_them(api: Api, stranger: Ap
         refused(stranger.delete(f"/v1/networks/{each['id']}"), 404, "not-found")
     wish = {"network": "internet", "virtual_datacenter": str(UUID(int=1))}
     refused(stranger.post("/v1/addresses", json=wish), 404, "unknown-virtual-datacenter")
+    body = {"name": "theirs", "datacenter": "main", "family": "memory"}
+    assert stranger.post("/v1/virtual-datacenters", json=body).status_code == 201
+    wish = {"network": "internet", "virtual_datacenter": "theirs"}
+    bought = stranger.post("/v1/addresses", json=wish)
+    assert bought.status_code == 201, bought.text
+    tenant = user(api, Stock.ENTERPRISE_ADMIN)
+    refused(tenant.get(bought.headers["location"]), 404, "not-found")
+    assert tenant.get("/v1/addresses").json() == []
+    operator = user(api, Stock.CLOUD_ADMIN)
+    assert [x["id"] for x in operator.get("/v1/addresses").json()] == [bought.json()["id"]]
+
+
+def test_a_deployed_vm_is_told_its_address_in_its_networks_vlan(api: Api, server: str) -> None:
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(uplink="eth1", link_kind="bridge"))
+    made = network(api, range="10.0.0.0/29", gateway="10.0.0.1")
+    path = f"/v1/networks/{made['id']}"
+    appliance(api, "shop")
+    (vm,) = api.get("/v1/vms").json()
+    api.done(api.post(f"/v1/vms/{vm['id']}/deploy"))
+    assert api.get(path).json()["tag"] == 2
+    _, told = cloud.dhcp(UUID(server)).content()
+    (nic,) = vm["nics"]
+    assert [(str(x.address), x.mac) for x in told.values()] == [(nic["address"], nic["mac"])]
+    assert nic["address"] == "10.0.0.2"
+    api.done(api.post(f"/v1/vms/{vm['id']}/undeploy"))
+    assert api.get(path).json()["tag"] is None
+    assert cloud.dhcp(UUID(server)).content() == ({}, {})
+    assert api.get(path).json()["addresses"]["reserved"] == 1
+
+
+def test_the_same_key_makes_one_network_and_buys_one_address(api: Api, server: str) -> None:
+    key = {"Idempotency-Key": "once"}
+    body = {"name": "shop", "virtual_datacenter": "demo"}
+    first, again = (api.post("/v1/networks", json=body, headers=key) for _ in range(2))
+    assert first.json() == again.json()
+    public(api)
+    wish = {"network": "internet", "virtual_datacenter": "demo"}
+    first, again = (api.post("/v1/addresses", json=wish, headers=key) for _ in range(2))
+    assert first.json() == again.json()
+    assert len(api.get("/v1/addresses").json()) == 1
+
+
+def test_a_dhcp_servers_password_is_never_told(api: Api) -> None:
+    login = {"user": "kea", "password": "secret-word"}
+    body = {"datacenter": "main", "name": "d", "address": "http://127.0.0.1:1", "login": login}
+    made = api.post("/v1/dhcp-servers", json=body, headers={"Idempotency-Key": "k"})
+    assert made.status_code == 201, made.text
+    path = made.headers["location"]
+    assert api.call("PATCH", path, json={"name": "e", "login": login}).status_code == 200
+    for told in (made, api.get(path), api.get("/v1/events")):
+        assert "secret-word" not in told.text
+        assert "login" not in told.text
+    assert b"secret-word" not in dumped()
+    assert cloud.secrets.has(UUID(made.json()["id"]))
+    assert api.delete(path).status_code == 204
+    assert not cloud.secrets.has(UUID(made.json()["id"]))

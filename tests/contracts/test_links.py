@@ -321,13 +321,16 @@ def test_anothers_of_that_name_is_left_alone(counterpart, switch, link):
 def test_a_link_with_a_card_stays_until_that_is_gone(counterpart, switch, link):
     before = counterpart.photograph()
     switch.ensure_link(link)
+    assert switch.cards(link) == []
     card = counterpart.plug(link)
+    assert switch.cards(link) == [card]
     with pytest.raises(InUse) as refusal:
         switch.delete_link(link)
     assert refusal.value.users == (card,)
     assert switch.has_link(link)
     counterpart.unplug(link, card)
     switch.delete_link(link)
+    assert switch.cards(link) == []
     assert counterpart.photograph() == before
 
 

@@ -279,6 +279,11 @@ def deploy_networked(world: World) -> Asked:
     return vm, {}
 
 
+def deploy_awaited(world: World) -> Asked:
+    """One that has to ask for its address."""
+    return deploy_networked(world)[0], {"wait_for": "lease"}
+
+
 def undeploy_networked(world: World) -> Asked:
     """The last VM of its network."""
     vm, asked = deploy_networked(world)
@@ -844,6 +849,7 @@ SCENARIOS = {
     "detach_volume-hot": Scenario("detach_volume", hot_detach),
     "deploy_vm": Scenario("deploy_vm", deploy_vm, LIBRARY),
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
+    "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
     "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),

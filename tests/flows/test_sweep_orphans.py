@@ -19,7 +19,7 @@ from flows.cloud import cloud
 from flows.orphans import everything
 from flows.policies.sweeping import refusal
 from tests.flows.breaking import Breaker
-from tests.flows.scenarios import SCENARIOS, _seeded_vm, _volume, put_rows_back, rows
+from tests.flows.scenarios import SCENARIOS, _seeded_vm, _volume, networked, put_rows_back, rows
 from tests.flows.test_fates import places_named
 from tests.worlds import World
 
@@ -312,8 +312,10 @@ def test_the_other_installations_things_stay(world):
         cloud.world.put("sees", host, {"sees": False})
     other = second_installation(world)
     become(world, world, sweep_max_percent=100)
+    networked(world)
     deployed(world, "mine", seeded=True)
     become(other, world, sweep_max_percent=100)
+    networked(other)
     vm = deployed(other, "theirs", seeded=True)
     other.image("theirs", Format.QCOW2)
     theirs = {(kind, each.name) for kind in Kind for each in seen_by(other) if each.kind is kind}

@@ -1,14 +1,15 @@
 """Networks of VMs on hosts of every kind: what each is asked for, and no more."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import update
 
 from adapters.database import models
-from adapters.types import OperationState
+from adapters.types import Finding, OperationState
+from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import deploy_networked
+from tests.flows.scenarios import deploy_awaited, deploy_networked
 from tests.worlds import World
 
 
@@ -39,3 +40,53 @@ def test_a_vm_is_plugged_in_as_its_host_has_networks(
     assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
     assert cloud.switch(record.host).links(installation) == []
     assert cloud.switch(record.host).guards(installation) == []
+
+
+def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:
+    vm, _ = deploy_networked(world)
+    world.run("deploy_vm", vm)
+    record, installation = cloud.inventory.vm(vm), cloud.inventory.installation
+    switch = cloud.switch(record.host)
+    (link,), (guard,) = switch.links(installation), switch.guards(installation)
+    assert swept(world) == set()
+    strays = [link.model_copy(update={"network": uuid4(), "tag": tag}) for tag in (109, 110)]
+    stray = guard.model_copy(update={"nic": uuid4()})
+    for each in strays:
+        switch.ensure_link(each)
+    switch.ensure_guards([stray])
+    cloud.world.put("plugged", f"{record.host}:{strays[1].name}", {"cards": ["foreign"]})
+    switch.delete_guards([guard])
+    found = {
+        ("link", str(strays[0].network), "removed"),
+        ("link", str(strays[1].network), "orphan, in use"),
+        ("guard", str(stray.nic), "removed"),
+        ("guard", str(guard.nic), "missing"),
+    }
+    assert swept(world) == found
+    assert sorted(x.tag or 0 for x in switch.links(installation)) == [105, 110]
+    assert switch.guards(installation) == []
+    switch.ensure_guards([guard])
+    assert {state for *_, state in swept(world)} == {"orphan, in use"}
+
+
+def swept(world: World) -> set[tuple[str, str, str]]:
+    """What a sweep says of networks."""
+    operation = world.run("sweep_orphans", world.datacenter)
+    lines = cloud.journal.lines(operation.id)
+    assert answered(operation.id) == 0
+    report = next(line.result for line in lines if line.name == "publish-report")
+    told = map(Finding.model_validate, report)
+    return {(x.what, x.name, x.state) for x in told if x.what in {"link", "guard"}}
+
+
+def test_a_deployment_waits_until_the_guest_was_told_its_address(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm, asked = deploy_awaited(world)
+    world.run("deploy_vm", vm, **asked)
+    world.run("undeploy_vm", vm)
+    monkeypatch.setattr(cloud.settings, "lease_wait_s", 0)
+    cloud.world.set_fate("dhcp.leases", "lies")
+    ended = FLOWS["deploy_vm"](world.accept("deploy_vm", vm, **asked).id)
+    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "no-lease")
+    assert cloud.inventory.vm(vm).host_id is None

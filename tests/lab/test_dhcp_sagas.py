@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import threading
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
@@ -122,6 +123,17 @@ def test_killed(name, place, then, world, tmp_path):
     assert not ended.left_behind
     assert_unlocked()
     assert synced(world) == IN_LINE
+
+
+@pytest.mark.parametrize("world", LABS, indirect=True)
+def test_a_vm_is_up_when_the_server_has_told_its_guest(world, vlans):
+    operation = SCENARIOS["deploy_vm-awaited"].accept(world)
+    mac = cloud.inventory.vm(operation.target_id).nics[0].mac
+    guest = threading.Thread(target=vlans.ask, args=[mac, 105], kwargs={"seconds": 20})
+    guest.start()
+    assert FLOWS["deploy_vm"](operation.id).state is OperationState.SUCCEEDED
+    assert [lease.mac for lease in server().leases()] == [mac]
+    guest.join()
 
 
 @pytest.mark.parametrize("world", LABS, indirect=True)

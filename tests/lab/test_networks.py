@@ -148,7 +148,8 @@ def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) 
 
 def test_guests_get_their_addresses_and_reach_their_own_network(lab):
     first, second, other = lab.vm(0, 55), lab.vm(0, 56), lab.vm(1, 55)
-    for vm in (first, second, other):
+    lab.world.run("deploy_vm", first, wait_for="lease")
+    for vm in (second, other):
         lab.world.run("deploy_vm", vm)
     assert lab.tags() == [101, 102]
     assert lab.links() == [101, 102]

@@ -253,7 +253,14 @@ def networked(world: World) -> UUID:
                 dhcp_server_id=server, relay="10.0.0.1", tag=None,
             )
         )  # fmt: skip
+    _charged(world.network)
     return server
+
+
+def _charged(network: UUID) -> None:
+    """Charge a tenant's network, as creating it does."""
+    record = cloud.networks.network(network)
+    cloud.ledger.charge(cloud.networks.charges(record), lambda _: True)
 
 
 def _addressed(*vms: UUID) -> None:
@@ -795,6 +802,7 @@ def _second_nic(world: World) -> dict[str, str]:
         fresh = {"id": other, "name": "other", "number": 8, "tag": None, "relay": "10.0.1.1"}
         ranged = {"range": "10.0.1.0/24", "gateway": "10.0.1.1"}
         db.add(models.Network(**{**kept, **fresh, **ranged}))
+    _charged(other)
     return {"id": str(uuid4()), "network": str(other)}
 
 

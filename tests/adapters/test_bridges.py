@@ -1,5 +1,6 @@
 """Bridges of hosts that are network namespaces: packets, reboots, and what is the operator's."""
 
+import fcntl
 import re
 import shlex
 import shutil
@@ -10,8 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.errors import Conflict, Unsupported
+from adapters.errors import Conflict, Transient, Unsupported
 from adapters.lan import Guard, Link, LinkKind
+from adapters.nodes import guards
 from adapters.nodes.bridges import Bridges
 from adapters.nodes.ifupdown import stanza
 from adapters.nodes.interfaces import Way, address_of
@@ -200,6 +202,18 @@ def test_a_guarded_guest_asks_for_an_address_and_gives_none(host, tmp_path, is_g
         assert ("no lease" in told) == is_guarded
     finally:
         server.network.run("kill", (tmp_path / "pid").read_text().strip())
+
+
+def test_a_runner_that_was_stopped_holds_nobody_up_for_ever(host, monkeypatch):
+    monkeypatch.setattr(guards, "_PATIENCE_S", 0.1)
+    guard = Guard(nic=uuid4(), mac=MINE, installation=uuid4())
+    place = host.etc / "cloudloom"
+    place.mkdir()
+    with (place / f"guards-{guard.installation}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Transient):
+            host.bridges.ensure_guards([guard])
+    host.bridges.ensure_guards([guard])
 
 
 # --- what lasts --------------------------------------------------------------------------------

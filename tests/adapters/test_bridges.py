@@ -376,6 +376,12 @@ def test_a_host_is_not_cut_off(host):
     assert "master" not in uplink
 
 
+@pytest.mark.parametrize("name", ["..", "../../etc", "a/b", ".hidden", "a b"])
+def test_a_namespace_is_a_name_and_no_path(name):
+    with pytest.raises(Unsupported):
+        Bridges(name)
+
+
 def test_bridges_are_no_other_kind_of_link(host):
     for kind in (LinkKind.OVS, LinkKind.PORT_GROUP):
         for call in (host.bridges.ensure_link, host.bridges.has_link, host.bridges.delete_link):

@@ -152,6 +152,7 @@ class Demo:
                 "family": self.stage.family,
                 "address": self.stage.address,
                 "datastores": [str(self.stage.datastore)],
+                "uplink": self.stage.uplink,
             },
         )
         family = self.stage.family
@@ -160,6 +161,10 @@ class Demo:
         post("/v1/storage-devices", device)
         pool = {"storage_device": "san-1", "name": "pool-1", "directory": str(self.stage.pool)}
         post("/v1/storage-pools", pool | {"total_mib": 1024})
+        if self.stage.uplink:
+            dhcp = {"datacenter": "main", "name": "dhcp-1", "kind": "memory"}
+            post("/v1/dhcp-servers", dhcp | {"address": "memory"})
+            self._tick(f"dhcp-1: tells addresses in networks by {self.stage.uplink}")
         post("/v1/virtual-datacenters", {"name": "demo", "datacenter": "main", "family": family})
         portal = f"{device['host']}:{device.get('port', 3260)}"
         self._tick(f"san-1: iSCSI at {portal}, pool of 1024 MiB; virtual datacenter demo")
@@ -197,7 +202,17 @@ class Demo:
         self._do(f"/v1/appliances/{shop['id']}/deploy")
         vms = {vm["name"]: UUID(vm["id"]) for vm in shop["vms"]}
         self._check_all(self.stage.deployed(vms))
+        self._tell_addresses(vms)
         return UUID(shop["id"]), vms
+
+    def _tell_addresses(self, vms: dict[str, UUID]) -> None:
+        """Say where each VM is to be reached, in a network of its virtual datacenter's own."""
+        if not self.stage.uplink:
+            self._tick("their network leads nowhere: the host was given no uplink")
+            return
+        for name, vm in vms.items():
+            (nic,) = self.client.get(f"/v1/vms/{vm}")["nics"]
+            self._check(nic["address"] is not None, f"{name} has address {nic['address']}")
 
     def _persist(self, web: UUID) -> UUID:
         self._say("Make web persistent: its disk becomes a volume, from which it boots")

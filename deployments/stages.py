@@ -46,6 +46,10 @@ class Stage(Protocol):
     def device(self) -> dict[str, Any]:
         """The iSCSI server, as it is registered."""
 
+    @property
+    def uplink(self) -> str | None:
+        """By which the host has networks, a DHCP server telling addresses; else it has none."""
+
     def starts(self) -> dict[str, Callable[[], object]]:
         """What has to be started or made, by name; all at once."""
 
@@ -90,6 +94,7 @@ class RealStage:
     opening = "A private libvirt host, a private iSCSI server, Cloudloom, and an image to use"
     closing = "The private host, iSCSI server and Cloudloom are gone, too"
     family = "kvm"
+    uplink = None  # a network on this machine would be one more thing that is touched
     subformat = "streamOptimized"
 
     def __init__(self, folder: Path) -> None:
@@ -203,6 +208,7 @@ class PretendedStage:
     closing = "The pretended world and Cloudloom are gone, too"
     family = address = "memory"
     subformat = ""
+    uplink = "up0"
     device: ClassVar = {"technology": "memory", "host": "127.0.0.1", "port": 3260}
 
     def __init__(self, folder: Path) -> None:
@@ -248,7 +254,7 @@ class PretendedStage:
         yield (boot["position"], found["disks"]) == (0, {}), "and that it booted from it"
 
     def left(self) -> Claims:
-        for kind in ("vm", "disk", "connection", "export", "volume"):
+        for kind in ("vm", "disk", "connection", "export", "volume", "link", "reservation"):
             yield not self.world.all(kind), f"no {kind} is left"
 
     def commands(self) -> list[str]:

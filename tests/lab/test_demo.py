@@ -83,6 +83,11 @@ def test_without_anything_real_it_tells_the_same_story_of_a_pretended_host(folde
     with start(folder, "--pretended") as demo:
         told, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, told
-    for sentence in ("the pretended host runs db and web", "no vm is left", "no volume is left"):
+    for sentence in (
+        "the pretended host runs db and web",
+        "no vm is left",
+        "no volume is left",
+        "no link is left",
+    ):
         assert sentence in told
     assert left_of(folder) == []

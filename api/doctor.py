@@ -53,12 +53,14 @@ class Need(NamedTuple):
     without: State = State.LIMITED
 
 
+_DRIVERS = "guests of other hypervisors are given drivers for KVM"
+_GUEST_TOOLS = (("virt-v2v", "virt-v2v"), ("nbdkit", "nbdkit"), ("nbdcopy", "libnbd-bin"))
 NEEDS = (
     Need("setpriv", "util-linux", "no external program outlives its runner", State.ILL),
     Need("prlimit", "util-linux", "external programs are bounded", State.ILL),
     Need("qemu-img", "qemu-utils", "images are inspected and converted", State.ILL),
     Need("qemu-system-x86_64", "qemu-system-x86", "this machine can be a KVM host"),
-    Need("virt-v2v", "virt-v2v", "guests of other hypervisors are given drivers for KVM"),
+    *(Need(program, package, _DRIVERS) for program, package in _GUEST_TOOLS),
     Need("libvirtd", "libvirt-daemon-system", "this machine can be a KVM host"),
     Need("tgtd", "tgt", "this machine can be an iSCSI server"),
     Need("tgtadm", "tgt", "this machine can be an iSCSI server"),

@@ -5,12 +5,10 @@ the same once more then goes on where it broke off, also when this process has e
 """
 
 import hashlib
-import io
 import json
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -65,27 +63,25 @@ def send(
 ) -> Operation:
     """Send an image, and answer its import.
 
-    Of a VMDK that is a descriptor, the extents beside it are sent too: all in one go.
+    Of a VMDK that is a descriptor, the extents beside it are sent too, behind it.
     """
     files = files_of(image, wishes.get("format"))
     said = _told_of(files, wishes)
-    if len(files) > 1:
-        return _send_form(client, files, said, reached)
     note = _Note(client.url, said, notes)
     # One without our token: the addresses are signed.
     with httpx.Client(timeout=SILENCE_S, verify=client.trust) as gateway:
-        return _send_file(client, gateway, image, said, reached, note)
+        return _send_files(client, gateway, files, said, reached, note)
 
 
-def _send_file(
+def _send_files(
     client: Client,
     gateway: httpx.Client,
-    image: Path,
+    files: list[Path],
     said: Mapping[str, Any],
     reached: Reached,
     note: "_Note",
 ) -> Operation:
-    upload = _Upload(client, gateway, image, reached)
+    upload = _Upload(client, gateway, files, reached)
     if noted := note.read():
         try:
             return upload.send(noted, note)
@@ -96,12 +92,12 @@ def _send_file(
     where = _permitted(client, said)
     if isinstance(where, Operation):
         return where
-    named = b64encode(image.name.encode()).decode()
-    begun = upload.ask(
-        "POST",
-        where,
-        {"Upload-Length": str(said["size_bytes"]), "Upload-Metadata": f"filename {named}"},
-    )
+    told = {"filename": files[0].name}
+    if len(files) > 1:
+        told["sizes"] = " ".join(str(each.stat().st_size) for each in files)
+    metadata = ",".join(f"{key} {b64encode(x.encode()).decode()}" for key, x in told.items())
+    length = str(said["size_bytes"])
+    begun = upload.ask("POST", where, {"Upload-Length": length, "Upload-Metadata": metadata})
     if begun.status_code == httpx.codes.ACCEPTED:
         return Operation.model_validate(begun.json())
     where = urljoin(where, begun.headers["Location"])
@@ -130,14 +126,14 @@ def _require_taken(answer: httpx.Response) -> None:
 
 
 class _Upload:
-    """One file on its way."""
+    """A file on its way, or the files of a set, one behind the other."""
 
     def __init__(
-        self, client: Client, gateway: httpx.Client, image: Path, reached: Reached
+        self, client: Client, gateway: httpx.Client, files: list[Path], reached: Reached
     ) -> None:
         self._client = client
         self._gateway = gateway
-        self._image = image
+        self._files = files
         self._reached = reached
 
     def send(self, where: str, note: "_Note") -> Operation:
@@ -174,17 +170,22 @@ class _Upload:
         headers = {
             "Upload-Offset": str(has),
             "Content-Type": "application/offset+octet-stream",
-            "Content-Length": str(self._image.stat().st_size - has),
+            "Content-Length": str(sum(each.stat().st_size for each in self._files) - has),
         }
         return self.ask("PATCH", where, headers, content=self._pieces(has))
 
     def _pieces(self, start: int) -> Iterator[bytes]:
-        with self._image.open("rb", buffering=0) as file:
-            file.seek(start)
-            self._reached(start)
-            while piece := file.read(_CHUNK_BYTES):
-                yield piece
-                self._reached(file.tell())
+        self._reached(start)
+        before = 0
+        for each in self._files:
+            with each.open("rb", buffering=0) as file:
+                size = each.stat().st_size
+                if start < before + size:
+                    file.seek(max(0, start - before))
+                    while piece := file.read(_CHUNK_BYTES):
+                        yield piece
+                        self._reached(before + file.tell())
+                before += size
 
 
 def _is_passing(refusal: Refusal) -> bool:
@@ -214,41 +215,6 @@ class _Note:
         """It is over."""
         if self._file:
             self._file.unlink(missing_ok=True)
-
-
-def _send_form(
-    client: Client, files: list[Path], said: Mapping[str, Any], reached: Reached
-) -> Operation:
-    where = _permitted(client, said)
-    if isinstance(where, Operation):
-        return where
-    sent = 0
-
-    def heard(more: int) -> None:
-        nonlocal sent
-        sent += more
-        reached(sent)
-
-    with speaking_http(client.url), ExitStack() as stack:
-        opened = [stack.enter_context(_Heard(file, heard)) for file in files]
-        body: Any = [("file", each) for each in opened]
-        answer = httpx.post(where, timeout=SILENCE_S, verify=client.trust, files=body)
-    require_success(answer)
-    return Operation.model_validate(answer.json())
-
-
-class _Heard(io.FileIO):
-    """A file of which somebody hears how much has been read."""
-
-    def __init__(self, path: Path, heard: Callable[[int], None]) -> None:
-        super().__init__(path)
-        self._heard = heard
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read, and say so."""
-        piece = super().read(-1 if size is None else size) or b""
-        self._heard(len(piece))
-        return piece
 
 
 def files_of(image: Path, format_: str | int | None) -> list[Path]:

@@ -2,22 +2,26 @@
 
 The file in the repository is all there is of an upload: as long as it is, so much has come. Its
 address is encrypted, and says the rest; so any process goes on with what another one has begun.
-The last go starts the import, and is answered with where that is.
+The last go starts the import, and is answered with where that is. A VMDK of several files is one
+upload, too: its descriptor, then the extents in the order in which that names them.
 """
 
 import asyncio
+import binascii
 import re
 import time
 from collections import OrderedDict
 from contextlib import suppress
 from email.utils import formatdate
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from adapters.errors import InUse, NotFound, Refused
-from adapters.images.arriving import GrowingFile, Summed
+from adapters.errors import BadImage, InUse, NotFound, Refused
+from adapters.images.arriving import GrowingFile, GrowingSet, Summed, SummedSet
+from adapters.types import Format
 from api import tokens, transfers
 from api.dependencies import Send, sender
 from api.errors import Problem
@@ -42,9 +46,19 @@ class Resumable(Transfer):
     """A transfer that has begun, in as many goes as it takes."""
 
     length: int
+    sizes: tuple[int, ...] = ()  # of a set: its descriptor's, then its extents' as that names them
+
+    @property
+    def has_come(self) -> int | None:
+        """How much there is of it."""
+        path = cloud.repository(self.template.datacenter_id).find_scratch(self.scratch)
+        if path is None or not path.is_dir():
+            return path.stat().st_size if path else None
+        return sum(each.stat().st_size for each in path.iterdir())
 
 
-_seen: OrderedDict[UUID, Summed] = OrderedDict()  # of uploads that this process was sent
+Growing = GrowingFile | GrowingSet
+_seen: OrderedDict[UUID, Summed | SummedSet] = OrderedDict()  # of what this process was sent
 
 
 def is_spoken(request: Request) -> bool:
@@ -95,7 +109,7 @@ async def continue_upload(signed: str, request: Request, send: Sender) -> Respon
         _require_fit(upload, offset + _said(request, "content-length", 0))
         async for piece in pieces(request, _PATIENCE_S):
             _require_fit(upload, growing.size + len(piece))
-            await asyncio.to_thread(growing.write, piece)
+            await asyncio.to_thread(_write, upload, growing, piece)
         if growing.size < upload.length:
             return _answer(upload, growing.size)
         return await asyncio.to_thread(_finish, upload, caller, growing, send)
@@ -117,14 +131,18 @@ async def posted(signed: str, request: Request, send: Send) -> Response:
         return await continue_upload(signed, request, send)
     if meant == "DELETE":
         return await end_upload(signed)
-    return await asyncio.to_thread(_create, signed, _said(request, "upload-length"))
+    sizes = _sizes(request.headers.get("upload-metadata", ""))
+    return await asyncio.to_thread(_create, signed, _said(request, "upload-length"), sizes)
 
 
-def _create(signed: str, length: int) -> Response:
+def _create(signed: str, length: int, sizes: tuple[int, ...]) -> Response:
     transfer, caller = opened(Transfer, signed, transfers.VALID_S)
     tokens.acting(caller)
     if length == 0:
         raise Problem(400, "invalid-header", "Upload-Length has to be more than nothing")
+    if sizes and (sum(sizes) != length or not sizes[0] or transfer.format is not Format.VMDK):
+        text = "only a VMDK has several sizes, and Upload-Length is all of them"
+        raise Problem(400, "invalid-header", text)
     require_small(length)
     transfer.once(caller)
     template = transfer.template
@@ -132,8 +150,12 @@ def _create(signed: str, length: int) -> Response:
     require_within(uses, transfer.force)
     use_up(transfer)
     repository = cloud.repository(template.datacenter_id)
-    GrowingFile.begin(repository.scratch(transfer.scratch, length))
-    upload = Resumable(**transfer.model_dump(), length=length)
+    place = repository.scratch(transfer.scratch, length)
+    if sizes:
+        GrowingSet.begin(place, transfer.first_file)
+    else:
+        GrowingFile.begin(place)
+    upload = Resumable(**transfer.model_dump(), length=length, sizes=sizes)
     return _answer(upload, 0, 201, where=f"/gateway/uploads/{sign(upload)}")
 
 
@@ -145,8 +167,7 @@ def _opened(signed: str) -> tuple[Resumable, tokens.Caller]:
 
 def _state(signed: str) -> Response:
     upload, _ = _opened(signed)
-    path = cloud.repository(upload.template.datacenter_id).find_scratch(upload.scratch)
-    size = path.stat().st_size if path else None
+    size = upload.has_come
     if cloud.operations.is_known(upload.operation):
         return _arrived(upload, 200)
     if size is None:
@@ -154,13 +175,13 @@ def _state(signed: str) -> Response:
     return _answer(upload, size, 200)
 
 
-def _growing(upload: Resumable) -> GrowingFile | None:
+def _growing(upload: Resumable) -> Growing | None:
     """The file, had alone; None where all has come. Raises `NotFound`, `Problem`."""
     path = cloud.repository(upload.template.datacenter_id).find_scratch(upload.scratch)
-    growing: GrowingFile | None = None
+    growing: Growing | None = None
     try:
         with suppress(NotFound):  # its import may just have taken it
-            growing = GrowingFile(path, _seen.get(upload.id)) if path else None
+            growing = _opened_file(upload, path) if path else None
     except InUse as error:
         raise Problem(423, "transfer-under-way", "somebody sends it: try again later") from error
     has_arrived = cloud.operations.is_known(upload.operation)
@@ -171,9 +192,24 @@ def _growing(upload: Resumable) -> GrowingFile | None:
     return None if has_arrived else growing
 
 
-def _finish(
-    upload: Resumable, caller: tokens.Caller, growing: GrowingFile, send: Send
-) -> Response:
+def _opened_file(upload: Resumable, path: Path) -> Growing:
+    seen = _seen.get(upload.id)
+    if not upload.sizes:
+        return GrowingFile(path, seen if isinstance(seen, Summed) else None)
+    so_far = seen if isinstance(seen, SummedSet) else None
+    return GrowingSet(path, upload.first_file, upload.sizes, so_far)
+
+
+def _write(upload: Resumable, growing: Growing, piece: bytes) -> None:
+    """Take a piece; what can become nothing is given up at once."""
+    try:
+        growing.write(piece)
+    except BadImage:
+        cloud.repository(upload.template.datacenter_id).clear(upload.scratch)
+        raise
+
+
+def _finish(upload: Resumable, caller: tokens.Caller, growing: Growing, send: Send) -> Response:
     """Start the import; what is refused now leaves nothing behind."""
     repository = cloud.repository(upload.template.datacenter_id)
     try:
@@ -192,7 +228,7 @@ def _finish(
     return answer
 
 
-def _leave(upload: Resumable, growing: GrowingFile) -> None:
+def _leave(upload: Resumable, growing: Growing) -> None:
     """Let the next one send; what was seen of the file is remembered for him."""
     seen = growing.seen
     growing.close()
@@ -237,6 +273,23 @@ def _said(request: Request, header: str, otherwise: int | None = None) -> int:
     if not _NUMBER.fullmatch(text):
         raise Problem(400, "invalid-header", f"{header} has to be a number")
     return int(text)
+
+
+def _sizes(metadata: str) -> tuple[int, ...]:
+    """Of a set, what `sizes` says: how long each of its files is. Raises `Problem`."""
+    said = (each.split() for each in metadata.split(","))
+    for words in said:
+        if words[:1] == ["sizes"]:
+            with suppress(ValueError):  # of base64, ASCII, and numbers
+                told = binascii.a2b_base64(words[1] if words[1:] else "", strict_mode=True)
+                numbers = told.decode("ascii").split()
+                if 1 < len(numbers) <= GrowingSet.MOST_FILES and all(
+                    map(_NUMBER.fullmatch, numbers)
+                ):
+                    return tuple(map(int, numbers))
+            text = "sizes has to be how long each file is, in numbers with spaces between"
+            raise Problem(400, "invalid-header", text)
+    return ()
 
 
 def _require_offset(said: int, known: int) -> None:

@@ -51,6 +51,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     """Settings for a test: no pauses, memory adapters."""
     fields: dict[str, Any] = {
         "home": home,
+        "host_root": home / "host",
         "image_tool": "memory",
         "retries": 1,
         "retry_delay_s": 0,

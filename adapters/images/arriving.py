@@ -7,13 +7,15 @@ import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
 from adapters.errors import BadImage, InUse, NotFound
 from adapters.images.repository import extents_of, speaking_directory
-from adapters.images.vmdk import digest_of
+from adapters.images.vmdk import MAX_FILES, digest_of
 
 
 class ArrivingFile:
@@ -110,6 +112,116 @@ class GrowingFile:
         """Let the next one send."""
         with self._busy, speaking_directory(self.path):
             self._file.close()
+
+
+class SummedSet(NamedTuple):
+    """Of a set: the digests of files that are whole, and what was seen of the one that comes."""
+
+    size: int
+    digests: dict[int, str]
+    at: int
+    last: Summed | None
+
+
+class GrowingSet:
+    """A descriptor, then the extents that it names, which come as one: each begins as one ends.
+
+    How much of each will come is said before; so their sizes are all there is to know of it.
+    """
+
+    MOST_FILES = MAX_FILES
+
+    def __init__(
+        self, folder: Path, first: str, sizes: Sequence[int], seen: SummedSet | None = None
+    ) -> None:
+        """Raises `NotFound`, `BadImage`, and `InUse` while somebody else sends."""
+        self.path = folder
+        self._sizes = sizes
+        self._names = [first]
+        self._seen = seen
+        self._digests = dict(seen.digests) if seen else {}
+        self._at = 0
+        self._first = self._file = GrowingFile(folder / first, self._summed(0))
+        try:
+            self._go_on()
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def begin(folder: Path, first: str) -> None:
+        """Let there be such a set."""
+        with speaking_directory(folder):
+            folder.mkdir()
+        GrowingFile.begin(folder / first)
+
+    @property
+    def size(self) -> int:
+        """How much has come of all of it."""
+        return sum(self._sizes[: self._at]) + self._file.size
+
+    @property
+    def seen(self) -> SummedSet:
+        """What another one of these need not read again."""
+        return SummedSet(self.size, self._digests, self._at, self._file.seen)
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece; raises `BadImage` when a descriptor has come that does not fit."""
+        rest = memoryview(piece)
+        while rest:
+            room = self._sizes[self._at] - self._file.size
+            if not room:
+                raise BadImage("more has come than was said", code="image-surplus-file")
+            self._file.write(bytes(rest[:room]))
+            rest = rest[room:]
+            self._go_on()
+
+    def finish(self) -> str:
+        """Nothing more comes; answers the SHA-256 of the set. Raises `NotFound`."""
+        digests = [self._digest(position) for position in range(len(self._sizes))]
+        return digest_of(digests)
+
+    def close(self) -> None:
+        """Let the next one send."""
+        for each in (self._file, self._first):
+            each.close()
+        with suppress(FileNotFoundError):
+            os.utime(self.path)  # it is no older than its files
+
+    def _go_on(self) -> None:
+        """Begin with the next file once one is whole."""
+        while self._file.size == self._sizes[self._at] and self._at + 1 < len(self._sizes):
+            if self._at == 0:
+                self._require_named()
+            if self._file.seen and self._at not in self._digests:
+                self._digests[self._at] = self._file.finish()
+            if self._file is not self._first:
+                self._file.close()
+            self._at += 1
+            place = self.path / self._names[self._at]
+            with speaking_directory(self.path), suppress(FileExistsError):
+                place.touch(0o644, exist_ok=False)
+            self._file = GrowingFile(place, self._summed(self._at))
+
+    def _require_named(self) -> None:
+        """Look at the descriptor: only the names in it are ever written."""
+        self._names += extents_of(self._first.path)
+        if len(self._names) != len(self._sizes):
+            more = len(self._sizes) > len(self._names)
+            text = f"the descriptor names {len(self._names) - 1} files, not {len(self._sizes) - 1}"
+            raise BadImage(text, code="image-surplus-file" if more else "image-truncated")
+
+    def _summed(self, position: int) -> Summed | None:
+        return self._seen.last if self._seen and self._seen.at == position else None
+
+    def _digest(self, position: int) -> str:
+        if position not in self._digests:
+            mine = {0: self._first, self._at: self._file}
+            file = mine.get(position) or GrowingFile(self.path / self._names[position])
+            self._digests[position] = file.finish()
+            if position not in mine:
+                file.close()
+        return self._digests[position]
 
 
 def _lock(descriptor: int) -> None:

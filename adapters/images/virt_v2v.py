@@ -2,7 +2,7 @@
 
 It reads what is in a guest's file systems, by a small machine of its own (libguestfs): behind
 limits, without a network, on disks that were inspected; what it writes is inspected, too.
-The real program has not been run with this: what is known of it is from its manual, 2.2.
+Run with 2.2 of Debian 12, which does not ask for all the programs that it needs.
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from defusedxml.ElementTree import fromstring
 
@@ -22,11 +23,12 @@ from adapters.programs import ProgramFailed
 from adapters.types import Format
 
 _PROGRAM = "virt-v2v"
+_NEEDS = (_PROGRAM, "nbdkit", "nbdcopy")
+_SETTINGS = ("LIBGUESTFS_", "SUPERMIN_")  # by which an operator tells it about his machine
 _NAME = "guest"
 _MEMORY_MIB = 8192  # of addresses: its machine is a QEMU
 _CPU_S = 3600.0
 _STALLED_S = 600.0
-_SETTINGS = {k: v for k, v in os.environ.items() if k.startswith(("LIBGUESTFS_", "SUPERMIN_"))}
 _BUSES = {"virtio": Bus.VIRTIO, "sata": Bus.SATA, "ide": Bus.IDE}
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
@@ -35,8 +37,8 @@ class VirtV2v:
     """The guest tool for real guests."""
 
     def require(self) -> None:
-        if shutil.which(_PROGRAM, path=_PATH) is None:
-            raise Unsupported(f"{_PROGRAM} is not installed: no guest is given drivers")
+        if missing := [each for each in _NEEDS if shutil.which(each, path=_PATH) is None]:
+            raise Unsupported(f"{missing[0]} is not installed: no guest is given drivers")
 
     def adapt(
         self, disks: Sequence[tuple[Path, Format]], firmware: Firmware, folder: Path
@@ -58,15 +60,22 @@ class VirtV2v:
     def _run(described: Path, folder: Path) -> None:
         alone = ["--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         wanted = ["-o", "local", "-os", str(folder), "-of", Format.QCOW2.value, "-on", _NAME]
-        programs.run(
-            "unshare",
-            *alone,
-            *("--", _PROGRAM, "-i", "libvirtxml", str(described), *wanted),
-            env={"LIBGUESTFS_BACKEND": "direct", **_SETTINGS, "TMPDIR": str(folder)},
-            stalled_s=_STALLED_S,
-            cpu_s=_CPU_S,
-            memory_mib=_MEMORY_MIB,
-        )
+        settings = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+        with TemporaryDirectory(prefix="v2v-") as sockets:  # whose paths have to be short
+            programs.run(
+                "unshare",
+                *alone,
+                *("--", _PROGRAM, "-i", "libvirtxml", str(described), *wanted),
+                env={
+                    "LIBGUESTFS_BACKEND": "direct",
+                    **settings,
+                    "TMPDIR": sockets,
+                    "VIRT_V2V_TMPDIR": str(folder),  # what may be large
+                },
+                stalled_s=_STALLED_S,
+                cpu_s=_CPU_S,
+                memory_mib=_MEMORY_MIB,
+            )
 
 
 def _source(disks: Sequence[tuple[Path, Format]], firmware: Firmware) -> str:

@@ -23,7 +23,7 @@ _HEADER = "<4sIIQQQQIQQQB4sH"
 _AT_END = 2**64 - 1  # the grain directory is where the footer says
 _COMPRESSED = 1 << 16
 _DESCRIPTOR_MAX_BYTES = 2**20
-_MAX_FILES = 500  # below 512, where a text of so many digests could be a raw disk: see `digest_of`
+MAX_FILES = 500  # below 512, where a text of so many digests could be a raw disk: see `digest_of`
 _SINGLE = {"monolithicsparse", "streamoptimized"}
 _KINDS = {  # of the extents that a text may name
     "monolithicflat": "FLAT",
@@ -149,8 +149,8 @@ def _extent(line: str) -> Extent:
 def _parse_outer(file: UntrustedFile) -> Descriptor:
     """Read a descriptor that is a file of its own, whose names count."""
     descriptor = parse(_text(file.head(_DESCRIPTOR_MAX_BYTES + 1)))
-    if len(descriptor.extents) >= _MAX_FILES:
-        text = f"the disk has more than {_MAX_FILES} files"
+    if len(descriptor.extents) >= MAX_FILES:
+        text = f"the disk has more than {MAX_FILES} files"
         raise BadImage(text, code="image-too-large")
     own = file.path.name.lower()
     for extent in descriptor.extents:

@@ -2,7 +2,7 @@
 
 A card is a port with the network's tag, which libvirt makes and takes away; so a link is the right
 to a tag, written into the bridge's `external_ids`, where it lasts. Ports without a tag hear every
-VLAN: there are none of ours. The host's own ports (`internal`) are the operator's.
+VLAN: there are none of ours. Ports that no hypervisor has made are the operator's.
 """
 
 import json
@@ -17,6 +17,7 @@ from adapters.nodes.interfaces import device_of, mark, marked
 from adapters.programs import ProgramFailed
 
 _KEY = "cloudloom-"
+_GUESTS = "attached-mac"  # what libvirt says of a port that it has made
 _UNGUARDED = "Open vSwitch has flows of its own, by which its operator can guard cards"
 
 
@@ -62,9 +63,10 @@ class OpenVswitch:
         if link.switch not in {row["name"] for row in self._table("Bridge", "name")}:
             return []
         inside = set(self._run("list-ports", link.switch).split())
-        own = {row["name"] for row in self._table("Interface", "name,type") if row["type"]}
+        rows = self._table("Interface", "name,external_ids")
+        guests = {row["name"] for row in rows if _GUESTS in row["external_ids"]}
         tagged = {r["name"] for r in self._table("Port", "name,tag") if r["tag"] == link.tag}
-        return sorted((inside & tagged) - own - {device_of(link)})
+        return sorted(inside & tagged & guests)
 
     def links(self, installation: UUID) -> list[Link]:
         return [

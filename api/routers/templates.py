@@ -68,7 +68,9 @@ _UPLOAD = {
             "(`format=ova`) becomes a template of all its disks. A VMDK of "
             "several files is sent as a form: its descriptor first, then every extent that it "
             "names, by that name, and nothing else: `curl --location-trusted -F "
-            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`. "
+            "file=@disk.vmdk -F file=@disk-f001.vmdk -F file=@disk-f002.vmdk ...`; "
+            "or by tus, its files one behind the other, in that order, with `sizes` in "
+            "`Upload-Metadata`: how long each of them is, in numbers with spaces between. "
             "To plan a package (`dry_run`), its descriptor alone: the `.ovf` in it."
         ),
         "content": {

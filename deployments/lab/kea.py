@@ -8,7 +8,7 @@ from typing import Any
 
 from deployments.lab.named import KEY, Named
 from deployments.lab.namespace import Namespace
-from deployments.lab.process import Process, free_port, wait_for
+from deployments.lab.process import Process, copied, free_port, wait_for
 
 _HOOK = "/usr/lib/{arch}/kea/hooks/libdhcp_lease_cmds.so"
 _LONGEST = 107  # characters in a socket's path
@@ -35,8 +35,9 @@ class Kea:
         if not self.configuration.exists():
             self.configuration.write_text(json.dumps(self._empty()))
         folders = {"KEA_PIDFILE_DIR": str(self.folder), "KEA_LOCKFILE_DIR": str(self.folder)}
+        program = copied("kea-dhcp4", self.folder)
         self._process.spawn(
-            *(*self._inside, "kea-dhcp4", "-c", self.configuration), env={**os.environ, **folders}
+            *(*self._inside, program, "-c", self.configuration), env={**os.environ, **folders}
         )
         wait_for(self._answers, 20, f"kea-dhcp4 ({self._log})")
 
@@ -81,7 +82,11 @@ class Kea:
                     "dhcp-socket-type": "raw",
                 },
                 "control-socket": {"socket-type": "unix", "socket-name": str(self.socket)},
-                "lease-database": {"type": "memfile", "name": str(self._leases)},
+                "lease-database": {
+                    "type": "memfile",
+                    "name": str(self._leases),
+                    "lfc-interval": 0,
+                },
                 "hooks-libraries": [{"library": hook}],
                 "valid-lifetime": 600,
                 "host-reservation-identifiers": ["hw-address"],
@@ -115,7 +120,8 @@ class KeaAgent:
         configuration.touch(0o600)
         configuration.write_text(json.dumps(self._said()))
         folders = {"KEA_PIDFILE_DIR": str(self._folder), "KEA_LOCKFILE_DIR": str(self._folder)}
-        self._process.spawn("kea-ctrl-agent", "-c", configuration, env={**os.environ, **folders})
+        program = copied("kea-ctrl-agent", self._folder)
+        self._process.spawn(program, "-c", configuration, env={**os.environ, **folders})
         wait_for(self._listens, 20, f"kea-ctrl-agent ({self._process.log})")
 
     def stop(self) -> None:
@@ -162,8 +168,9 @@ class KeaNames:
         configuration.touch(0o600)
         configuration.write_text(json.dumps(self._said()))
         folders = {"KEA_PIDFILE_DIR": str(self._folder), "KEA_LOCKFILE_DIR": str(self._folder)}
+        program = copied("kea-dhcp-ddns", self._folder)
         self._process.spawn(
-            *(*self._inside, "kea-dhcp-ddns", "-c", configuration), env={**os.environ, **folders}
+            *(*self._inside, program, "-c", configuration), env={**os.environ, **folders}
         )
         wait_for(self._socket.exists, 20, f"kea-dhcp-ddns ({self._process.log})")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deployments.lab.namespace import Namespace
-from deployments.lab.process import Process, wait_for
+from deployments.lab.process import Process, copied, wait_for
 
 KEY = "lab"
 _ALGORITHM = "hmac-sha256"
@@ -43,7 +43,8 @@ class Named:
         configuration.touch(0o600)
         configuration.write_text("\n".join(lines))
         inside = ("ip", "netns", "exec", self._namespace.name)
-        self._process.spawn(*inside, "named", "-f", "-c", configuration)
+        program = copied("named", self.folder)
+        self._process.spawn(*inside, program, "-f", "-c", configuration)
         wait_for(lambda: self.look(self.zones[0], "soa"), 20, f"named ({self._process.log})")
 
     def stop(self) -> None:

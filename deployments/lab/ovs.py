@@ -30,7 +30,8 @@ class Ovs:
 
     def start(self) -> None:
         """Start it, also again: what was set stays."""
-        self.run.mkdir(parents=True, exist_ok=True)
+        for folder in (self._folder, self.run):
+            folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "conf.db"
         if not config.exists():
             subprocess.run(["ovsdb-tool", "create", config, _SCHEMA], check=True)

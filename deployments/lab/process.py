@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 import time
@@ -31,6 +32,14 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
+
+
+def copied(program: str, folder: Path) -> Path:
+    """A copy of a program in the folder: AppArmor's profiles go by path, and know no labs."""
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        raise RuntimeError(f"{program} is not installed")
+    return Path(shutil.copy2(found, folder / program))
 
 
 def signal_if(

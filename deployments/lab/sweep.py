@@ -33,6 +33,8 @@ def sweep(folder: Path, mark: str = "") -> list[str]:
     if mark:
         ended += _end_marked(mark)
     for record in sorted(folder.rglob("netns")):  # when nobody is in it any more
+        if not record.is_file():  # a host's `/etc/netns`
+            continue
         ended.append(str(record))
         Namespace(record.parent).stop()
     return ended

@@ -93,7 +93,7 @@ def test_packets_larger_than_the_uplinks_are_refused(switch):
         switch.ensure_link(link_of(101, mtu=9000))
 
 
-def test_the_hosts_own_port_is_no_guests_card(ovs, switch):
+def test_a_port_of_the_operators_is_no_guests_card(ovs, switch):
     """As a gateway or a relay in the VLAN has it."""
     link = link_of(101)
     switch.ensure_link(link)

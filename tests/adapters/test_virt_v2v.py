@@ -1,6 +1,6 @@
 """virt-v2v, as far as it can be had: what it is asked, what is made of its answer, and none.
 
-The real program needs a machine of its own and is not installed here: a script stands for it.
+A script stands for the real program: `tests/lab/test_virt_v2v.py` runs that where it is installed.
 """
 
 from pathlib import Path
@@ -24,6 +24,7 @@ SCRIPT = """#!/bin/sh
 echo "$@" >{said}
 cp "$3" {said}.xml
 cat /proc/net/dev >{said}.net
+env >{said}.env
 {then}
 """
 
@@ -42,6 +43,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         program.parent.mkdir()
         program.write_text(SCRIPT.format(said=said, then=then))
         program.chmod(0o755)
+        for each in ("nbdkit", "nbdcopy"):
+            program.with_name(each).symlink_to("virt-v2v")
         path = f"{program.parent}:{virt_v2v._PATH}"
         monkeypatch.setattr(virt_v2v, "_PATH", path)
         monkeypatch.setattr("adapters.programs._PATH", path)
@@ -64,6 +67,29 @@ def test_without_it_no_guest_is_adapted(tmp_path, disks, monkeypatch):
         with pytest.raises(Unsupported, match="virt-v2v is not installed"):
             ask()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["virt-v2v", "nbdkit", "nbdcopy"])
+def test_nor_is_it_without_what_it_needs(tmp_path, stand_in, monkeypatch, missing):
+    stand_in("exit 0")
+    (tmp_path / "bin" / missing).unlink()
+    monkeypatch.setattr(virt_v2v, "_PATH", str(tmp_path / "bin"))
+    with pytest.raises(Unsupported, match=missing):
+        VirtV2v().require()
+
+
+def test_it_is_told_what_its_operator_says_of_the_machine(tmp_path, disks, stand_in, monkeypatch):
+    monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+    monkeypatch.setenv("CLOUDLOOM_SECRET_KEYS", "not for programs")
+    out = tmp_path / "out"
+    said = stand_in(makes(out))
+    VirtV2v().adapt(disks, Firmware.BIOS, out)
+    told = dict(x.partition("=")[::2] for x in Path(f"{said}.env").read_text().splitlines())
+    assert told["LIBGUESTFS_BACKEND_SETTINGS"] == "force_tcg"
+    assert told["LIBGUESTFS_BACKEND"] == "direct"
+    assert told["VIRT_V2V_TMPDIR"] == str(out)
+    assert not Path(told["TMPDIR"]).exists()
+    assert "CLOUDLOOM_SECRET_KEYS" not in told
 
 
 def test_it_is_told_the_formats_and_has_no_network(tmp_path, disks, stand_in):

@@ -1,20 +1,25 @@
-"""VMDKs of several files come in as one form: the set that its descriptor names, or nothing."""
+"""VMDKs of several files come in as one: the set that its descriptor names, or nothing."""
 
 import hashlib
 import os
 import random
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api import sending, tus
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, run
 from tests.api.test_cli import workers as workers  # noqa: PLC0414 - a fixture
 from tests.api.test_gateway import DIGEST, IMAGE, asked, incoming, stream
+from tests.api.test_tus import TUS, go_on, state
+from tests.cutting import CuttingProxy
 
 Files = list[tuple[str, bytes]]
 FORM = {"Content-Type": "multipart/form-data; boundary=cut"}
@@ -175,6 +180,128 @@ def test_a_set_is_never_whole_in_memory(api: Api) -> None:
     stream(api, asked(api), messages(), FORM["Content-Type"])
     assert on_disk == [0, *(len(SET[1]) + piece * 2**20 for piece in range(1, 8))]
     assert incoming(api) == []
+
+
+# --- in several goes ---------------------------------------------------------------------------
+
+
+ALL = SET[1] + ONE[1] + TWO[1]
+SIZES = (len(SET[1]), len(ONE[1]), len(TWO[1]))
+
+
+def begin(api: Api, *sizes: int | str, length: int | None = None, **wishes: Any) -> Any:
+    said = b64encode(" ".join(map(str, sizes)).encode()).decode()
+    total = length or sum(size for size in sizes if isinstance(size, int))
+    headers = {
+        **TUS,
+        "Upload-Length": str(total),
+        "Upload-Metadata": f"filename eA==,sizes {said}",
+    }
+    return api.client.post(asked(api, **wishes), headers=headers)
+
+
+def begun_set(api: Api, *sizes: int, **wishes: Any) -> str:
+    answer = begin(api, *sizes, **wishes)
+    assert answer.status_code == 201, answer.text
+    where: str = answer.headers["Location"]
+    return where
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["one process", "a new one each time"])
+@pytest.mark.parametrize("go", [1, 100, 511, 512, 10_000])
+def test_a_set_comes_in_as_many_goes_as_it_takes(
+    api: Api, go: int, forgets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if go == 1:  # around where a file ends
+        cuts = [0, *(end + by for end in (SIZES[0], sum(SIZES[:2])) for by in (-1, 0, 1))]
+    else:
+        cuts = list(range(0, len(ALL), go))
+    where = begun_set(api, *SIZES, sha256=digest(SET[1], ONE[1], TWO[1]))
+    for start, end in pairwise([*cuts, len(ALL)]):
+        if forgets:
+            monkeypatch.setattr(tus, "_seen", type(tus._seen)())
+        assert state(api, where) == (start, None)
+        answer = go_on(api, where, start, ALL[start:end])
+        assert answer.status_code == 204, answer.text
+    (operation,) = api.sent
+    assert answer.headers["Location"] == f"/v1/operations/{operation.id}"
+    assert state(api, where) == (len(ALL), answer.headers["Location"])
+    (folder,) = incoming(api)
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == {
+        "disk-0.vmdk": SET[1],
+        **dict([ONE, TWO]),
+    }
+
+
+def test_what_was_seen_of_a_set_is_not_taken_for_another_of_its_files(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has not seen the first file, and as much of the third as the second has."""
+    text = descriptor("d-1", "d-2")[1]
+    content = text + b"1" * 64 + b"2" * 128
+    where = begun_set(api, len(text), 64, 128)
+    go_on(api, where, 0, content[:10])
+    monkeypatch.setattr(tus, "_seen", type(tus._seen)())
+    go_on(api, where, 10, content[10 : len(text) + 128])
+    assert go_on(api, where, len(text) + 128, content[len(text) + 128 :]).is_success
+    (operation,) = api.sent
+    assert operation.arguments["digest"] == digest(text, b"1" * 64, b"2" * 128)
+
+
+@pytest.mark.parametrize(
+    ("extents", "sizes", "code"),
+    [
+        (["d-1"], (1, 1), "image-surplus-file"),
+        (["d-1", "d-2"], (1,), "image-truncated"),
+        (["../up"], (1,), "image-foreign-extent"),
+        (["disk-0.vmdk"], (1,), "image-foreign-extent"),
+        (["d-1", "d-1"], (1, 1), "image-corrupt"),
+    ],
+)
+def test_a_set_that_is_not_what_its_descriptor_says_ends_at_once(
+    api: Api, extents: list[str], sizes: tuple[int, ...], code: str
+) -> None:
+    text = descriptor(*extents)[1]
+    where = begun_set(api, len(text), *sizes)
+    refused(go_on(api, where, 0, text + b"x" * sum(sizes)), 422, code)
+    assert incoming(api) == []
+    assert api.client.head(where, headers=TUS).status_code == 404
+    assert api.get("/v1/operations").json() == []
+
+
+def test_sizes_that_make_no_sense_are_refused(api: Api) -> None:
+    for sizes in ((5,), (5, -1), ("x", "y"), (), [1] * 501):
+        refused(begin(api, *sizes, length=5), 400, "invalid-header")
+    refused(begin(api, 2, 2, length=5), 400, "invalid-header")
+    refused(begin(api, 0, 5), 400, "invalid-header")
+    refused(begin(api, 2, 3, format="raw"), 400, "invalid-header")
+    assert incoming(api) == []
+
+
+def test_a_set_that_is_given_up_goes(api: Api) -> None:
+    where = begun_set(api, *SIZES)
+    go_on(api, where, 0, ALL[: SIZES[0] + 5])
+    assert api.client.delete(where, headers=TUS).status_code == 204
+    assert incoming(api) == []
+
+
+def test_the_command_line_goes_on_with_a_set(
+    workers: Workers, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.resting = True
+    large = ("d-f002.vmdk", random.Random(1).randbytes(600_000))
+    for name, content in (SET, ONE, large):
+        (tmp_path / name).write_bytes(content)
+    port = int(os.environ["CLOUDLOOM_URL"].rpartition(":")[2])
+    monkeypatch.setattr(sending, "_PAUSE_S", 0.01)
+    with CuttingProxy(port, [300_000, 400_000], None) as proxy:
+        monkeypatch.setenv("CLOUDLOOM_URL", proxy.url)
+        words = ("--name", "new", "--format", "vmdk", "--no-wait")
+        sent = run("import", tmp_path / "d.vmdk", *words)
+        assert proxy.cuts == []
+    assert sent.exit_code == 0, sent.output
+    (folder,) = incoming(api)
+    assert (folder / large[0]).read_bytes() == large[1]
 
 
 # --- the command line, and real tools ------------------------------------------------------------

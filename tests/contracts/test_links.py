@@ -159,7 +159,8 @@ class Switched:
         self.host.network.ip(
             "link", "add", card, "type", "veth", "peer", "name", f"far{self.cards}"
         )
-        self.ovs.vsctl("add-port", self.name, card, f"tag={link.tag}")
+        by_libvirt = ("set", "interface", card, "external_ids:attached-mac=52\\:54\\:00")
+        self.ovs.vsctl("add-port", self.name, card, f"tag={link.tag}", "--", *by_libvirt)
         return card
 
     def unplug(self, link: Link, card: str) -> None:

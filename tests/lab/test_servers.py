@@ -132,6 +132,7 @@ def test_a_sweep_takes_networks_away_with_what_runs_in_them(tmp_path: Path) -> N
     kea.start()
     relay = Relay(tmp_path / "relay", vlans)
     relay.start()
+    (tmp_path / "host" / "etc" / "netns").mkdir(parents=True)  # what a host keeps of one
     names = {vlans.switch.name, vlans.servers[0].name}
     assert names <= namespaces()
     ended = sweep(tmp_path)

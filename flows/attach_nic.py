@@ -11,7 +11,7 @@ from flows.definitions import redefine
 from flows.operation import operation
 from flows.steps import step
 from flows.survey import survey_vm
-from flows.vm_networks import guard_cards, hold_links, needs_of, reserve_addresses
+from flows.vm_networks import join_networks
 
 
 @operation("vm")
@@ -22,18 +22,8 @@ def attach_nic(request: Operation) -> None:
     enter_nic(nic, vm.id)
     if vm.host_id:
         now = survey_with_nic(vm.id, nic.id)
-        join_network(cards.only(now, nic.id), vm)
+        join_networks([cards.only(now, nic.id)])
         redefine(vm, now)
-
-
-def join_network(vm: VmRecord, former: VmRecord) -> None:
-    """Let the host have the network, unless another card of the VM is in it; tell the server."""
-    if not {each.network for each in vm.plugs} <= {each.network for each in former.plugs}:
-        hold_links(vm.host, needs_of([vm]))
-    if vm.guards:
-        guard_cards(vm.host, list(vm.guards))
-    for server, nics in vm.served.items():
-        reserve_addresses(server, [vm.id], nics)
 
 
 @step("enter-nic")

@@ -253,8 +253,6 @@ def networked(world: World) -> UUID:
                 dhcp_server_id=server, relay="10.0.0.1", tag=None,
             )
         )  # fmt: skip
-    private = cloud.networks.network(world.network)
-    cloud.ledger.charge(cloud.networks.charges(private), lambda _: True)
     return server
 
 

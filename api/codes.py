@@ -161,7 +161,6 @@ MEANINGS = {
     "too-many-consoles": "No more consoles at once here.",
     "too-many-disks": "A VM has at most 15 disks, volumes among them.",
     "too-many-logins": "Too many log in at once: `Retry-After` says when to try again.",
-    "too-many-nics": "A VM has at most eight cards.",
     "too-many-vms": "An appliance has at most 1000 VMs.",
     "transfer-arrived": "The upload has come whole: cancel its import instead.",
     "transfer-cut-off": "The upload ended before it was whole.",

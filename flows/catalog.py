@@ -2,7 +2,6 @@
 
 from flows.adapt_template import adapt_template
 from flows.add_disk import add_disk
-from flows.attach_nic import attach_nic
 from flows.attach_volume import attach_volume
 from flows.capture_image import capture_image
 from flows.capture_volume import capture_volume
@@ -17,7 +16,6 @@ from flows.delete_network import delete_network
 from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
-from flows.detach_nic import detach_nic
 from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
@@ -62,8 +60,6 @@ CATALOG: tuple[OperationFlow, ...] = (
     delete_iscsi_volume,
     create_network,
     delete_network,
-    attach_nic,
-    detach_nic,
     attach_volume,
     detach_volume,
     deploy_vm,

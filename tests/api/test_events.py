@@ -99,11 +99,6 @@ def added_disk(api: Api) -> str:
     return f"{vm}/disks/{api.get(vm).json()['disks'][1]['id']}"
 
 
-def a_nic(api: Api) -> str:
-    vm = f"/v1/vms/{a_vm(api)['vm']}"
-    return f"{vm}/nics/{api.get(vm).json()['nics'][0]['id']}"
-
-
 def detach(api: Api) -> Any:
     vm = api.appliance(WITH_VOLUME)["vms"][0]
     return api.post(f"/v1/volumes/{vm['volumes'][0]['id']}/detach", json={"vm": vm["id"]})
@@ -433,11 +428,6 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
         "operation.accepted",
         lambda api: api.delete(f"/v1/templates/{api.world.template}"),
     ),
-    "POST /v1/vms/{vm_id}/nics": (
-        "operation.accepted",
-        lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/nics", json={"network": "default"}),
-    ),
-    "DELETE /v1/vms/{vm_id}/nics/{nic_id}": ("operation.accepted", deleted(a_nic)),
     "POST /v1/networks": (
         "operation.accepted",
         lambda api: api.post("/v1/networks", json=LAN),

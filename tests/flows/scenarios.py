@@ -279,55 +279,6 @@ def deploy_networked(world: World) -> Asked:
     return vm, {}
 
 
-def _still_networked(world: World) -> UUID:
-    """A VM that is off, in a private network."""
-    vm, _ = undeploy_networked(world)
-    world.run("change_power", vm, power="off", former="ON")
-    return vm
-
-
-def _nic(network: UUID) -> dict[str, Any]:
-    return {"nic": {"id": str(uuid4()), "network_id": str(network)}}
-
-
-def _other_network(world: World) -> UUID:
-    network, asked = create_network(world)
-    server = str(cloud.lans.servers(world.datacenter)[0].id)
-    asked["network"] |= {"range": "10.1.0.0/24", "dhcp_server_id": server}
-    world.run("create_network", network, **asked)
-    return network
-
-
-def attach_nic(world: World) -> Asked:
-    """In a network that nobody is in yet."""
-    vm = _still_networked(world)
-    return vm, _nic(_other_network(world))
-
-
-def attach_nic_again(world: World) -> Asked:
-    """In the network that it is in."""
-    return _still_networked(world), _nic(world.network)
-
-
-def attach_nic_undeployed(world: World) -> Asked:
-    vm, _ = deploy_networked(world)
-    return vm, _nic(world.network)
-
-
-def detach_nic(world: World) -> Asked:
-    """The last card of its network."""
-    vm, asked = attach_nic(world)
-    world.run("attach_nic", vm, **asked)
-    return vm, {"nic": asked["nic"]["id"]}
-
-
-def detach_nic_of_two(world: World) -> Asked:
-    """One of two that are in a network."""
-    vm, asked = attach_nic_again(world)
-    world.run("attach_nic", vm, **asked)
-    return vm, {"nic": asked["nic"]["id"]}
-
-
 def deploy_awaited(world: World) -> Asked:
     """One that has to ask for its address."""
     return deploy_networked(world)[0], {"wait_for": "lease"}
@@ -892,11 +843,6 @@ SCENARIOS = {
     "delete_iscsi_volume": Scenario("delete_iscsi_volume", delete_volume),
     "create_network": Scenario("create_network", create_network),
     "delete_network": Scenario("delete_network", delete_network),
-    "attach_nic": Scenario("attach_nic", attach_nic),
-    "attach_nic-again": Scenario("attach_nic", attach_nic_again),
-    "attach_nic-undeployed": Scenario("attach_nic", attach_nic_undeployed),
-    "detach_nic": Scenario("detach_nic", detach_nic),
-    "detach_nic-of-two": Scenario("detach_nic", detach_nic_of_two),
     "attach_volume": Scenario("attach_volume", attach),
     "detach_volume": Scenario("detach_volume", detach),
     "attach_volume-hot": Scenario("attach_volume", hot_attach),

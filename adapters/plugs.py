@@ -27,6 +27,15 @@ class Plug(Value):
     address: IPv4Address | None = None
 
 
+class NewNic(Value):
+    """A NIC that a VM is to have more; without an address, the next of its network is its own."""
+
+    id: UUID
+    network: UUID
+    address: IPv4Address | None = None
+    model: str = ""
+
+
 class Promise(Value):
     """An address that a DHCP server is to tell a card."""
 

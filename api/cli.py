@@ -22,6 +22,7 @@ from api import (
     label_verbs,
     library_verbs,
     limit_verbs,
+    nic_verbs,
     persistence_verbs,
     planned_verbs,
     template_verbs,
@@ -426,6 +427,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 infrastructure_verbs.add_to(app, _client, _show)
 composition_verbs.add_to(app)
 hardware_verbs.add_to(app, _finish)
+nic_verbs.add_to(app, _finish)
 volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
 template_verbs.add_to(app, _finish)

@@ -159,6 +159,8 @@ MEANINGS = {
     "template-not-persistent": "The template's disks are images already, not volumes.",
     "template-persistent": "The template's disks are volumes: capture it as an ordinary one.",
     "too-many-consoles": "No more consoles at once here.",
+    "too-many-nics": "A VM has 8 NICs at most.",
+    "default-nic": "The VM's way out goes with its other NICs first.",
     "too-many-disks": "A VM has at most 15 disks, volumes among them.",
     "too-many-logins": "Too many log in at once: `Retry-After` says when to try again.",
     "too-many-vms": "An appliance has at most 1000 VMs.",

@@ -2,6 +2,7 @@
 
 from flows.adapt_template import adapt_template
 from flows.add_disk import add_disk
+from flows.attach_nic import attach_nic
 from flows.attach_volume import attach_volume
 from flows.capture_image import capture_image
 from flows.capture_volume import capture_volume
@@ -16,6 +17,7 @@ from flows.delete_network import delete_network
 from flows.delete_template import delete_template
 from flows.deploy_appliance import deploy_appliance
 from flows.deploy_vm import deploy_vm
+from flows.detach_nic import detach_nic
 from flows.detach_volume import detach_volume
 from flows.export_template import export_template
 from flows.export_vm import export_vm
@@ -73,6 +75,8 @@ CATALOG: tuple[OperationFlow, ...] = (
     resize_vm,
     add_disk,
     delete_disk,
+    attach_nic,
+    detach_nic,
     redefine_vm,
     resize_volume,
     unwind_operation,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from adapters.database.addressing import Networks
 from adapters.database.approvals import Approvals
+from adapters.database.cards import Cards
 from adapters.database.claims import Claims
 from adapters.database.equipment import Equipment
 from adapters.database.explanations import Explanations
@@ -165,6 +166,11 @@ class Cloud:
     def ledger(self) -> Ledger:
         """What is charged, and the limits."""
         return Ledger(self.database)
+
+    @cached_property
+    def cards(self) -> Cards:
+        """NICs that come and go."""
+        return Cards(self.database)
 
     @cached_property
     def lans(self) -> Lans:

@@ -1,5 +1,6 @@
 """What the inventory knows, as values: rows never leave this package otherwise."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from uuid import UUID, uuid5
 
@@ -325,6 +326,16 @@ class VmRecord(Value):
         links = {link.network: link for link in self.links}
         into = {each.nic: links.get(each.network) for each in self.plugs}
         return tuple(plugged(x, link) if (link := into.get(x.id)) else x for x in self.nics)
+
+    def in_networks_of(self, nics: Sequence[UUID]) -> "VmRecord":
+        """The VM as if it had no other NICs in networks."""
+        return self.model_copy(update={"plugs": tuple(x for x in self.plugs if x.nic in nics)})
+
+    def without_nic(self, nic: UUID) -> "VmRecord":
+        """The VM without one of its NICs."""
+        left = tuple(each for each in self.nics if each.id != nic)
+        plugs = tuple(each for each in self.plugs if each.nic != nic)
+        return self.model_copy(update={"nics": left, "plugs": plugs})
 
     def plus(self, disk: DiskRecord) -> "VmRecord":
         """The VM with one disk more."""

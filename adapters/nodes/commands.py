@@ -4,9 +4,10 @@ import re
 import time
 
 from adapters import programs
-from adapters.errors import AdapterError, NotAllowed, Transient
+from adapters.errors import AdapterError, NotAllowed, Transient, Unsupported
 from adapters.programs import ProgramFailed, Stopped
 
+_NAMESPACE = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*)?")  # a file's name, and no path
 _TIMEOUT_S = 60.0
 _STILL_TRUE_S = 60.0  # what a machine can do changes with its packages
 _attempted: dict[tuple[str, ...], tuple[float, str]] = {}  # when, and why it failed
@@ -16,6 +17,8 @@ class Commands:
     """The one place where commands for a host's network are run."""
 
     def __init__(self, namespace: str = "") -> None:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise Unsupported(f"{namespace} is no network namespace", code="link-unsupported")
         self._namespace = namespace
 
     def run(self, program: str, *arguments: str, stdin: str = "") -> str:

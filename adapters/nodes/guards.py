@@ -5,8 +5,8 @@ link's own file loads it when the host starts, before any guest does. Names of c
 which need not be there yet.
 """
 
-import fcntl
 import json
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -17,10 +17,11 @@ from uuid import UUID
 from adapters.errors import Unsupported
 from adapters.lan import Guard
 from adapters.nodes.commands import Commands, sorted_out
-from adapters.nodes.local import speaking_files
+from adapters.nodes.local import locked, speaking_files
 from adapters.nodes.written import publish
 from adapters.programs import ProgramFailed
 
+_PATIENCE_S = 20.0  # for another lane, or a runner that has been stopped
 _TABLE = """\
 add table bridge {table}
 delete table bridge {table}
@@ -134,7 +135,7 @@ class Guards:
         with speaking_files(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             with path.open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                locked(lock, time.monotonic() + _PATIENCE_S)
                 yield
 
 

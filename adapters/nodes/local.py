@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 from uuid import UUID
 
 from adapters.errors import BadImage, NotAllowed, NotFound, OutOfSpace, Refused, Transient
@@ -103,7 +103,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
     end = time.monotonic() + _PATIENCE_S
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o444), "r+b") as file:
-            if _locked(file, end) and _is_still(path, file):
+            if locked(file, end) and _is_still(path, file):
                 try:
                     file.truncate(0)
                     yield file
@@ -113,7 +113,8 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
                 return
 
 
-def _locked(file: BinaryIO, end: float) -> bool:
+def locked(file: IO[Any], end: float) -> bool:
+    """Have a file for oneself, by then. Raises `Transient` where another still has it."""
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

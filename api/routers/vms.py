@@ -340,7 +340,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
     host_names = {host.id: host.name for host in db.execute(hosts)}
     disks = _by_vm(db, models.VmDisk, Disk, ids)
     nics = _by_vm(db, models.NicRow, Nic, ids)
-    _tell_addresses(db, [nic for some in nics.values() for nic in some])
+    tell_addresses(db, [nic for some in nics.values() for nic in some])
     volumes = _by_vm(db, models.VolumeRow, Volume, ids)
     on_volumes = labels_of(db, [each.id for some in volumes.values() for each in some])
     for volume in (each for some in volumes.values() for each in some):
@@ -376,7 +376,8 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
     ]
 
 
-def _tell_addresses(db: Session, nics: Sequence[Nic]) -> None:
+def tell_addresses(db: Session, nics: Sequence[Nic]) -> None:
+    """Tell the addresses that these NICs have."""
     table = models.AddressRow
     query = select(table.nic_id, table.network_id, table.address)
     query = query.where(table.nic_id.in_([nic.id for nic in nics]))

@@ -14,6 +14,7 @@
 | redefine | CONFIGURED, OFF |
 | grow | ON |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
+| attach a NIC to, detach a NIC of | NOT_ALLOCATED, CONFIGURED, OFF |
 | capture a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
@@ -62,6 +63,8 @@ _ALLOWED = {
     "capture a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
     "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
+    "attach a NIC to": _STILL | {VmState.NOT_ALLOCATED},
+    "detach a NIC of": _STILL | {VmState.NOT_ALLOCATED},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }

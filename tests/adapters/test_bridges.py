@@ -1,5 +1,6 @@
 """Bridges of hosts that are network namespaces: packets, reboots, and what is the operator's."""
 
+import fcntl
 import re
 import shlex
 import shutil
@@ -10,8 +11,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.errors import Conflict, Unsupported
+from adapters.errors import Conflict, Transient, Unsupported
 from adapters.lan import Guard, Link, LinkKind
+from adapters.nodes import guards
 from adapters.nodes.bridges import Bridges
 from adapters.nodes.ifupdown import stanza
 from adapters.nodes.interfaces import Way, address_of
@@ -202,6 +204,18 @@ def test_a_guarded_guest_asks_for_an_address_and_gives_none(host, tmp_path, is_g
         server.network.run("kill", (tmp_path / "pid").read_text().strip())
 
 
+def test_a_runner_that_was_stopped_holds_nobody_up_for_ever(host, monkeypatch):
+    monkeypatch.setattr(guards, "_PATIENCE_S", 0.1)
+    guard = Guard(nic=uuid4(), mac=MINE, installation=uuid4())
+    place = host.etc / "cloudloom"
+    place.mkdir()
+    with (place / f"guards-{guard.installation}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Transient):
+            host.bridges.ensure_guards([guard])
+    host.bridges.ensure_guards([guard])
+
+
 # --- what lasts --------------------------------------------------------------------------------
 
 
@@ -360,6 +374,12 @@ def test_a_host_is_not_cut_off(host):
     host.bridges.delete_link(link)
     (uplink,) = host.host.network.ask("link", "show", "dev", UPLINK)
     assert "master" not in uplink
+
+
+@pytest.mark.parametrize("name", ["..", "../../etc", "a/b", ".hidden", "a b"])
+def test_a_namespace_is_a_name_and_no_path(name):
+    with pytest.raises(Unsupported):
+        Bridges(name)
 
 
 def test_bridges_are_no_other_kind_of_link(host):

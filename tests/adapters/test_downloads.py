@@ -320,7 +320,7 @@ def test_a_server_that_goes_on_with_something_else_is_not_believed(target):
 
 
 @pytest.mark.parametrize(
-    ("age_s", "goes_on"), [(60, True), (0, False)], ids=["an-old-change", "of-this-second"]
+    ("age_s", "goes_on"), [(60, True), (-60, False)], ids=["an-old-change", "a-new-one"]
 )
 def test_a_time_of_change_is_a_mark_if_it_is_an_old_one(target, age_s, goes_on):
     now = datetime.now(UTC)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.errors import AdapterError
 from adapters.images import manifest, ovf, vmdk
-from adapters.images.ova import take_apart
+from adapters.images.ova import leading_descriptor, take_apart
 from tests.adapters.test_hostile_archives import descriptor, good, member, qcow2, sparse_vmdk, tar
 from tests.adapters.test_packages import MEMBERS, VIRTUALBOX, archive, manifest_of, vmware
 from tests.refusing import MAX_VIRTUAL_MIB, OURS
@@ -119,6 +119,7 @@ def try_archive(folder: Path, data: bytes) -> None:
             each.rmdir() if each.is_dir() else each.unlink()
 
     refused_or_read(read)
+    refused_or_read(lambda: ovf.read(leading_descriptor(data)))
     assert set(folder.parent.rglob("*")) == before
 
 

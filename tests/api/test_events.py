@@ -93,6 +93,11 @@ def keep(api: Api) -> Any:
     return api.post(f"{vm}/keep")
 
 
+def nic_of(api: Api) -> str:
+    vm = api.appliance(PLAIN)["vms"][0]
+    return f"/v1/vms/{vm['id']}/nics/{vm['nics'][0]['id']}"
+
+
 def added_disk(api: Api) -> str:
     vm = f"/v1/vms/{a_vm(api)['vm']}"
     api.done(api.post(f"{vm}/disks", json={"size_mib": 8}))
@@ -534,6 +539,14 @@ EVENTS: dict[str, tuple[str, Callable[[Api], Any]]] = {
     "DELETE /v1/vms/{vm_id}/disks/{disk_id}": (
         "operation.accepted",
         lambda api: api.delete(added_disk(api)),
+    ),
+    "POST /v1/vms/{vm_id}/nics": (
+        "operation.accepted",
+        lambda api: api.post(f"/v1/vms/{a_vm(api)['vm']}/nics", json={"network": "default"}),
+    ),
+    "DELETE /v1/vms/{vm_id}/nics/{nic_id}": (
+        "operation.accepted",
+        lambda api: api.delete(nic_of(api)),
     ),
     "POST /v1/vms/{vm_id}/redefine": (
         "operation.accepted",

@@ -98,6 +98,7 @@ def ours(api: Api) -> Ours:
         "appliance_id": shop["id"],
         "vm_id": vm["id"],
         "disk_id": vm["disks"][0]["id"],
+        "nic_id": vm["nics"][0]["id"],
         "volume_id": vm["volumes"][0]["id"],
         "operation_id": operation.json()["id"],
     }
@@ -388,6 +389,9 @@ MATRIX: dict[str, Route] = {
     "POST /v1/vms/{vm_id}/disks": of(P.VAPP_CUSTOMISE_SETTINGS, size_mib=8),
     "GET /v1/vms/{vm_id}/disks/{disk_id}": of(P.VDC_ENUMERATE),
     "DELETE /v1/vms/{vm_id}/disks/{disk_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
+    "POST /v1/vms/{vm_id}/nics": of(P.VAPP_CUSTOMISE_SETTINGS, network="default"),
+    "GET /v1/vms/{vm_id}/nics/{nic_id}": of(P.VDC_ENUMERATE),
+    "DELETE /v1/vms/{vm_id}/nics/{nic_id}": of(P.VAPP_CUSTOMISE_SETTINGS),
     "POST /v1/vms/{vm_id}/redefine": of(P.VAPP_CUSTOMISE_SETTINGS, boot=["disk"]),
     "POST /v1/vms/{vm_id}/persist": of(P.VAPP_CREATE_STATEFUL, volume="new"),
     "GET /v1/operations": own(P.OPERATION_VIEW),

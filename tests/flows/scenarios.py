@@ -253,7 +253,14 @@ def networked(world: World) -> UUID:
                 dhcp_server_id=server, relay="10.0.0.1", tag=None,
             )
         )  # fmt: skip
+    _charged(world.network)
     return server
+
+
+def _charged(network: UUID) -> None:
+    """Charge a tenant's network, as creating it does."""
+    record = cloud.networks.network(network)
+    cloud.ledger.charge(cloud.networks.charges(record), lambda _: True)
 
 
 def _addressed(*vms: UUID) -> None:
@@ -779,6 +786,48 @@ def abandoned_upload(world: World) -> UUID:
     return ticket.id
 
 
+def _wired_vm(world: World) -> UUID:
+    """A VM in a network that is off."""
+    vm, _ = undeploy_networked(world)
+    world.run("change_power", vm, power="off", former="ON")
+    return vm
+
+
+def _second_nic(world: World) -> dict[str, str]:
+    """One in a network that nobody is in yet."""
+    other = uuid4()
+    with cloud.database.write() as db:
+        like = db.scalars(select(models.Network)).first()
+        kept = {x.key: getattr(like, x.key) for x in models.Network.__table__.columns}
+        fresh = {"id": other, "name": "other", "number": 8, "tag": None, "relay": "10.0.1.1"}
+        ranged = {"range": "10.0.1.0/24", "gateway": "10.0.1.1"}
+        db.add(models.Network(**{**kept, **fresh, **ranged}))
+    _charged(other)
+    return {"id": str(uuid4()), "network": str(other)}
+
+
+def attach_nic(world: World) -> Asked:
+    vm = _wired_vm(world)
+    return vm, {"nic": _second_nic(world)}
+
+
+def attach_nic_undeployed(world: World) -> Asked:
+    vm, _ = deploy_networked(world)
+    return vm, {"nic": _second_nic(world)}
+
+
+def detach_nic(world: World) -> Asked:
+    vm, asked = attach_nic(world)
+    world.run("attach_nic", vm, **asked)
+    return vm, {"nic": asked["nic"]["id"]}
+
+
+def detach_nic_undeployed(world: World) -> Asked:
+    vm, asked = attach_nic_undeployed(world)
+    world.run("attach_nic", vm, **asked)
+    return vm, {"nic": asked["nic"]["id"]}
+
+
 def strayed(world: World) -> Asked:
     """A DHCP server that has lost one address, has kept another, and has a third otherwise."""
     server = networked(world)
@@ -886,6 +935,10 @@ SCENARIOS = {
     "add_disk-undeployed": Scenario("add_disk", add_disk_undeployed),
     "delete_disk": Scenario("delete_disk", delete_disk),
     "delete_disk-undeployed": Scenario("delete_disk", delete_disk_undeployed),
+    "attach_nic": Scenario("attach_nic", attach_nic),
+    "attach_nic-undeployed": Scenario("attach_nic", attach_nic_undeployed),
+    "detach_nic": Scenario("detach_nic", detach_nic),
+    "detach_nic-undeployed": Scenario("detach_nic", detach_nic_undeployed),
     "redefine_vm": Scenario("redefine_vm", redefine),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),

@@ -1,0 +1,45 @@
+"""`cloudloom attach-nic`, `detach-nic`, `nics`: the networks that a VM is in."""
+
+from typing import Annotated
+
+import typer
+
+from api.command_line import NoWait, client, find, show
+from api.hardware_verbs import Finish
+
+
+def add_to(app: typer.Typer, finish: Finish) -> None:
+    """Give the command line these verbs; `finish` waits for an operation's end."""
+
+    @app.command("attach-nic")
+    def attach_nic(
+        vm: str,
+        network: str,
+        *,
+        address: Annotated[str | None, typer.Option(help="One of its; else the next.")] = None,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Attach a NIC in NETWORK to a VM that is off."""
+        with client() as api:
+            path = f"/v1/vms/{find(api, 'vms', vm)}/nics"
+            body = {"network": network, "address": address}
+            finish(api, api.start(path, body), wait=not no_wait)
+
+    @app.command("detach-nic")
+    def detach_nic(
+        vm: str,
+        nic: Annotated[str, typer.Argument(help="Its id, which `nics` shows.")],
+        *,
+        no_wait: NoWait = False,
+    ) -> None:
+        """Detach a NIC of a VM that is off; its address is free again."""
+        with client() as api:
+            path = f"/v1/vms/{find(api, 'vms', vm)}/nics/{nic}"
+            finish(api, api.start(path, method="DELETE"), wait=not no_wait)
+
+    @app.command()
+    def nics(vm: str) -> None:
+        """List a VM's NICs, with their addresses."""
+        with client() as api:
+            found = api.get(f"/v1/vms/{find(api, 'vms', vm)}")["nics"]
+            show(found, "id", "position", "mac", "address", "is_default", "model")

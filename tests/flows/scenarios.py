@@ -263,7 +263,7 @@ def _charged(network: UUID) -> None:
     cloud.ledger.charge(cloud.networks.charges(record), lambda _: True)
 
 
-def _addressed(*vms: UUID) -> None:
+def addressed(*vms: UUID) -> None:
     """Give each of these VMs' NICs an address."""
     with cloud.database.write() as db:
         nics = select(models.NicRow).where(models.NicRow.vm_id.in_(vms))
@@ -282,7 +282,7 @@ def deploy_networked(world: World) -> Asked:
     """A VM in a private network that nobody is in yet."""
     networked(world)
     vm = _vm_of(world.appliance("db"))
-    _addressed(vm)
+    addressed(vm)
     return vm, {}
 
 
@@ -304,7 +304,7 @@ def deploy_networked_appliance(world: World) -> Asked:
     assert cloud.inventory.vm(first).links
     appliance = world.appliance("mail", "web")
     vms = [vm.id for vm in cloud.inventory.vms_of(appliance)]
-    _addressed(*vms)
+    addressed(*vms)
     return appliance, {"vms": [str(vm) for vm in vms]}
 
 
@@ -313,10 +313,10 @@ def sync_networked(world: World) -> Asked:
     networked(world)
     appliance = world.appliance("old")
     old = _vm_of(appliance)
-    _addressed(old)
+    addressed(old)
     world.run("deploy_appliance", appliance, vms=[str(old)])
     new = world.vm(appliance, "new", 1, world.template, [])
-    _addressed(new)
+    addressed(new)
     return appliance, {"vms": [str(new)], "leaving": [str(old)]}
 
 
@@ -832,7 +832,7 @@ def strayed(world: World) -> Asked:
     """A DHCP server that has lost one address, has kept another, and has a third otherwise."""
     server = networked(world)
     vms = [_vm_of(world.appliance(name)) for name in ("db", "web", "old")]
-    _addressed(*vms)
+    addressed(*vms)
     for vm in vms[:2]:
         world.run("deploy_vm", vm)
     dhcp = cloud.dhcp(server)

@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import update
 
 from adapters.database import models
+from adapters.networks.memory import MemoryDhcp
 from adapters.types import Finding, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import deploy_awaited, deploy_networked
+from tests.flows.scenarios import addressed, deploy_awaited, deploy_networked, networked
 from tests.worlds import World
 
 
@@ -40,6 +41,24 @@ def test_a_vm_is_plugged_in_as_its_host_has_networks(
     assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
     assert cloud.switch(record.host).links(installation) == []
     assert cloud.switch(record.host).guards(installation) == []
+
+
+def test_a_server_is_told_of_all_vms_of_an_appliance_in_one_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networked(world)
+    appliance = world.appliance(*(f"vm{n}" for n in range(30)))
+    asked = [vm.id for vm in cloud.inventory.vms_of(appliance)]
+    addressed(*asked)
+    told, change = [], MemoryDhcp._change
+    monkeypatch.setattr(
+        MemoryDhcp, "_change", lambda *said: (told.append(said[1]), change(*said))[1]
+    )
+    vms = [str(vm) for vm in asked]
+    world.run("deploy_appliance", appliance, vms=vms)
+    assert told == ["ensure_reservations"]
+    world.run("undeploy_appliance", appliance, vms=vms)
+    assert told == ["ensure_reservations", "delete_reservations"]
 
 
 def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:

@@ -69,9 +69,9 @@ def bring_up(vm: VmRecord, waits: WaitFor | None = None) -> None:
     for volume in vm.volumes:
         plug_in(volume, vm)
     switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
-    record_state(vm.id, VmState.ON, VmState.ALLOCATED)
     if waits is WaitFor.LEASE and vm.promised:
         await_leases(vm.id, vm.promised)
+    record_state(vm.id, VmState.ON, VmState.ALLOCATED)
 
 
 @step("define-vm")

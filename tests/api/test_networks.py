@@ -351,3 +351,33 @@ def test_a_dhcp_servers_password_is_never_told(api: Api) -> None:
     assert cloud.secrets.has(UUID(made.json()["id"]))
     assert api.delete(path).status_code == 204
     assert not cloud.secrets.has(UUID(made.json()["id"]))
+
+
+def test_cards_come_and_go_while_a_vm_is_off(api: Api, server: str) -> None:
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(uplink="eth1", link_kind="bridge"))
+    front, back = network(api, name="front"), network(api, name="back")
+    appliance(api, "front")
+    vm = f"/v1/vms/{api.get('/v1/vms').json()[0]['id']}"
+    api.done(api.post(f"{vm}/deploy"))
+    refused(api.post(f"{vm}/nics", json={"network": "back"}), 409, "wrong-state")
+    api.done(api.post(f"{vm}/power", json={"power": "off"}))
+    refused(api.post(f"{vm}/nics", json={"network": "none"}), 404, "unknown-network")
+    api.done(api.post(f"{vm}/nics", json={"network": "back", "address": "192.168.1.9"}))
+    nics = api.get(vm).json()["nics"]
+    assert [(x["network_id"], x["address"], x["is_default"]) for x in nics] == [
+        (front["id"], "192.168.0.1", True),
+        (back["id"], "192.168.1.9", False),
+    ]
+    _, told = cloud.dhcp(UUID(server)).content()
+    assert {str(each.address) for each in told.values()} == {"192.168.0.1", "192.168.1.9"}
+    assert api.get(f"/v1/networks/{back['id']}").json()["tag"] == 3
+    refused(api.delete(f"{vm}/nics/{nics[0]['id']}"), 409, "default-nic")
+    api.done(api.delete(f"{vm}/nics/{nics[1]['id']}"))
+    assert api.get(vm).json()["nics"] == nics[:1]
+    assert api.get(f"/v1/networks/{back['id']}").json()["tag"] is None
+    _, told = cloud.dhcp(UUID(server)).content()
+    assert [str(each.address) for each in told.values()] == ["192.168.0.1"]
+    api.done(api.post(f"{vm}/power", json={"power": "on"}))
+    api.done(api.post(f"{vm}/undeploy"))
+    assert cloud.dhcp(UUID(server)).content() == ({}, {})

@@ -24,7 +24,7 @@ def sync_dhcp(request: Operation) -> None:
     if not request.arguments.get("dry_run"):
         for each in found:
             if each.any:
-                mend_server(each)
+                mend_server(each, datacenter)
 
 
 @step("survey-servers")
@@ -42,7 +42,7 @@ def compare_server(server: UUID) -> Difference:
 
 
 @step("mend-server", Effect.REMOVES)
-def mend_server(found: Difference) -> None:
+def mend_server(found: Difference, datacenter: UUID) -> None:
     """Mend what was found, as far as it is so still."""
     now, dhcp = difference(found.server), cloud.dhcp(found.server)
     if gone := [x for x in now.unneeded if x in found.unneeded]:
@@ -56,7 +56,7 @@ def mend_server(found: Difference) -> None:
 
 
 @mend_server.look
-def _(found: Difference) -> bool:
+def _(found: Difference, datacenter: UUID) -> bool:
     """Whether anything of it is still so."""
     now = difference(found.server)
     pairs = (

@@ -31,7 +31,7 @@ def join_networks(vms: Sequence[VmRecord]) -> None:
         here = [vm for vm in vms if vm.host == host]
         hold_links(host, needs_of(here))
         if guards := [guard for vm in here for guard in vm.guards]:
-            guard_cards(host, guards)
+            guard_cards(host, [vm.id for vm in here], guards)
     for server, some in served(vms).items():
         reserve_addresses(server, [vm.id for vm in some], nics_of(some, server))
 
@@ -102,19 +102,19 @@ def _holders(need: Need) -> list[str]:
 
 
 @step("guard-cards")
-def guard_cards(host: UUID, guards: list[Guard]) -> None:
+def guard_cards(host: UUID, vms: list[UUID], guards: list[Guard]) -> None:
     """Let cards be heard as themselves only."""
     cloud.switch(host).ensure_guards(guards)
 
 
 @guard_cards.undo
-def forget_guards(host: UUID, guards: list[Guard]) -> None:
+def forget_guards(host: UUID, vms: list[UUID], guards: list[Guard]) -> None:
     """Guard these cards no more."""
     cloud.switch(host).delete_guards(guards)
 
 
 @guard_cards.look
-def guarded(host: UUID, guards: list[Guard]) -> bool:
+def guarded(host: UUID, vms: list[UUID], guards: list[Guard]) -> bool:
     """Whether these cards are guarded."""
     return cloud.switch(host).has_guards(guards)
 
@@ -166,18 +166,18 @@ def give_networks_up(vm: VmRecord) -> None:
     for server, nics in vm.served.items():
         free_addresses(server, [vm.id], nics)
     if vm.links:
-        forget_guards(vm.host, list(vm.guards))
+        forget_guards(vm.host, [vm.id], list(vm.guards))
         release_links(vm.host, needs_of([vm]))
 
 
 @step("unguard-cards", Effect.REMOVES)
 def unguard_cards(vm: UUID, host: UUID, guards: list[Guard]) -> None:
-    forget_guards(host, guards)
+    forget_guards(host, [vm], guards)
 
 
 @unguard_cards.look
 def _(vm: UUID, host: UUID, guards: list[Guard]) -> bool:
-    return guarded(host, guards)
+    return guarded(host, [vm], guards)
 
 
 @step("leave-links", Effect.REMOVES)

@@ -1,6 +1,6 @@
 """virt-v2v, as far as it can be had: what it is asked, what is made of its answer, and none.
 
-A script stands for the real one: `tests/lab/test_adapted_guest.py` runs that where it is installed.
+A script stands for the real one: `tests/lab/test_adapted_guest.py` runs that where it is there.
 """
 
 from pathlib import Path

@@ -139,7 +139,7 @@ def asked_for(world: worlds.World, name: str, size_mib: int = 8) -> Operation:
     return world.accept("create_iscsi_volume", uuid4(), volume=volume)
 
 
-def ended(operation: Operation, timeout_s: float = 90) -> Operation:
+def ended(operation: Operation, timeout_s: float = 180) -> Operation:
     try:
         wait_for(lambda: cloud.operations.read(operation.id).ended, timeout_s, "its end")
     except TimeoutError as late:
@@ -165,7 +165,7 @@ def made_volume(world: worlds.World, name: str) -> UUID:
     operation = asked_for(world, name)
     dispatch.send(operation)
     assert ended(operation).state is OperationState.SUCCEEDED
-    wait_for(lambda: not cloud.operations.locked_by(operation.id), 30, "the receipt")
+    wait_for(lambda: not cloud.operations.locked_by(operation.id), 90, "the receipt")
     return UUID(operation.arguments["volume"]["id"])
 
 
@@ -176,7 +176,7 @@ def outcome_of(run: UUID) -> str:
         state = dispatch.client().read_flow_run(run).state
         return state is not None and state.is_final()
 
-    wait_for(has_ended, 30, "the flow run's end")
+    wait_for(has_ended, 90, "the flow run's end")
     return dispatch.client().read_flow_run(run).state.name
 
 
@@ -216,7 +216,7 @@ def test_without_prefect_requests_are_accepted_and_reported_and_run_when_it_is_b
     cloud.world.set_fate("storage.ensure_volume", delay_s=3)
     begun = asked_for(world, "begun before")
     dispatch.send(begun)
-    wait_for(lambda: cloud.journal.lines(begun.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(begun.id)[1:], 90, "the step in flight")
     for each in prefects:
         each.process.kill()
         each.process.wait()
@@ -267,7 +267,7 @@ def test_a_failed_operation_is_a_failed_run(engine):
     dispatch.send(operation)
     assert ended(operation).state is OperationState.FAILED
     assert final_state(operation) == "Failed"
-    wait_for(lambda: not cloud.operations.read(operation.id).provisional, 30, "the second look")
+    wait_for(lambda: not cloud.operations.read(operation.id).provisional, 90, "the second look")
     assert not cloud.operations.read(operation.id).left_behind
 
 
@@ -296,10 +296,10 @@ def test_a_retried_run_of_an_ended_operation_fails_and_says_so(engine):
     dispatch.send(operation)
     done = ended(operation)
     assert final_state(done) == "Completed"
-    wait_for(lambda: not cloud.operations.locked_by(done.id), 30, "the receipt")
+    wait_for(lambda: not cloud.operations.locked_by(done.id), 90, "the receipt")
     done = cloud.operations.read(done.id)
     retry(done.flow_run_id)
-    wait_for(lambda: run_state(done.flow_run_id) == "Failed", 30, "the retried run")
+    wait_for(lambda: run_state(done.flow_run_id) == "Failed", 90, "the retried run")
     message = dispatch.client().read_flow_run(done.flow_run_id).state.message
     assert "nothing to retry" in message
     assert cloud.operations.read(done.id) == done
@@ -315,13 +315,13 @@ def test_a_retried_run_of_a_stuck_operation_resumes_it(engine):
     def is_stuck() -> bool:
         return cloud.operations.read(operation.id).state is OperationState.STUCK
 
-    wait_for(is_stuck, 30, "the refusal")
+    wait_for(is_stuck, 90, "the refusal")
     run = cloud.operations.read(operation.id).flow_run_id
     assert outcome_of(run) == "Failed"
     retry(run)
     done = ended(operation)
     assert (done.state, done.epoch, done.flow_run_id) == (OperationState.SUCCEEDED, 2, run)
-    wait_for(lambda: run_state(run) == "Completed", 30, "the retried run")
+    wait_for(lambda: run_state(run) == "Completed", 90, "the retried run")
 
 
 def test_a_second_run_of_a_running_operation_leaves_it_to_the_first(engine):
@@ -329,7 +329,7 @@ def test_a_second_run_of_a_running_operation_leaves_it_to_the_first(engine):
     cloud.world.set_fate("storage.ensure_volume", delay_s=3)
     operation = asked_for(world, "taken")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     again = dispatch.client().create_flow_run_from_deployment(
         dispatch._deployment("create_iscsi_volume", "main"),
         parameters={"operation": str(operation.id)},
@@ -373,7 +373,7 @@ def test_what_has_a_schedule_is_planned(engine):
         runs = dispatch.client().read_flow_runs()
         return {run.flow_id for run in runs if run.auto_scheduled} == set(kept_by_prefect)
 
-    wait_for(planned, 30, "Prefect's scheduler")
+    wait_for(planned, 90, "Prefect's scheduler")
 
 
 def test_a_report_is_a_table_in_prefect_and_in_our_database(engine):
@@ -399,7 +399,7 @@ def test_a_killed_runner_is_noticed_and_its_run_shown_as_crashed(engine):
     cloud.world.set_fate("storage.ensure_volume", delay_s=3)
     operation = asked_for(world, "killed")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     runner = _runner(operation)
     first = cloud.operations.read(operation.id).flow_run_id
     os.kill(runner.pid, signal.SIGKILL)
@@ -414,11 +414,11 @@ def test_a_killed_worker_takes_its_children_along_and_its_successor_goes_on(engi
     cloud.world.set_fate("storage.ensure_volume", delay_s=5)
     operation = asked_for(world, "orphaned")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     runner, worker = _runner(operation), worker_of(operation, services)
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
-    wait_for(lambda: not runner.is_running(), 30, "the end of its child")
+    wait_for(lambda: not runner.is_running(), 90, "the end of its child")
     worker.start()
     worker.wait_ready(Event())
     done = ended(operation)
@@ -441,7 +441,7 @@ def test_cancelling_stops_a_step_and_unwinds(engine):
     cloud.world.set_fate("storage.ensure_volume", "fails", times=100, delay_s=0.5)
     operation = asked_for(world, "cancelled")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     run = cloud.operations.read(operation.id).flow_run_id
     dispatch.send(cloud.operations.want(operation.id, "cancel"))
     done = ended(operation)
@@ -472,7 +472,7 @@ def test_a_run_cancelled_in_prefect_is_an_operation_cancelled(engine):
     cloud.world.set_fate("storage.ensure_volume", "fails", times=100, delay_s=0.5)
     operation = asked_for(world, "pressed")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     run = cloud.operations.read(operation.id).flow_run_id
     cancel_in_prefect(run)
     done = ended(operation)
@@ -528,7 +528,7 @@ def test_what_has_destroyed_something_goes_on_although_its_run_was_cancelled(eng
     cloud.world.set_fate("storage.delete_volume", delay_s=3)
     operation = world.accept("delete_iscsi_volume", volume)
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first destruction")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the first destruction")
     run = cloud.operations.read(operation.id).flow_run_id
     cancel_in_prefect(run)
     wait_for(lambda: run_state(run) == "Running", 10, "the refusal")
@@ -544,7 +544,7 @@ def test_a_refused_cancel_of_a_run_that_is_gone_goes_on_in_a_new_one(engine):
     cloud.world.set_fate("storage.delete_volume", delay_s=2)
     operation = world.accept("delete_iscsi_volume", volume)
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first destruction")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the first destruction")
     with paused(Role.STORAGE):
         os.kill(_runner(operation).pid, signal.SIGKILL)
         wait_for(lambda: cloud.operations.read(operation.id).attempt == 2, 10, "the next run")
@@ -631,7 +631,7 @@ def beside(engine) -> Iterator[serve.Service]:
         second = services["beside"] = serve.Service("beside", command, env, log, first.ready)
         second.start()
         second.wait_ready(Event())
-        wait_for(lambda: children_of(second), 30, "its children")
+        wait_for(lambda: children_of(second), 90, "its children")
     yield second
     if second.alive:
         stop_still(second.process.pid)
@@ -659,7 +659,7 @@ def test_two_workers_of_one_home_share_the_work_and_repeat_nothing(engine, besid
             for each in long:
                 dispatch.send(each)
             for each in long:
-                wait_for(lambda each=each: cloud.journal.lines(each.id)[1:], 30, "its step")
+                wait_for(lambda each=each: cloud.journal.lines(each.id)[1:], 90, "its step")
         for each in short:
             dispatch.send(each)
         for each in short:  # the first worker has no slot for them
@@ -687,7 +687,7 @@ def test_what_does_not_end_in_time_is_handed_to_another_worker(engine, beside):
     operation = asked_for(world, "handed over")
     with held_still(workers_of(services)):
         dispatch.send(operation)
-        wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+        wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
         first = cloud.operations.read(operation.id).flow_run_id
         beside.end()
         handed = cloud.operations.read(operation.id)
@@ -702,7 +702,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_operations_end(engine):
     cloud.world.set_fate("storage.ensure_volume", delay_s=2)
     operation = asked_for(world, "let go on")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     worker = worker_of(operation, services)
     assert os.getpgid(worker.process.pid) == worker.process.pid  # Ctrl-C reaches `serve` alone
     worker.end()
@@ -764,7 +764,7 @@ def test_a_stopped_runner_loses_its_lease_and_is_ended_by_its_successor(engine):
     cloud.world.set_fate("storage.ensure_volume", delay_s=2)
     operation = asked_for(world, "stopped")
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the step in flight")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the step in flight")
     runner = _runner(operation)
     stop_still(runner.pid)
     done = ended(operation)
@@ -779,10 +779,10 @@ def test_prefect_away_in_the_middle_holds_up_no_operation(engine):
     vms = [str(vm.id) for vm in cloud.inventory.vms_of(appliance)]
     operation = world.accept("deploy_appliance", appliance, vms=vms)
     dispatch.send(operation)
-    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 30, "the first steps")
+    wait_for(lambda: cloud.journal.lines(operation.id)[1:], 90, "the first steps")
     with held_still([each for name, each in services.items() if name.startswith("prefect")]):
         assert ended(operation).state is OperationState.SUCCEEDED
-        wait_for(lambda: not cloud.operations.locked_by(operation.id), 30, "the receipt")
+        wait_for(lambda: not cloud.operations.locked_by(operation.id), 90, "the receipt")
     assert final_state(operation) == "Completed"
     run = cloud.operations.read(operation.id).flow_run_id
     wait_for(lambda: artifacts_of(run) == {"plan", "timeline", "receipt"}, 60, "the exhibits")

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from adapters.errors import Conflict, InUse, NotFound, Unsupported
+from adapters.errors import AdapterError, Conflict, InUse, NotFound, Unsupported
 from adapters.lan import MTU, Guard, Link, LinkAbilities, LinkKind
 from adapters.nodes.commands import Commands, sorted_out
 from adapters.nodes.interfaces import device_of, mark, marked
@@ -31,7 +31,7 @@ class OpenVswitch:
     def abilities(self) -> LinkAbilities:
         try:
             self._table("Bridge", "name")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason
+        except AdapterError as error:
             reason = f"the host has no Open vSwitch: {error}"
         else:
             reason = ""

@@ -18,7 +18,6 @@ from adapters.images.qemu_img import QemuImg
 from adapters.images.virt_v2v import VirtV2v
 from adapters.types import Format
 
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = "linux-image-cloud-amd64,initramfs-tools,grub-pc-bin,grub2-common"
 GRUB = "menuentry Debian {{ linux {kernel} root=/dev/sda1\n initrd {initrd}\n}}\n"
 FIRST = 2**20  # where the partition begins
@@ -38,7 +37,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except Unsupported as error:
         pytest.skip(str(error))
     root = tmp_path_factory.mktemp("guest") / "root"
-    done("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root, MIRROR)
+    done("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root)
     for each in HEAVY:
         done("rm", "-rf", root / each)
     (kernel,), (initrd,) = root.glob("boot/vmlinuz-*"), root.glob("boot/initrd*")

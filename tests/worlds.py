@@ -58,7 +58,7 @@ def settings_in(home: Path, **changes: Any) -> Settings:
         "retry_delay_s": 0,
         "retry_delay_max_s": 0,
         "backend_timeout_s": 0,
-        "lease_s": 15,
+        "lease_s": 600,  # a machine that stands still costs no test its lease; `lapse` ends one
         "conversion_days": 0.01,
         "inbox_quiet_s": 0,
         "sweep_removes": True,

@@ -69,7 +69,7 @@ def datacenter(database):
 
 @pytest.fixture
 def operations(database):
-    return Operations(database, lease_s=15)
+    return Operations(database, lease_s=600)
 
 
 @pytest.fixture
@@ -1196,7 +1196,7 @@ def test_the_other_name_of_the_same_database_means_the_same(mariadb: MariaDb, tm
 
 def decided(database, operation, verdicts):
     """All decide at once; answers what each was told, a state or a code."""
-    approvals, barrier = Approvals(Operations(database, lease_s=15)), threading.Barrier(4)
+    approvals, barrier = Approvals(Operations(database, lease_s=600)), threading.Barrier(4)
 
     def decide(verdict):
         barrier.wait()
@@ -1257,7 +1257,7 @@ def test_what_was_read_before_it_was_decided_is_read_again(database, operations,
         read = db.get_one(models.Operation, operation.id)
         assert read.state is OperationState.WAITING
         Approvals(operations).reject(operation.id, "other", uuid4(), None)
-        late = Approvals(Operations(Joined(db), lease_s=15))
+        late = Approvals(Operations(Joined(db), lease_s=600))
         with pytest.raises(Conflict) as refusal:
             late.approve(operation.id, "first", uuid4(), None)
         assert refusal.value.code == "not-waiting"

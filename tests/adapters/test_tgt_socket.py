@@ -49,11 +49,11 @@ def listening(name: Path, answer: bytes) -> Iterator[list[bytes]]:
         listener.bind(str(name))
         try:
             listener.listen()
-            listener.settimeout(10)
+            listener.settimeout(90)
 
             def serve() -> None:
                 connection, _ = listener.accept()
-                connection.settimeout(10)
+                connection.settimeout(90)
                 with connection:
                     if head := connection.recv(120, socket.MSG_WAITALL):
                         size = int.from_bytes(head[72:76], "little") - len(head)
@@ -101,7 +101,7 @@ def test_requests_are_what_tgtadm_sends(
             ["tgtadm", "--lld", "iscsi", "--mode", mode, "--op", op, *arguments.split()],
             check=True,
             env={**os.environ, "TGT_IPC_SOCKET": str(name)},
-            timeout=10,
+            timeout=90,
         )
     assert heard == [request_.encode()]
     assert "secret" not in repr(request_)
@@ -117,7 +117,7 @@ def test_errors_mean_what_tgtadm_says(tmp_path: Path, number: int) -> None:
             capture_output=True,
             text=True,
             env={**os.environ, "TGT_IPC_SOCKET": str(tmp_path / "tgt")},
-            timeout=10,
+            timeout=90,
         )
     assert done.stderr == f"tgtadm: {tgt_socket.ERRORS[number][1]}\n"
 

@@ -60,7 +60,7 @@ def test_one_is_at_a_server_at_a_time(database, servers, tmp_path):
     with turns.at(servers[0]):
         other = threading.Thread(target=second)
         other.start()
-        assert entered.wait(10)
+        assert entered.wait(90)
         other.join(0.5)
         with turns.at(servers[1]):
             order.append("elsewhere")

@@ -75,7 +75,7 @@ def test_of_homes_that_begin_at_once_one_is_told_the_first_token(tmp_path: Path)
     with ThreadPoolExecutor(2) as homes:
         with database.write():  # neither can write before both have seen that there is none
             beginning = [homes.submit(tokens.first_token, database) for _ in range(2)]
-            assert all(read.acquire(timeout=20) for _ in beginning)
+            assert all(read.acquire(timeout=90) for _ in beginning)
         told = [each.result() for each in beginning]
     database.engine.dispose()
     assert told.count(None) == 1

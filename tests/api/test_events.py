@@ -843,7 +843,7 @@ def following(
     if last is not None:
         headers["Last-Event-ID"] = str(last)
     with httpx.stream(
-        "GET", f"{url}/v1/events/stream", headers=headers, params=query, timeout=30
+        "GET", f"{url}/v1/events/stream", headers=headers, params=query, timeout=90
     ) as answer:
         assert answer.status_code == 200, answer.read()
         lines = answer.iter_lines()

@@ -26,6 +26,7 @@ with warnings.catch_warnings():
 # Everybody who may ask: what each of them may, and is refused, is in the document alike.
 CALLERS = (*Stock, None)  # a token of each role; and one of no user, without a scope
 FEW, MANY = 2, 300
+SILENCE_S = 120  # nothing is timed here: a machine may stand still meanwhile
 CHECKS = {
     # What fits the document may still name what there is not, or come at the wrong time.
     "positive_data_acceptance": {
@@ -107,7 +108,7 @@ def fuzz(api: Api, caller: Stock | None, examples: int) -> None:
         )
         @given(st.one_of(fitting.map(named), fitting, other))
         def ask(case: Any) -> None:
-            case.call_and_validate(headers=headers)
+            case.call_and_validate(headers=headers, timeout=SILENCE_S)
 
         ask()
         asked.add(operation.label)

@@ -126,7 +126,9 @@ def test_the_client_speaks_tls_with_whom_it_believes(secure: tuple[str, Path]) -
         client.all("/v1/hosts")
     assert refusal.value.code == "unreachable"
     assert "CERTIFICATE_VERIFY_FAILED" in str(refusal.value)
-    answer = httpx.get(f"{url}/health/live", verify=ssl.create_default_context(cafile=str(ca)))
+    answer = httpx.get(
+        f"{url}/health/live", verify=ssl.create_default_context(cafile=str(ca)), timeout=60
+    )
     assert answer.headers["strict-transport-security"]
 
 

@@ -140,7 +140,7 @@ def test_many_who_come_at_once_with_a_good_token_are_not_taken_for_strangers(
     together = Barrier(5)
 
     def slow(database, token):
-        together.wait(20)  # nobody is known yet
+        together.wait(90)  # nobody is known yet
         return tokens.bearer(database, token)
 
     monkeypatch.setattr("api.admission.bearer", slow)
@@ -153,7 +153,7 @@ def test_strangers_at_once_are_counted_all_the_same(few, monkeypatch):
     together = Barrier(5)
 
     def slow(_database, _token):
-        together.wait(20)
+        together.wait(90)
 
     monkeypatch.setattr("api.admission.bearer", slow)
     with few, ThreadPoolExecutor(5) as pool:

@@ -1080,7 +1080,7 @@ def security(ours, vm):
     """The one kind of security that a VM's screen offers."""
     with ours.display(vm.id).line as line:
         line.sendall(heard(line, b"\n"))
-        line.settimeout(10)
+        line.settimeout(90)
         return tuple(line.recv(2))[1]
 
 
@@ -1105,7 +1105,7 @@ def test_there_is_no_line_to_what_is_off_or_not_there(ours, defined):
 
 def heard(line: socket.socket, until: bytes | None) -> bytes:
     """What comes until those bytes, or until the end."""
-    line.settimeout(10)
+    line.settimeout(90)
     all_of_it = b""
     while piece := line.recv(4096):
         all_of_it += piece

@@ -114,6 +114,7 @@ def observe(ours: Cloudloom, found: Seen) -> None:
         answer = httpx.post(
             f"{ours.url}/v1/appliances/{appliance}/deploy",
             headers={"Authorization": f"Bearer {ours.token}", "X-Request-ID": REQUEST},
+            timeout=60,
         )
         found.operation = answer.json()["id"]
         ended = client.wait(found.operation)
@@ -127,7 +128,7 @@ def observe(ours: Cloudloom, found: Seen) -> None:
     found.events = json.loads(found.answers[f"/v1/events?operation_id={found.operation}"])
 
     def are_figures_there() -> bool:
-        found.metrics = httpx.get(f"{ours.url}/metrics").text
+        found.metrics = httpx.get(f"{ours.url}/metrics", timeout=60).text
         return 'outcome="succeeded"' in found.metrics and "slots_busy" in found.metrics
 
     wait_for(are_figures_there, 30, "the figures of the run")
@@ -137,7 +138,7 @@ def observe(ours: Cloudloom, found: Seen) -> None:
     def are_logs_shown() -> bool:
         wanted = {"logs": {"flow_run_id": {"any_": [str(run)]}}}
         url = f"http://127.0.0.1:{ours.prefect_port}/api/logs/filter"
-        shown = httpx.post(url, json=wanted, auth=(user, password)).json()
+        shown = httpx.post(url, json=wanted, auth=(user, password), timeout=60).json()
         found.in_prefect = [each["message"] for each in shown]
         return any("succeeded" in each for each in found.in_prefect)
 
@@ -165,7 +166,8 @@ def planted(ours: Cloudloom) -> dict[str, str]:
 
 def answers_to(ours: Cloudloom, operation: str) -> dict[str, str]:
     """All that the API lists, and all of one operation."""
-    with httpx.Client(base_url=ours.url, headers={"Authorization": f"Bearer {ours.token}"}) as ask:
+    headers = {"Authorization": f"Bearer {ours.token}"}
+    with httpx.Client(base_url=ours.url, headers=headers, timeout=60) as ask:
         paths = ask.get("/openapi.json").json()["paths"]
         asked = [x for x, each in paths.items() if "get" in each and "{" not in x]
         asked = [x for x in asked if not x.endswith("/stream")]

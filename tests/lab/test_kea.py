@@ -318,7 +318,7 @@ def test_a_runner_waits_for_its_turn_but_not_for_ever(lab, server, monkeypatch):
     holder = threading.Thread(target=hold)
     holder.start()
     try:
-        assert inside.wait(10)
+        assert inside.wait(90)
         with pytest.raises(Transient, match="others are at work"):
             server.ensure_subnet(subnet(101))
     finally:

@@ -253,7 +253,7 @@ def test_each_thread_has_a_connection_and_leaves_it_to_the_next(host):
         together = Barrier(at_once)
 
         def ask(_n: int) -> int:
-            together.wait(10)
+            together.wait(90)
             return id(session())
 
         with ThreadPoolExecutor(at_once) as pool:
@@ -356,7 +356,7 @@ def test_a_screen_opens_for_its_password_alone(kvm_host, tmp_path, password, ope
     try:
         kvm.set_power(vm.id, Power.ON, timeout_s=0)
         with kvm.display(vm.id).line as line:
-            line.settimeout(10)
+            line.settimeout(90)
             line.sendall(line.recv(12))
             assert line.recv(2) == b"\x01\x02"  # one kind of security: a password
             line.sendall(b"\x02")

@@ -105,7 +105,10 @@ def test_what_cannot_be_attached_leaves_a_running_guest_as_it_was(world, monkeyp
 def test_a_guest_answers_at_its_console_and_shows_its_screen(world):
     guest = booted(world)
     headers = {"Authorization": f"Bearer {tokens.first_token(cloud.database)}"}
-    with served(create_app(), "on") as gateway, httpx.Client(headers=headers) as client:
+    with (
+        served(create_app(), "on") as gateway,
+        httpx.Client(headers=headers, timeout=60) as client,
+    ):
 
         def opened(kind: str) -> ClientConnection:
             path = f"{gateway}/v1/vms/{guest.vm}/console"

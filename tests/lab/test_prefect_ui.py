@@ -140,7 +140,7 @@ def test_what_is_cancelled_there_is_cancelled_here_and_undone(stage):
 
 def test_a_report_of_maintenance_is_a_table(stage):
     user, password = stage.prefect_auth.split(":")
-    with httpx.Client(base_url=stage.prefect, auth=(user, password)) as prefect:
+    with httpx.Client(base_url=stage.prefect, auth=(user, password), timeout=60) as prefect:
         found = prefect.get("/deployments/name/check-datacenters/main").json()["id"]
         made = prefect.post(f"/deployments/{found}/create_flow_run", json={}).json()["id"]
     page = stage.ui.artifact(UUID(made), f"check-datacenters-{stage.datacenter}")

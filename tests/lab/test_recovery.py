@@ -112,7 +112,7 @@ def kill(which: str, operation: Operation, worker: serve.Service) -> None:
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
         if which == "worker":  # its children end with it, and only then somebody else may act
-            child.wait(10)
+            child.wait(90)
         worker.start()
         worker.wait_ready(Event())
 

@@ -39,6 +39,7 @@ from tests.worlds import (
     refill,
     refresh_identities,
     settings_in,
+    vmdk_set,
     write_package,
 )
 
@@ -624,6 +625,18 @@ def download_descriptor(world: World) -> Asked:
     return from_url(world, "ovf", path, f"https://images.example/{name}")
 
 
+def download_set(world: World) -> Asked:
+    """A VMDK in three files, of which one names the others."""
+    from adapters.images.memory import publish_source
+
+    (name, descriptor), *others = vmdk_set().items()
+    for other, content in others:
+        publish_source(cloud.world, f"https://images.example/{other}", content)
+    path = world.home / "descriptor"
+    path.write_bytes(descriptor)
+    return from_url(world, "vmdk", path, f"https://images.example/{name}")
+
+
 INDEX = b"""<RepositorySpace RepositoryName="public">
 <OVFDescription OVFFile="tiny/tiny.ovf" OVFCategories="OS"><Product>Tiny</Product></OVFDescription>
 <OVFDescription OVFFile="shop.ova" OVFCategories="Shops"><Product>Shop</Product></OVFDescription>
@@ -881,6 +894,7 @@ SCENARIOS = {
     "import_found-folder": Scenario("import_found", partial(import_found, name="found")),
     "import_from_url": Scenario("import_from_url", download_image, SECRET),
     "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
+    "import_from_url-set": Scenario("import_from_url", download_set, SECRET),
     "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),

@@ -3,6 +3,7 @@
 import threading
 from uuid import UUID
 
+import pytest
 from sqlalchemy import select
 
 from adapters.database import models
@@ -11,7 +12,7 @@ from deployments.lab.process import wait_for
 from flows import leases
 from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import SCENARIOS, deploy_networked_appliance
+from tests.flows.scenarios import SCENARIOS, deploy_networked, deploy_networked_appliance
 from tests.worlds import World
 
 
@@ -37,6 +38,27 @@ def test_who_does_not_ask_for_it_waits_for_nobody(world):
     operation = SCENARIOS["deploy_vm-networked"].accept(world)
     FLOWS["deploy_vm"](operation.id)
     assert "await-leases" not in steps(operation.id)
+
+
+@pytest.mark.parametrize(
+    ("of_appliance", "of_vm", "asked", "waits"),
+    [
+        ("lease", None, {}, True),
+        (None, "lease", {}, True),
+        ("lease", "nothing", {}, False),
+        ("lease", "lease", {"wait_for": "nothing"}, False),
+        ("nothing", "nothing", {"wait_for": "lease"}, True),
+    ],
+)
+def test_a_deployments_own_word_goes_before_a_vms_and_that_before_its_appliances(
+    world, of_appliance, of_vm, asked, waits
+):
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        row = db.get_one(models.VirtualMachine, vm)
+        row.wait_for = of_vm
+        db.get_one(models.Appliance, row.appliance_id).wait_for = of_appliance
+    assert ("await-leases" in steps(world.run("deploy_vm", vm, **asked).id)) is waits
 
 
 def test_a_vm_without_such_a_network_is_up_when_it_is_on(world):

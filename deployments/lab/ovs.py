@@ -58,8 +58,19 @@ class Ovs:
 
     def vsctl(self, *words: str) -> str:
         """Ask it, or tell it something, and wait until it has been done."""
-        command = ["ovs-vsctl", "--timeout=20", f"--db={self.database}", *words]
+        command = ["ovs-vsctl", "--timeout=60", f"--db={self.database}", *words]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
+
+    def flows(self, bridge: str) -> str:
+        """What decides about a bridge's packets, in some order."""
+        said = self.ofctl("--no-stats", "dump-flows", bridge)
+        return "\n".join(sorted(said.splitlines()[1:]))
+
+    def ofctl(self, *words: str) -> str:
+        """Ask or change flows of the bridge that the words name."""
+        places = {path.stem: f"unix:{path}" for path in self.run.glob("*.mgmt")}
+        command = ["ovs-ofctl", "--timeout=60", *(places.get(word, word) for word in words)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout

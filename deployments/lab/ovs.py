@@ -41,10 +41,16 @@ class Ovs:
         remote = f"--remote=p{self.database}"
         control = f"--unixctl={self.run / 'db.ctl'}"
         self._ovsdb.spawn(*entered, "ovsdb-server", config, remote, control, env=env)
-        wait_for((self.run / "db.sock").exists, 10, f"ovsdb-server ({self._ovsdb.log})")
-        self.vsctl("--no-wait", "init")
+        wait_for(self._answers, 60, f"ovsdb-server ({self._ovsdb.log})")
         control = f"--unixctl={self.run / 'vs.ctl'}"
         self._vswitchd.spawn(*entered, "ovs-vswitchd", self.database, control, env=env)
+
+    def _answers(self) -> bool:
+        try:
+            self.vsctl("--no-wait", "init")
+        except RuntimeError:  # its socket is not there, or is that of the one before
+            return False
+        return True
 
     def stop(self) -> None:
         """End it; gone already is success."""

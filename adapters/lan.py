@@ -81,6 +81,7 @@ class WaitFor(StrEnum):
     """What a deployment may wait for, once its guests are on."""
 
     LEASE = "lease"  # each has been told its addresses
+    NOTHING = "nothing"  # it is done once they are on, whatever their blueprint says
 
 
 class Lease(Value):

@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import GUARDED, MTU, Guard, Link, LinkKind, NetworkKind, Route
+from adapters.lan import GUARDED, MTU, Guard, Link, LinkKind, NetworkKind, Route, WaitFor
 from adapters.packages import About
 from adapters.plugs import Plug, Promise, Uplink, guard_of, link_of, plugged
 from adapters.types import (
@@ -251,6 +251,7 @@ class VmRecord(Value):
     settings: Settings = Settings()
     plugs: tuple[Plug, ...] = ()  # of those NICs that are in networks
     uplink: Uplink | None = None  # its host's
+    wait_for: WaitFor | None = None  # unless a deployment says otherwise
 
     @property
     def host(self) -> UUID:

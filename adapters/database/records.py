@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from uuid import UUID, uuid5
 
 from adapters.amounts import Amounts
-from adapters.errors import Conflict
+from adapters.errors import Conflict, NotFound
 from adapters.forms import Form
 from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route
 from adapters.packages import About
@@ -326,6 +326,16 @@ class VmRecord(Value):
         links = {link.network: link for link in self.links}
         into = {each.nic: links.get(each.network) for each in self.plugs}
         return tuple(plugged(x, link) if (link := into.get(x.id)) else x for x in self.nics)
+
+    def card(self, nic: UUID) -> Nic:
+        """One of its NICs as the hypervisor has it. Raises `NotFound`."""
+        if (found := next((x for x in self.cards if x.id == nic), None)) is None:
+            raise NotFound(f"VM {self.name} has no NIC {nic}")
+        return found
+
+    def is_restricted(self, nic: UUID) -> bool:
+        """Whether one of its NICs is in no network of its host's."""
+        return all(each.nic != nic for each in self.plugs)
 
     def in_networks_of(self, nics: Sequence[UUID]) -> "VmRecord":
         """The VM as if it had no other NICs in networks."""

@@ -50,7 +50,7 @@ class LibvirtCards:
         """Take a card away, from a running guest first."""
         if domain.isActive():
             find = partial(_find, domain, nic, LIVE)
-            self._releases.take(domain, nic.id, f"NIC {nic.id}", find, "nic-in-use")
+            self._releases.take(domain, nic.id, f"NIC {nic.id}", find, code="nic-in-use")
         if (device := _find(domain, nic, NEXT)) is not None:
             detach(domain, device)
 

@@ -52,7 +52,8 @@ serve:  ## API, Prefect and a worker, all data under build/cloudloom
 	@$(SETUP)
 	.venv/bin/cloudloom serve $(ARGS)
 
-clean:  ## Remove what was built, and end what still runs there
+clean:  ## Remove what was built, and end what still runs there, or is left of a killed demo
 	@[ ! -d build ] || [ ! -x $(PYTHON) ] || $(PYTHON) -m deployments.lab.sweep build
+	@[ ! -x $(PYTHON) ] || $(PYTHON) -m deployments.lab.scratch cloudloom-demo
 	rm -rf build *.egg-info .*_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -81,6 +81,7 @@ class WaitFor(StrEnum):
     """What a deployment may wait for, once its guests are on."""
 
     LEASE = "lease"  # each has been told its addresses
+    NOTHING = "nothing"  # it is done once they are on, whatever their blueprint says
 
 
 class Lease(Value):
@@ -98,6 +99,9 @@ class LinkKind(StrEnum):
     BRIDGE = "bridge"
     OVS = "ovs"
     PORT_GROUP = "port-group"
+
+
+GUARDED = {LinkKind.BRIDGE, LinkKind.OVS}  # where cards have guards of ours
 
 
 class Link(Value):
@@ -141,6 +145,8 @@ class Guard(Value):
     nic: UUID
     mac: str = Field(pattern=MAC)
     addresses: tuple[IPv4Address, ...] | None = None  # None: any, where they are not ours to give
+    switch: str = ""  # the OVS bridge that has its port
+    tag: int | None = Field(default=None, ge=1, le=4094)  # of that port
     installation: UUID
 
     @field_validator("addresses")

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.guests import Bus, Firmware
+from adapters.lan import WaitFor
 from adapters.types import MOST_DISKS, Value
 from api.dependencies import Name, Reference
 from api.errors import Invalid, Problem
@@ -20,6 +21,10 @@ _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_DEPTH = 20
 _MAX_VMS = 1000
+WAIT_FOR = (
+    "`lease`: deployments succeed only once guests have been told their addresses; what is said "
+    "of a deployment itself goes before."
+)
 
 
 class WantedVolume(BaseModel):
@@ -86,6 +91,7 @@ class WantedVm(BaseModel):
         description="Of its disks and volumes. Unless said, as the template wishes for its first "
         "disk. What the hypervisors of the virtual datacenter have not becomes `sata`.",
     )
+    wait_for: WaitFor | None = Field(None, description=f"{WAIT_FOR} Else as the appliance says.")
 
     @property
     def cards(self) -> list[WantedNic]:
@@ -102,6 +108,7 @@ class Blueprint(BaseModel):
     virtual_datacenter: Reference
     approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
     labels: Labels = Field(default_factory=dict)
+    wait_for: WaitFor | None = Field(None, description=WAIT_FOR)
     vms: list[WantedVm] = Field(min_length=1, max_length=_MAX_VMS)
 
 

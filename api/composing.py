@@ -72,6 +72,7 @@ class Composer:
             virtual_datacenter_id=self._vdc,
             name=self._blueprint.appliance,
             approval=self._blueprint.approval,
+            wait_for=self._blueprint.wait_for,
             created_at=utc_now(),
         )
         try:
@@ -129,6 +130,7 @@ class Composer:
             firmware=vm.wanted.firmware or expected.firmware,
             bus=disk_bus(self._family, [vm.wanted.bus] if vm.wanted.bus else expected.buses),
             guest_system=expected.system or None,
+            wait_for=vm.wanted.wait_for,
         )
         db.add(row)
         db.flush()

@@ -49,11 +49,16 @@ def _appliances() -> typer.Typer:
         *,
         name: Annotated[str | None, typer.Option(help="Its name from now on.")] = None,
         approval: Approval = None,
+        wait_for: Annotated[
+            str | None,
+            typer.Option(help="Of deployments: lease; nothing; empty: nothing is said."),
+        ] = None,
     ) -> None:
         """Change an appliance."""
-        wanted = {"name": name, "approval": approval}
+        wanted: dict[str, Any] = {"name": name, "approval": approval}
         with client() as api:
             change = {key: value for key, value in wanted.items() if value is not None}
+            change |= {} if wait_for is None else {"wait_for": wait_for or None}
             told(api.patch(_path(api, "appliances", appliance), change))
 
     @verbs.command("delete")

@@ -13,7 +13,8 @@ class Deploying(Forcing):
 
     wait_for: WaitFor | None = Field(
         None,
-        description="`lease`: succeed only once its guest has been told its addresses.",
+        description="`lease`: succeed only once its guest has been told its addresses; `nothing`: "
+        "do not wait for that. Unless said, as the blueprint does.",
         examples=["lease"],
     )
 

@@ -14,7 +14,7 @@ verbs = typer.Typer(cls=command_line.Verbs, no_args_is_help=True, help="Labels: 
 KINDS = (
     *("enterprises", "users", "roles", "datacenters", "racks", "hosts", "storage-devices"),
     *("storage-pools", "tiers", "templates", "virtual-datacenters", "appliances", "vms"),
-    *("volumes", "template-repositories"),
+    *("volumes", "template-repositories", "networks", "dhcp-servers"),
 )
 
 

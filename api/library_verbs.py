@@ -8,6 +8,7 @@ import typer
 from api.command_line import Force, NoWait, client, console, find, show
 from api.hardware_verbs import Finish
 from api.infrastructure_verbs import verbs_of
+from api.planned_verbs import DryRun, Plan, ask
 
 
 def is_address(what: str) -> bool:
@@ -56,13 +57,15 @@ def repository_verbs(finish: Finish) -> typer.Typer:
             str | None, typer.Option(help="The template's; else the package's.")
         ] = None,
         force: Force = None,
+        dry_run: DryRun = False,
+        plan: Plan = None,
         no_wait: NoWait = False,
     ) -> None:
         wish = {"name": name, "force": bool(force), "force_reason": force or None}
         with client() as api:
             found = f"template-repositories/{find(api, 'template-repositories', which)}/packages"
             where = f"/v1/{found}/{find(api, found, package)}/install"
-            finish(api, api.start(where, wish), wait=not no_wait)
+            ask(api, where, wish, dry_run=dry_run, plan=plan, wait=not no_wait)
 
     return verbs
 

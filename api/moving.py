@@ -94,6 +94,7 @@ class Copier:
             virtual_datacenter_id=there.id,
             name=self._name,
             approval=row.approval,
+            wait_for=row.wait_for,
             created_at=utc_now(),
         )
         try:

@@ -13,7 +13,10 @@ from adapters.database.records import NetworkRecord
 from adapters.database.session import Joined
 from adapters.errors import Conflict
 from adapters.lan import NetworkKind
+from adapters.privileges import Privilege
 from api.errors import Problem
+from api.permissions import require
+from api.tokens import Caller
 from flows.addresses import space_of
 from flows.charges import charge
 from flows.policies.addressing import LARGEST, SMALLEST, Server, new_range, server_for, span
@@ -101,6 +104,12 @@ def charge_in(db: Session, network: NetworkRecord) -> None:
     joined = Joined(db)
     ledger = Ledger(joined)
     charge(Networks(joined).charges(network), None, ledger)
+
+
+def require_his(caller: Caller, row: models.Network) -> None:
+    """Raise `Problem` for one of the operator's, who is another."""
+    if row.virtual_datacenter_id is None:
+        require(caller, Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK)
 
 
 def usable_networks(db: Session, vdc: UUID) -> dict[str, models.Network]:

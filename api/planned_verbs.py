@@ -31,7 +31,10 @@ def deploy(
         typer.Option(help="When a VM fails: undo all, or keep those that came up."),
     ] = None,
     wait_for: Annotated[
-        str | None, typer.Option(help="lease: until each guest has been told its address.")
+        str | None,
+        typer.Option(
+            help="lease: until each guest has been told its address. nothing: not for that."
+        ),
     ] = None,
     force: Force = None,
     dry_run: DryRun = False,

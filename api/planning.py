@@ -66,6 +66,11 @@ class PlannedStarter(Starter):
         if plan:
             self.id = plan.id
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a plan is made, or used."""
+        return self._dry_run or self._plan is not None
+
     def chosen(self, name: str, choose: Callable[[], UUID]) -> UUID:
         """What is decided before any step: once, and kept in the plan."""
         kept = self._plan.chosen if self._plan else self._chosen

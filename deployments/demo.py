@@ -108,8 +108,11 @@ class Demo:
         template = self._fill_library()
         data = self._volume()
         shop, vms = self._deploy()
+        addresses = self._addresses(vms)
         self._say("Listen to the guests' serial consoles")
         self._check_all(self.stage.met(vms, data))
+        if addresses:
+            self._check_all(self.stage.reached(vms, addresses))
         boot = self._persist(vms["web"])
         self._timeline()
         if keep:
@@ -144,10 +147,13 @@ class Demo:
         self._say("Register what is there")
         post = self.client.post
         post("/v1/datacenters", {"name": "main", "repository": str(self.repository)})
+        if rack := self.stage.rack if self.stage.uplink else None:
+            post("/v1/racks", {"datacenter": "main", **rack})
         host = post(
             "/v1/hosts",
             {
                 "datacenter": "main",
+                "rack": rack and rack["name"],
                 "name": "host-1",
                 "family": self.stage.family,
                 "address": self.stage.address,
@@ -162,9 +168,11 @@ class Demo:
         pool = {"storage_device": "san-1", "name": "pool-1", "directory": str(self.stage.pool)}
         post("/v1/storage-pools", pool | {"total_mib": 1024})
         if self.stage.uplink:
-            dhcp = {"datacenter": "main", "name": "dhcp-1", "kind": "memory"}
-            post("/v1/dhcp-servers", dhcp | {"address": "memory"})
-            self._tick(f"dhcp-1: tells addresses in networks by {self.stage.uplink}")
+            dhcp = {"datacenter": "main", "name": "dhcp-1", **self.stage.dhcp}
+            post("/v1/dhcp-servers", dhcp)
+            self._tick(f"dhcp-1: {dhcp['kind']}, for networks by {self.stage.uplink}")
+        else:
+            self._tick(f"without private networks: {self.stage.without}")
         post("/v1/virtual-datacenters", {"name": "demo", "datacenter": "main", "family": family})
         portal = f"{device['host']}:{device.get('port', 3260)}"
         self._tick(f"san-1: iSCSI at {portal}, pool of 1024 MiB; virtual datacenter demo")
@@ -202,17 +210,19 @@ class Demo:
         self._do(f"/v1/appliances/{shop['id']}/deploy")
         vms = {vm["name"]: UUID(vm["id"]) for vm in shop["vms"]}
         self._check_all(self.stage.deployed(vms))
-        self._tell_addresses(vms)
         return UUID(shop["id"]), vms
 
-    def _tell_addresses(self, vms: dict[str, UUID]) -> None:
-        """Say where each VM is to be reached, in a network of its virtual datacenter's own."""
+    def _addresses(self, vms: dict[str, UUID]) -> dict[str, str]:
+        """Where each VM is to be reached, in a network of its virtual datacenter's own."""
         if not self.stage.uplink:
-            self._tick("their network leads nowhere: the host was given no uplink")
-            return
+            self._tick(f"their network leads nowhere: {self.stage.without}")
+            return {}
+        found = {}
         for name, vm in vms.items():
             (nic,) = self.client.get(f"/v1/vms/{vm}")["nics"]
             self._check(nic["address"] is not None, f"{name} has address {nic['address']}")
+            found[name] = nic["address"]
+        return found
 
     def _persist(self, web: UUID) -> UUID:
         self._say("Make web persistent: its disk becomes a volume, from which it boots")

@@ -6,19 +6,23 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
+from adapters.errors import AdapterError
 from adapters.images.memory import write_image
 from adapters.types import Format
 from adapters.world import World
 from deployments.lab import appliance
 from deployments.lab.cloudloom import Cloudloom
 from deployments.lab.kvm_host import KvmHost
+from deployments.lab.lan import TAG, Lan
 from deployments.lab.process import wait_for
 from deployments.lab.tgtd import Tgtd
 
 _PROGRAMS = ("libvirtd", "virsh", "qemu-img", "qemu-system-x86_64", "tgtd", "tgtadm", "unshare")
+_IMPOSSIBLE = (AdapterError, SubprocessError, RuntimeError, OSError)  # a time-out is an OSError
 _BOOT_S = 120
 _IMAGE_MIB = 16
 DATA_MIB = 64
@@ -50,6 +54,18 @@ class Stage(Protocol):
     def uplink(self) -> str | None:
         """By which the host has networks, a DHCP server telling addresses; else it has none."""
 
+    @property
+    def without(self) -> str:
+        """Why it has none."""
+
+    @property
+    def rack(self) -> dict[str, Any] | None:
+        """The host's, as it is registered: its VLANs are those that there are."""
+
+    @property
+    def dhcp(self) -> dict[str, Any]:
+        """The DHCP server, as it is registered."""
+
     def starts(self) -> dict[str, Callable[[], object]]:
         """What has to be started or made, by name; all at once."""
 
@@ -61,6 +77,9 @@ class Stage(Protocol):
 
     def met(self, vms: dict[str, UUID], volume: UUID) -> Claims:
         """What the guests say; the first of the VMs has the volume."""
+
+    def reached(self, vms: dict[str, UUID], addresses: dict[str, str]) -> Claims:
+        """That they have these addresses, and answer there."""
 
     def persisted(self) -> Claims:
         """That there is a disk less, where a VM has a volume instead of its own."""
@@ -94,13 +113,16 @@ class RealStage:
     opening = "A private libvirt host, a private iSCSI server, Cloudloom, and an image to use"
     closing = "The private host, iSCSI server and Cloudloom are gone, too"
     family = "kvm"
-    uplink = None  # a network on this machine would be one more thing that is touched
     subformat = "streamOptimized"
+    rack: ClassVar = {"name": "rack-1", "vlan_min": TAG, "vlan_max": TAG, "vlans_reserved": 0}
 
     def __init__(self, folder: Path) -> None:
-        self.kvm = KvmHost(folder / "kvm")
+        self.lan = Lan(folder)
+        self.without = ""
+        self.kvm = KvmHost(folder / "kvm", self.lan.namespace)
         self.tgtd = Tgtd(folder / "tgtd")
-        self.cloudloom = Cloudloom(folder / "home", domain_type="qemu", datacenter="main")
+        settings = {"domain_type": "qemu", "datacenter": "main", "host_root": str(folder / "root")}
+        self.cloudloom = Cloudloom(folder / "home", **settings)
         self.datastore, self.pool = folder / "datastore", folder / "pool"
         self.image = folder / "tiny-linux.vmdk"
         self._disks, self._root = 0, ""
@@ -116,15 +138,25 @@ class RealStage:
         portal = {"host": "127.0.0.1", "port": self.tgtd.port, "control": self.tgtd.control}
         return {"technology": "directory", **portal}
 
+    @property
+    def uplink(self) -> str | None:
+        """By which the host has networks, where this machine lets it."""
+        return None if self.without else self.lan.uplink
+
+    @property
+    def dhcp(self) -> dict[str, Any]:
+        """A Kea of its own."""
+        return {"kind": "kea", "address": str(self.lan.dhcp)}
+
     def starts(self) -> dict[str, Callable[[], object]]:
         return {
-            "libvirt host": self.kvm.start,
-            "iSCSI server": self.tgtd.start,
+            "iSCSI server and libvirt host": self._start_host,
             "image, as streamOptimized VMDK": self._make_image,
         }
 
     def stop(self) -> None:
         with ExitStack() as actors:
+            actors.callback(self.lan.stop)
             actors.callback(self.tgtd.stop)
             actors.callback(self.kvm.stop)
 
@@ -144,6 +176,12 @@ class RealStage:
         yield len(self._targets()) == 1, "tgt has one target, the volume's"
         self._root = self._line(vms[last], "ROOT")
 
+    def reached(self, vms: dict[str, UUID], addresses: dict[str, str]) -> Claims:
+        for name, vm in vms.items():
+            told, address = self._line(vm, "NET"), addresses[name]
+            yield told.endswith(f" {address}"), f"{name} was told its address: {told}"
+            yield self.lan.answers(address), f"and answers there: ping {address}"
+
     def persisted(self) -> Claims:
         yield (
             len(list(self.datastore.iterdir())) == self._disks - 1,
@@ -162,13 +200,29 @@ class RealStage:
         yield not self._targets(), "tgt has no target"
         yield not list(self.datastore.iterdir()), "the host's datastore is empty"
         yield not list(self.pool.iterdir()), "the storage pool is empty"
+        if self.uplink:
+            yield not self.lan.links(), "the host has no bridge"
+            yield not self.lan.networks(), "Kea knows no network"
 
     def commands(self) -> list[str]:
+        inside = [f"ip netns exec {self.lan.switch} bash  # where VMs are to be reached"]
         return [
+            *(inside if self.uplink else ()),
             f"virsh -c '{self.kvm.uri}' list --all",
             f"tgtadm -C {self.tgtd.control} --op show --mode target",
             f"tail -f {self.cloudloom.home}/consoles/*.log",
         ]
+
+    def _start_host(self) -> None:
+        """In a network namespace with a network, where that can be; else, without any."""
+        portal, _ = self.tgtd.start()
+        try:
+            self.lan.start(portal)
+        except _IMPOSSIBLE as error:
+            self.lan.stop()
+            self.without = " ".join(str(error).split())[:200]
+            self.kvm = KvmHost(self.kvm.folder)
+        self.kvm.start()
 
     def _make_image(self) -> None:
         image = appliance.build()
@@ -208,7 +262,8 @@ class PretendedStage:
     closing = "The pretended world and Cloudloom are gone, too"
     family = address = "memory"
     subformat = ""
-    uplink = "up0"
+    uplink, without, rack = "up0", "", None
+    dhcp: ClassVar = {"kind": "memory", "address": "memory"}
     device: ClassVar = {"technology": "memory", "host": "127.0.0.1", "port": 3260}
 
     def __init__(self, folder: Path) -> None:
@@ -243,6 +298,11 @@ class PretendedStage:
         connected = self.world.find("connection", f"{vms[first]}.{volume}")
         yield connected, f"{first} is connected to its volume"
         yield len(self.world.all("export")) == 1, "there is one export, the volume's"
+
+    def reached(self, vms: dict[str, UUID], addresses: dict[str, str]) -> Claims:
+        told = {each["address"] for each in self.world.all("reservation").values()}
+        wanted = {addresses[name] for name in vms}
+        yield told == wanted, "a pretended DHCP server tells just these"
 
     def persisted(self) -> Claims:
         yield len(self.world.all("disk")) == self._disks - 1, "its disk on the host is gone"

@@ -55,7 +55,7 @@ def prepare(vms: list[VmRecord], request: Operation) -> None:
 
 
 def waits_for(request: Operation) -> WaitFor | None:
-    """What a deployment was asked to wait for."""
+    """What a deployment was asked to wait for, whatever its VMs say."""
     wanted = request.arguments.get("wait_for")
     return WaitFor(wanted) if wanted else None
 
@@ -69,7 +69,7 @@ def bring_up(vm: VmRecord, waits: WaitFor | None = None) -> None:
     for volume in vm.volumes:
         plug_in(volume, vm)
     switch_vm(vm.id, vm.host, Power.ON, Power.OFF)
-    if waits is WaitFor.LEASE and vm.promised:
+    if (waits or vm.wait_for) is WaitFor.LEASE and vm.promised:
         await_leases(vm.id, vm.promised)
     record_state(vm.id, VmState.ON, VmState.ALLOCATED)
 

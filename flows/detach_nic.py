@@ -15,7 +15,7 @@ from flows.definitions import redefine
 from flows.operation import operation
 from flows.steps import Effect, step
 from flows.survey import survey_vm
-from flows.vm_networks import leave_links, leave_servers, needs_of, unguard_cards
+from flows.vm_networks import leave_links, leave_servers, needs_of, ready_cards, unguard_cards
 
 
 @operation("vm")
@@ -41,6 +41,7 @@ def pull_nic(nic: Nic, former: Vm, vm: Vm, host: UUID) -> None:
 
 @pull_nic.undo
 def _(nic: Nic, former: Vm, vm: Vm, host: UUID) -> None:
+    ready_cards(vm.id)
     cloud.hypervisor(host).set_nics(vm, former)
 
 

@@ -71,9 +71,14 @@ def source_of(secret: UUID, login_of: UUID | None = None) -> Source:
     chap = cloud.secrets.read(secret)
     url, password = json.loads(chap.password.get_secret_value())
     login = None if password is None else Chap(user=chap.user, password=SecretStr(password))
-    if login is None and login_of and cloud.secrets.has(login_of):
-        login = cloud.secrets.read(login_of)
-    return Source(url=SecretStr(url), login=login)
+    return as_who(Source(url=SecretStr(url), login=login), login_of)
+
+
+def as_who(source: Source, login_of: UUID | None) -> Source:
+    """The same, asked as whom a secret says, unless it says that itself."""
+    if source.login is None and login_of and cloud.secrets.has(login_of):
+        return source.model_copy(update={"login": cloud.secrets.read(login_of)})
+    return source
 
 
 class Sight(Value):

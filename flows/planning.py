@@ -79,15 +79,20 @@ class Planner:
         """What would be there by then, or None."""
         return self._known.get(what)
 
+    def notice(self, what: str, **facts: object) -> None:
+        """This is what is gone by: in words, for who is told what of it has changed."""
+        self._seen[what] = {name: str(fact) for name, fact in facts.items()}
+
     def placed(self, vm: VmRecord) -> VmRecord:
         """A VM as it is once it has the host that is planned for it."""
-        self._seen[f"vm {vm.name}"] = {
-            "cpu": f"{vm.cpu}",
-            "ram_mib": f"{vm.ram_mib}",
-            "disks": ", ".join(f"{each.size_mib} MiB" for each in vm.local_disks) or "none",
-            "volumes": ", ".join(each.name for each in vm.volumes) or "none",
-            "depends_on": ", ".join(vm.depends_on) or "none",
-        }
+        self.notice(
+            f"vm {vm.name}",
+            cpu=vm.cpu,
+            ram_mib=vm.ram_mib,
+            disks=", ".join(f"{each.size_mib} MiB" for each in vm.local_disks) or "none",
+            volumes=", ".join(each.name for each in vm.volumes) or "none",
+            depends_on=", ".join(vm.depends_on) or "none",
+        )
         if (where := self.placement.get(vm.id)) is None:
             return vm
         there = {"host_id": where.host, "datastore": where.directory}

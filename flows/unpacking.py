@@ -60,6 +60,13 @@ def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     package: Package = planning().foreseen(PACKAGE)
     sizes = {file.name: file.size_bytes or 0 for file in package.files}
     families = {host.family for host in cloud.inventory.situation(datacenter).hosts}
+    planning().notice(
+        "the package",
+        vm=package.name,
+        cpu=package.cpu or "not said",
+        ram_mib=package.ram_mib or "not said",
+        disks=", ".join(f"{x.file} of {x.capacity_bytes} bytes" for x in package.disks),
+    )
     disks = []
     for disk in package.disks:
         planning().copy(f"package:{template}:{disk.file}", sizes[disk.file])

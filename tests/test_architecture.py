@@ -309,7 +309,7 @@ def test_prefect_yaml_is_what_a_worker_registers(monkeypatch):
 
 # Spelled so that this file does not contain what it looks for.
 FOREIGN = re.compile(
-    r"(?<![\w.])/wor[k]/|/home/[\w]|/roo[t]/|pythonhoste[d]|pypi[.]org|npmjs[.]|deb[.]debia[n]"
+    r"(?<![\w.])/wor[k]/|/home/[\w]|/roo[t]/|pythonhoste[d]|pypi[.]org|npmjs[.]|deb[.]debian"
     r"|proxy[.]golang|--index-ur[l]"
 )
 

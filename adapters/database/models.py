@@ -167,6 +167,7 @@ class Appliance(Labelled, Base):
     virtual_datacenter_id: Mapped[UUID] = mapped_column(ForeignKey("virtual_datacenters.id"))
     name: Mapped[str]
     approval: Mapped[bool] = mapped_column(default=False)
+    wait_for: Mapped[str | None] = mapped_column(String(16))  # of its VMs that say nothing
     created_at: Mapped[datetime]
 
 
@@ -202,6 +203,7 @@ class VirtualMachine(Labelled, Base):
     firmware: Mapped[str | None] = mapped_column(String(16))
     bus: Mapped[str | None] = mapped_column(String(16))
     guest_system: Mapped[str | None] = mapped_column(String(64))
+    wait_for: Mapped[str | None] = mapped_column(String(16))
 
 
 class VmDisk(Base):

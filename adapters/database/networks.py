@@ -8,10 +8,11 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapters.database.conventions import Base, table
+from adapters.database.labels import Labelled
 from adapters.lan import NetworkKind
 
 
-class DhcpServer(Base):
+class DhcpServer(Labelled, Base):
     """A DHCP server of a datacenter; `address` is its socket, URL or directory, as its kind has.
 
     What it wants to know who asks is a secret of its own id.
@@ -26,7 +27,7 @@ class DhcpServer(Base):
     address: Mapped[str] = mapped_column(String(400))
 
 
-class Network(Base):
+class Network(Labelled, Base):
     """A network: a virtual datacenter's own, or the operator's, for one enterprise or for all.
 
     The tag of a private one is taken when it is first needed, and freed with its last user. Of the

@@ -29,6 +29,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
     query = (
         select(
             *models.VirtualMachine.__table__.c,
+            models.Appliance.wait_for.label("all_wait_for"),
             vdc.id.label("virtual_datacenter_id"),
             vdc.datacenter_id,
             vdc.family,
@@ -71,6 +72,7 @@ def whole_vms(db: Session, which: ColumnElement[bool], installation: UUID) -> li
             settings=settings_of(row),
             plugs=plugs.get(row.id, ()),
             uplink=uplink_of(row),
+            wait_for=row.wait_for or row.all_wait_for,
         )
         for row in rows
     ]

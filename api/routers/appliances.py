@@ -16,9 +16,11 @@ from adapters.database import operations as accepted
 from adapters.database.appliances import strike
 from adapters.database.events import tell
 from adapters.errors import Conflict
+from adapters.lan import WaitFor
 from adapters.privileges import Privilege
 from adapters.types import ApplianceState, OnFailure, VmState
 from api import blueprint, finding
+from api.blueprint import WAIT_FOR
 from api.composing import Composer
 from api.dependencies import Caller, Key, Name, Pages, chosen, once_without_secrets
 from api.deploying import Deploying
@@ -57,6 +59,7 @@ class Appliance(BaseModel):
     virtual_datacenter_id: UUID
     state: ApplianceState
     approval: bool
+    wait_for: WaitFor | None
     created_at: datetime
     labels: dict[str, str]
     vms: list[Vm]
@@ -80,6 +83,7 @@ class ApplianceChange(BaseModel):
 
     name: Name = ""
     approval: bool = Field(default=False, description="Deployments wait until somebody approves.")
+    wait_for: WaitFor | None = Field(None, description=f"{WAIT_FOR} `null`: nothing is said.")
 
 
 async def _content(request: Request) -> bytes:
@@ -314,6 +318,7 @@ def _appliances(db: Session, rows: Sequence[models.Appliance]) -> list[Appliance
                 [vm.state for vm in vms[row.id]], leaving=any(vm.leaving for vm in vms[row.id])
             ),
             approval=row.approval,
+            wait_for=row.wait_for and WaitFor(row.wait_for),
             created_at=row.created_at,
             labels=row.labels,
             vms=vms[row.id],

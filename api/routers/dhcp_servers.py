@@ -13,6 +13,7 @@ from adapters.database import models, uses
 from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Caller, Key, Name, Pages, Reference, once_without_secrets
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
@@ -66,6 +67,7 @@ class DhcpServer(BaseModel):
     name: str
     kind: DhcpKind
     address: str
+    labels: dict[str, str]
 
 
 _shown = infrastructure.plainly(DhcpServer)
@@ -98,11 +100,15 @@ def create_dhcp_server(
 
 @router.get("", dependencies=[needs(Privilege.PHYS_DC_RETRIEVE_DETAILS)])
 def list_dhcp_servers(
-    page: Pages, name: str | None = None, datacenter_id: UUID | None = None
+    page: Pages,
+    sought: SoughtLabels,
+    name: str | None = None,
+    datacenter_id: UUID | None = None,
 ) -> list[DhcpServer]:
     """List DHCP servers."""
     wanted = {"name": name, "datacenter_id": datacenter_id}
     query = select(models.DhcpServer).filter_by(**{k: v for k, v in wanted.items() if v})
+    query = sought.among(query, models.DhcpServer)
     with cloud.database.read() as db:
         rows = page.rows(db, query, models.DhcpServer, "name")
         return [DhcpServer.model_validate(row) for row in rows]

@@ -172,10 +172,15 @@ def import_from_url(
     starter = starter_of(caller, once, send, route, dry_run=dry_run, plan=plan)
     with cloud.database.read() as db:
         where = finding.shared(db, models.Datacenter, new.datacenter).id
-    if dry_run or plan:
-        seen = look_at(new.source, new.kind)
-        starter.foresee({}, size_mib=-(-seen.size_bytes // 2**20), ova=seen.package)
+    foresee(starter, new.source, new.kind)
     return start(starter, caller, new, where, wish=wish)
+
+
+def foresee(starter: PlannedStarter, source: Source, kind: str) -> None:
+    """Have a source's server asked what would come, where a plan is made or used."""
+    if starter.looks_ahead:
+        seen = look_at(source, kind)
+        starter.foresee({}, size_mib=-(-seen.size_bytes // 2**20), ova=seen.package)
 
 
 def start(

@@ -18,6 +18,7 @@ from adapters.privileges import Privilege
 from api import finding, labelling, tokens
 from api.dependencies import Caller
 from api.matching import Match
+from api.networking import require_his
 from api.permissions import needs, require_no_mightier
 from flows.cloud import cloud
 from flows.policies.privileges import known
@@ -92,6 +93,15 @@ KINDS = {
     "volumes": Kind(
         "volume_id", Privilege.VDC_ENUMERATE, Privilege.VDC_MANAGE_STORAGE, finding.volume
     ),
+    "networks": Kind(
+        "network_id", Privilege.VDC_ENUMERATE, Privilege.VDC_MANAGE_NETWORK, finding.network
+    ),
+    "dhcp-servers": Kind(
+        "server_id",
+        Privilege.PHYS_DC_RETRIEVE_DETAILS,
+        Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK,
+        _shared(models.DhcpServer),
+    ),
 }
 
 
@@ -123,13 +133,15 @@ def _add_routes(collection: str, kind: Kind) -> None:
 
 
 def _require_changeable(db: Session, caller: tokens.Caller, row: Any) -> None:
-    """People, and what they may, are their equals' or betters' to change."""
+    """People are their equals' or betters' to change, roles too; networks their owners'."""
     if isinstance(row, User):
         require_no_mightier(caller, known(db.get_one(Role, row.role_id).privileges))
     if isinstance(row, Role):
         if row.blocked:
             raise Conflict(f"role {row.name} stays as it is", code="role-blocked")
         require_no_mightier(caller, known(row.privileges))
+    if isinstance(row, models.Network):
+        require_his(caller, row)
 
 
 def _labels(row: Labelled) -> Labels:

@@ -21,6 +21,7 @@ from api import finding, infrastructure, networking
 from api.dependencies import Caller, Name, Pages, Reference, chosen
 from api.errors import Problem
 from api.forcing import Forcing
+from api.labelling import SoughtLabels
 from api.matching import Match
 from api.permissions import needs, require
 from api.reports import Operation
@@ -109,6 +110,7 @@ class Network(BaseModel):
     relay: IPv4Address | None
     dhcp_server_id: UUID | None
     quarantine_s: int
+    labels: dict[str, str]
     addresses: AddressUsage
 
 
@@ -135,6 +137,7 @@ def create_network(new: NewNetwork, caller: Caller, starter: Starting) -> Respon
 def list_networks(
     caller: Caller,
     page: Pages,
+    sought: SoughtLabels,
     name: str | None = None,
     kind: NetworkKind | None = None,
     virtual_datacenter_id: UUID | None = None,
@@ -150,6 +153,7 @@ def list_networks(
         datacenter_id=datacenter_id,
         tag=tag,
     )
+    query = sought.among(query, models.Network)
     with cloud.database.read() as db:
         return _shown(db, page.rows(db, query, models.Network, "name"))
 
@@ -167,7 +171,7 @@ def change_network(
 ) -> Network:
     """Change what is given of a network; its range, VLAN and DHCP server stay."""
     with cloud.database.read() as db:
-        _require_his(caller, finding.network(db, caller, network_id))
+        networking.require_his(caller, finding.network(db, caller, network_id))
     said = wanted.model_dump(mode="json", exclude_unset=True)
 
     def act(db: Session, row: models.Network) -> Network:
@@ -194,7 +198,7 @@ def delete_network(network_id: UUID, caller: Caller, starter: Starting, match: M
 
     def plan(db: Session) -> Request:
         row = finding.held(db, finding.network(db, caller, network_id))
-        _require_his(caller, row)
+        networking.require_his(caller, row)
         starter.require_free(db, "network", row.id)
         if users := [*uses.users_of(db, row)]:
             raise uses.in_use(row, users)
@@ -248,12 +252,6 @@ def _planned(db: Session, caller: Who, new: NewNetwork, made: UUID) -> NetworkRe
     return record
 
 
-def _require_his(caller: Who, row: models.Network) -> None:
-    """Raise `Problem` for one of the operator's, who is another."""
-    if row.virtual_datacenter_id is None:
-        require(caller, Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK)
-
-
 def _require_free_gateway(db: Session, network: NetworkRecord) -> None:
     table, gateway = models.AddressRow, str(network.gateway)
     query = select(table.id).filter_by(network_id=network.id, address=gateway)
@@ -288,12 +286,14 @@ def _shown(db: Session, rows: Sequence[models.Network]) -> list[Network]:
             resting=counts.get((key, False, False), 0),
         )
 
-    records = [network_of(row) for row in rows]
     hidden = {"number", "addresses"}
-    return [
-        Network.model_validate({**each.model_dump(exclude=hidden), "addresses": usage(each)})
-        for each in records
-    ]
+
+    def told(row: models.Network) -> Network:
+        record = network_of(row)
+        more = {"labels": row.labels, "addresses": usage(record)}
+        return Network.model_validate({**record.model_dump(exclude=hidden), **more})
+
+    return [told(row) for row in rows]
 
 
 def _invalid(text: str) -> Problem:

@@ -5,7 +5,7 @@ from typing import Annotated
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -25,25 +25,22 @@ from api.dependencies import (
     Caller,
     Key,
     Name,
-    Once,
     Pages,
     Reference,
-    Send,
     chosen,
     once_without_secrets,
-    sender,
 )
 from api.forcing import Forcing
 from api.labelling import SoughtLabels
 from api.matching import Match, Precondition
 from api.once import Answer
 from api.permissions import needs
-from api.planning import PlannedStarter
+from api.planning import ANSWERS, PlannedStarting
 from api.reports import Operation
-from api.routers.imports import NewImport, ServerLogin, require_http, start
+from api.routers.imports import NewImport, ServerLogin, foresee, require_http, start
 from api.starting import Starting
 from flows.cloud import cloud
-from flows.downloads import PACKAGES
+from flows.downloads import PACKAGES, as_who
 
 router = APIRouter(prefix="/template-repositories", tags=["templates"])
 _INDEX = "ovfindex.xml"
@@ -273,36 +270,38 @@ def read_remote_package(
 @router.post(
     "/{repository_id}/packages/{remote_package_id}/install",
     status_code=202,
-    responses={202: {"model": Operation}},
+    responses=ANSWERS,
     dependencies=[needs(Privilege.APPLIB_UPLOAD_IMAGE)],
 )
 def install(
     repository_id: UUID,
     remote_package_id: UUID,
     caller: Caller,
-    once: Once,
-    send: Annotated[Send, Depends(sender)],
+    starter: PlannedStarting,
     wish: Installation | None = None,
 ) -> Response:
     """Download a package into the repository's datacenter: it becomes a template.
 
     Cancelled, it leaves nothing; interrupted, it goes on where it was. One package is installed
-    once at a time.
+    once at a time. To plan it, its server is asked how large it is, and for its descriptor.
     """
     wish = wish or Installation()
     with cloud.database.read() as db:
         row = finding.repository(db, caller, repository_id)
         told = RemotePackage.model_validate(finding.remote_package(db, row, remote_package_id))
         source = _shown(row)
-    starter = PlannedStarter(caller, once, send, "install")
+    new = _import(source, told, wish)
+    login = source.id if _origin(source.url) == _origin(told.url) else None
+    foresee(starter, as_who(new.source, login), new.kind)
     return start(
         starter,
         caller,
-        _import(source, told, wish),
+        new,
         source.datacenter_id,
         [("remote_package", told.id)],
         lambda db: _stay(db, caller, repository_id),
-        login=source.id if _origin(source.url) == _origin(told.url) else None,
+        login=login,
+        wish=wish,
         repository=source.id,
     )
 

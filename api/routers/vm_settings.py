@@ -13,8 +13,10 @@ from adapters.database.events import tell
 from adapters.database.locks import require_unlocked
 from adapters.database.secrets import forget_unused
 from adapters.database.vms import settings_of
+from adapters.lan import WaitFor
 from adapters.privileges import Privilege
 from api import finding
+from api.blueprint import WAIT_FOR
 from api.dependencies import Caller, Key, Send, once_without_secrets, sender
 from api.matching import Match
 from api.permissions import needs
@@ -42,11 +44,14 @@ class VmChange(Wish):
     user_data: UserData | None = Field(
         None, description=f"{USER_DATA} `null`: none. Only while the VM is not deployed."
     )
+    wait_for: WaitFor | None = Field(
+        None, description=f"{WAIT_FOR} `null`: as its appliance says."
+    )
 
 
 @router.patch("/{vm_id}", dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)])
 def change_vm(vm_id: UUID, change: VmChange, caller: Caller, match: Match) -> Vm:
-    """Change a VM that no operation has: its protection, user data, start and screen."""
+    """Change a VM that no operation has: its protection, user data, start, screen, wait."""
 
     def changed(db: Session) -> Vm:
         row = finding.vm(db, caller, vm_id)
@@ -57,6 +62,8 @@ def change_vm(vm_id: UUID, change: VmChange, caller: Caller, match: Match) -> Vm
         said: dict[str, Any] = {}
         if change.protected is not None:
             said["protected"] = row.protected = change.protected
+        if "wait_for" in change.model_fields_set:
+            said["wait_for"] = row.wait_for = change.wait_for
         if "user_data" in change.model_fields_set:
             lifecycle.require("seed", row.name, row.state)
             given, row.user_data_id = row.user_data_id, kept(db, change.user_data)

@@ -19,6 +19,7 @@ from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.guests import Boot, Bus, Firmware
+from adapters.lan import WaitFor
 from adapters.privileges import Privilege
 from adapters.types import Power, VmState
 from api import consoles, finding
@@ -100,6 +101,7 @@ class Vm(BaseModel):
     has_vnc_password: bool
     firmware: Firmware
     bus: Bus | None = Field(description="Of its disks and volumes; null: what is fastest there.")
+    wait_for: WaitFor | None = Field(description="Of its deployment; null: as its appliance says.")
     labels: dict[str, str]
     host: HostOfVm | None
     disks: list[Disk]
@@ -366,6 +368,7 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
             has_vnc_password=row.screen_id is not None,
             firmware=Firmware(row.firmware or Firmware.BIOS),
             bus=row.bus and Bus(row.bus),
+            wait_for=row.wait_for and WaitFor(row.wait_for),
             labels=row.labels,
             host=HostOfVm(id=row.host_id, name=host_names[row.host_id]) if row.host_id else None,
             disks=disks.get(row.id, []),

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ def scratch(name: str) -> Iterator[Path]:
     Processes started inside inherit its path in a variable: those that remain are ended. Raises
     `RuntimeError` when there were any, unless it ends by another exception.
     """
-    mark = f"{name.upper().replace('-', '_')}_FOLDER"
-    _clean_up_after_the_killed(name, mark)
+    clean_up_after_the_killed(name)
+    mark = _mark(name)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,7 +40,12 @@ def _remove(folder: Path, mark: str) -> list[str]:
     return left
 
 
-def _clean_up_after_the_killed(name: str, mark: str) -> None:
+def _mark(name: str) -> str:
+    return f"{name.upper().replace('-', '_')}_FOLDER"
+
+
+def clean_up_after_the_killed(name: str) -> None:
+    """End what runs in folders of that name whose makers are gone, and remove them."""
     for folder in Path(tempfile.gettempdir()).glob(f"{name}-*"):
         if folder.stat().st_uid != os.geteuid():  # whoever else may say there what to end
             continue
@@ -48,4 +54,8 @@ def _clean_up_after_the_killed(name: str, mark: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:  # that one is alive
                 continue
-            _remove(folder, mark)
+            _remove(folder, _mark(name))
+
+
+if __name__ == "__main__":
+    clean_up_after_the_killed(sys.argv[1])

@@ -61,7 +61,8 @@ class WiredHost:
             guest.stop()
         self._guests.clear()
         if Path("/run/netns", self.namespace).exists():
-            for near in (UPLINK, *(f"{UPLINK}.{tag}" for tag in self._tags)):
+            there = {each["ifname"] for each in self.network.ask("link", "show")}
+            for near in there & {UPLINK, *(f"{UPLINK}.{tag}" for tag in self._tags)}:
                 self.network.ip("link", "delete", "dev", near)
         self.network.stop()
 

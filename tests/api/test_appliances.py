@@ -9,6 +9,7 @@ from adapters.errors import OutOfSpace
 from adapters.hypervisors.memory import MemoryHypervisor
 from adapters.types import Vm as WantedVm
 from tests.api.conftest import Api, refused
+from tests.flows.scenarios import networked
 
 APP = """
 appliance: shop
@@ -136,6 +137,31 @@ def test_what_came_up_is_kept_and_only_the_others_are_deployed_again(
     assert {step["lane"] for step in again["steps"]} == {"", "web-1"}
     assert api.get(path).json()["state"] == "DEPLOYED"
     api.done(api.post(f"{path}/undeploy"))
+
+
+def test_a_blueprint_says_what_deployments_wait_for(api: Api) -> None:
+    networked(api.world)
+    text = APP.replace("vms:", "wait_for: lease\nvms:", 1)
+    appliance = api.appliance(text.replace("name: db", "name: db\n    wait_for: nothing"))
+    assert appliance["wait_for"] == "lease"
+    assert [vm["wait_for"] for vm in appliance["vms"]] == ["nothing", None, None]
+    path, vm = f"/v1/appliances/{appliance['id']}", f"/v1/vms/{appliance['vms'][0]['id']}"
+    copied = api.post(f"{path}/copy", json={"name": "copy"}).json()
+    for each in (copied, *copied["vms"]):
+        each["id"] = each["appliance_id"] = None
+    assert [x["wait_for"] for x in (copied, *copied["vms"])] == ["lease", "nothing", None, None]
+    ended = api.done(api.post(f"{path}/deploy"))
+    waited = {step["lane"] for step in ended["steps"] if step["name"] == "await-leases"}
+    assert waited == {"web-1", "web-2"}
+    api.done(api.post(f"{path}/undeploy"))
+    assert api.call("PATCH", path, json={"wait_for": None}).json()["wait_for"] is None
+    assert api.call("PATCH", vm, json={"wait_for": "lease"}).json()["wait_for"] == "lease"
+    refused(api.call("PATCH", vm, json={"wait_for": "godot"}), 422, "invalid-request")
+    odd = text.replace("wait_for: lease", "wait_for: godot")
+    headers = {"Content-Type": "application/yaml"}
+    refused(api.post("/v1/appliances", content=odd, headers=headers), 422, "invalid-request")
+    ended = api.done(api.post(f"{path}/deploy"))
+    assert [x["lane"] for x in ended["steps"] if x["name"] == "await-leases"] == ["db"]
 
 
 def test_lists_come_in_pages(api: Api) -> None:

@@ -467,6 +467,12 @@ def test_what_nothing_needs_any_more_goes(workers: Workers, api: Api, tmp_path: 
     assert re.search(r"shop +DEPLOYED", run("appliances", "list").output)
     shown = run("appliances", "set", "shop", "--name", "market", "--approval").output
     assert re.search(r"market .* True", shown)
+    waits = run("appliances", "set", "market", "--wait-for", "nothing")
+    assert waits.exit_code == 0
+    (market,) = api.get("/v1/appliances").json()
+    assert market["wait_for"] == "nothing"
+    assert run("appliances", "set", "market", "--wait-for", "").exit_code == 0
+    assert api.get("/v1/appliances").json()[0]["wait_for"] is None
     assert re.search(r"web +ON .* db", run("appliances", "show", "market").output)
     assert "cache" in run("appliances", "add-vm", "market", "name=cache", "template=tiny").output
     assert run("appliances", "remove-vm", "web").exit_code == 0

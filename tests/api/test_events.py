@@ -591,6 +591,8 @@ def one_of(api: Api, collection: str) -> str:
         return f"/v1/vms/{a_vm(api)['vm']}"
     if collection == "volumes":
         return f"/v1/volumes/{api.volume()}"
+    if collection == "networks":
+        return a_network(api)
     return path_of(EVENTS[f"POST /v1/{collection}"][1])(api)
 
 

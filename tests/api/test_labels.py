@@ -8,11 +8,13 @@ from sqlalchemy import delete, func, select
 
 from adapters.database import models
 from adapters.database.labels import Labelled, LabelRow
+from adapters.privileges import Stock
 from api import label_verbs
 from api.labelling import MANY
 from api.routers.labels import KINDS
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
+from tests.api.people import user
 from tests.api.test_cli import Workers, run, workers  # noqa: F401 - a fixture
 from tests.api.test_events import one_of
 
@@ -44,6 +46,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "template-repositories": {"name": "other"},
     "appliances": {"approval": True},
     "vms": {"protected": True},
+    "networks": {"name": "other"},
+    "dhcp-servers": {"name": "other"},
 }
 
 
@@ -194,6 +198,16 @@ def test_another_tenant_finds_nothing_by_a_label(api: Api, stranger: Api) -> Non
 def test_a_stock_role_is_not_labelled(api: Api) -> None:
     (role,) = api.get("/v1/roles?name=USER").json()
     refused(put(api, f"/v1/roles/{role['id']}", LABELS), 409, "role-blocked")
+
+
+def test_the_operators_networks_are_labelled_by_him_and_seen_by_who_may_use_them(api: Api) -> None:
+    wish = {"name": "wan", "datacenter": "main", "kind": "unmanaged", "tag": 900}
+    path = f"/v1/networks/{api.done(api.post('/v1/networks', json=wish))['target']['id']}"
+    tenant = user(api, Stock.ENTERPRISE_ADMIN)
+    refused(put(tenant, path, LABELS), 403, "privilege-missing")
+    assert put(api, path, LABELS).status_code == 200
+    assert tenant.get(path).json()["labels"] == LABELS
+    assert put(tenant, one_of(tenant, "networks"), LABELS).status_code == 200
 
 
 def test_rows_that_one_statement_removes_lose_their_labels(api: Api) -> None:

@@ -433,7 +433,7 @@ def test_a_package_is_planned_by_its_descriptor_and_then_sent(api: Api, tmp_path
     carried = {**wish, "plan": plan["id"]}
     where = api.post("/v1/templates", params=carried).headers["location"]
     told = outdated(api.client.put(where, content=other.read_bytes()))
-    assert "would be told something else" in told
+    assert told == "the package: ram_mib is 77, was 128"
     where = api.post("/v1/templates", params=carried).headers["location"]
     ended = api.done(api.client.put(where, content=ova.read_bytes()))
     assert ended["id"] == plan["id"]

@@ -1,5 +1,6 @@
 """Remote repositories: read, browsed, installed from; and nobody's login goes elsewhere."""
 
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,7 @@ def package(api: Api, path: str, name: str = "Shop 2") -> str:
 @pytest.fixture
 def shop(api: Api, path: str, tmp_path: Path) -> str:
     """A package that lies where the index says, in several files."""
-    write_package(tmp_path / "a", "system", "data", cpu=4)
-    with tarfile.open(tmp_path / "a") as archive:
-        descriptor, *others = archive.getnames()
-        for name in others:
-            content = archive.extractfile(name)
-            assert content
-            if not name.endswith(".mf"):
-                publish_source(cloud.world, f"https://images.example/shop/{name}", content.read())
-        content = archive.extractfile(descriptor)
-        assert content
-        publish_source(cloud.world, "https://images.example/shop/shop.ovf", content.read())
+    write_shop(tmp_path, cpu=4)
     return package(api, path)
 
 
@@ -177,6 +168,87 @@ def test_a_package_is_installed_with_what_lies_beside_it(api: Api, shop: str) ->
     assert secrets() == 0
     refused(api.post(f"{shop}/install"), 409, "name-taken")
     api.done(api.post(f"{shop}/install", json={"name": "again", "cpu": 1}))
+
+
+def write_shop(folder: Path, **said: Any) -> None:
+    """Let the package lie where the index says, with its manifest's file left out."""
+    (folder / "a").unlink(missing_ok=True)
+    write_package(folder / "a", "system", "data", **said)
+    with tarfile.open(folder / "a") as archive:
+        for name in archive.getnames():
+            content = archive.extractfile(name)
+            assert content
+            lies = "shop.ovf" if name.endswith(".ovf") else name
+            if not name.endswith(".mf"):
+                publish_source(cloud.world, f"https://images.example/shop/{lies}", content.read())
+
+
+def test_installing_is_planned_and_done_as_shown(api: Api, path: str, shop: str) -> None:
+    api.call("PATCH", path, json={"login": LOGIN})
+    before, dry = left(api), {"dry_run": "true"}
+    answer = api.post(f"{shop}/install", params=dry, json={"ram_mib": 77})
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    assert (plan["target"]["name"], plan["bytes_to_copy"] > 0) == ("Shop-2", True)
+    assert [x["virtual_size_mib"] for x in plan["disks"]] == [1, 1]
+    assert (left(api), secrets()) == (before, 1)  # the repository's login
+    assert api.get("/v1/operations?kind=import_from_url").json() == []
+    done = {"plan": plan["id"]}
+    other = api.post(f"{shop}/install", params=done, json={"ram_mib": 78})
+    refused(other, 409, "plan-of-another-request")
+    elsewhere = f"{package(api, path, 'tiny.ova')}/install"
+    publish_source(cloud.world, "https://elsewhere.example/tiny.ova", b"")
+    refused(api.post(elsewhere, params=dry), 422, "package-invalid")
+    ended = api.done(api.post(f"{shop}/install", params=done, json={"ram_mib": 77}))
+    assert ended["id"] == plan["id"]
+    assert {step["key"] for step in ended["steps"]} == {
+        f"{step['name']}[{step['what']}]" for step in plan["steps"]
+    }
+    refused(api.post(f"{shop}/install", params=done, json={"ram_mib": 77}), 409, "plan-used")
+
+
+def test_what_has_changed_since_it_was_shown_is_not_installed(
+    api: Api, path: str, shop: str, tmp_path: Path
+) -> None:
+    def plan() -> Any:
+        return api.post(f"{shop}/install", params={"dry_run": "true"}).json()
+
+    def outdated(plan: Any) -> list[str]:
+        answer = api.post(f"{shop}/install", params={"plan": plan["id"]})
+        told: list[str] = refused(answer, 409, "plan-outdated")["changed"]
+        return told
+
+    shown = plan()
+    write_shop(tmp_path, cpu=8)
+    assert outdated(shown) == ["the package: cpu is 8, was 4"]
+    shown = plan()
+    moved = INDEX.replace("Shop 2", "Shop 3")
+    publish_source(cloud.world, URL, moved.encode())
+    api.done(api.post(f"{path}/refresh"))
+    assert any("enter-template" in each for each in outdated(shown))
+    shown = plan()
+    publish_source(cloud.world, URL, INDEX.replace("shop/shop.ovf", "shop.ovf").encode())
+    api.done(api.post(f"{path}/refresh"))
+    refused(api.post(f"{shop}/install", params={"plan": shown["id"]}), 404, "not-found")
+    assert api.get("/v1/operations?kind=import_from_url").json() == []
+
+
+def test_a_plan_asks_as_whom_the_repository_is_asked(
+    api: Api, over_http: None, tmp_path: Path
+) -> None:
+    write_package(tmp_path / "a", "system")
+    listed = b'<RepositorySpace><OVFDescription OVFFile="shop.ova"/></RepositorySpace>'
+    with serving(whole(listed), whole((tmp_path / "a").read_bytes())) as server:
+        url = server.url.replace("/image", "")
+        where = create(api, url=url, login=LOGIN).headers["location"]
+        api.done(api.post(f"{where}/refresh"))
+        install = f"{package(api, where, 'shop.ova')}/install"
+        answer = api.post(install, params={"dry_run": "true"})
+        assert answer.status_code == 200, answer.text
+        api.done(api.post(install, params={"plan": answer.json()["id"]}))
+    assert len(server.asked) == 4  # the index, two looks, and the package
+    assert all(each["authorization"].startswith("Basic ") for each in server.asked)
+    assert b"geheim" not in dumped()
 
 
 def test_what_is_no_package_is_not_installed(api: Api, path: str) -> None:
@@ -315,7 +387,11 @@ def test_a_repository_is_used_from_the_command_line(shop: str, workers: Workers)
     listed = run("repositories", "packages", "more", "--category", "Shops").output
     assert "Shop 2" in listed
     assert "tiny.ova" not in listed
-    installed = run("repositories", "install", "more", "Shop 2", "--name", "mine")
+    installing = ("repositories", "install", "more", "Shop 2", "--name", "mine")
+    shown = run(*installing, "--dry-run").output
+    assert "import-from-url mine, if it were done now" in shown
+    (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", shown)
+    installed = run(*installing, "--plan", plan)
     assert "import-from-url mine succeeded" in installed.output
     assert run("repositories", "install", "more", "nothing").exit_code == 1
     assert "public" in run("repositories", "list").output

@@ -1,17 +1,18 @@
 """Deployments that wait for their guests to be told their addresses."""
 
 import threading
-import time
 from uuid import UUID
 
+import pytest
 from sqlalchemy import select
 
 from adapters.database import models
 from adapters.types import OperationState
+from deployments.lab.process import wait_for
 from flows import leases
 from flows.catalog import FLOWS
 from flows.cloud import cloud
-from tests.flows.scenarios import SCENARIOS, deploy_networked_appliance
+from tests.flows.scenarios import SCENARIOS, deploy_networked, deploy_networked_appliance
 from tests.worlds import World
 
 
@@ -37,6 +38,27 @@ def test_who_does_not_ask_for_it_waits_for_nobody(world):
     operation = SCENARIOS["deploy_vm-networked"].accept(world)
     FLOWS["deploy_vm"](operation.id)
     assert "await-leases" not in steps(operation.id)
+
+
+@pytest.mark.parametrize(
+    ("of_appliance", "of_vm", "asked", "waits"),
+    [
+        ("lease", None, {}, True),
+        (None, "lease", {}, True),
+        ("lease", "nothing", {}, False),
+        ("lease", "lease", {"wait_for": "nothing"}, False),
+        ("nothing", "nothing", {"wait_for": "lease"}, True),
+    ],
+)
+def test_a_deployments_own_word_goes_before_a_vms_and_that_before_its_appliances(
+    world, of_appliance, of_vm, asked, waits
+):
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        row = db.get_one(models.VirtualMachine, vm)
+        row.wait_for = of_vm
+        db.get_one(models.Appliance, row.appliance_id).wait_for = of_appliance
+    assert ("await-leases" in steps(world.run("deploy_vm", vm, **asked).id)) is waits
 
 
 def test_a_vm_without_such_a_network_is_up_when_it_is_on(world):
@@ -65,13 +87,10 @@ def test_a_guest_that_asks_late_is_waited_for(world, monkeypatch):
         asleep(world, patched)
         runner = threading.Thread(target=FLOWS["deploy_vm"], args=[operation.id])
         runner.start()
-        end = time.monotonic() + 30
-        while "await-leases" not in steps(operation.id):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for(lambda: "await-leases" in steps(operation.id), 60, "the wait for a lease")
         runner.join(0.2)
         assert runner.is_alive()
-    runner.join(30)
+    runner.join(90)
     assert cloud.operations.read(operation.id).state is OperationState.SUCCEEDED
 
 

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from uuid import UUID, uuid5
 
 from adapters.amounts import Amounts
-from adapters.errors import Conflict, NotFound
+from adapters.errors import Conflict
 from adapters.forms import Form
 from adapters.lan import GUARDED, MTU, Guard, Link, LinkKind, NetworkKind, Route, WaitFor
 from adapters.packages import About
@@ -333,10 +333,8 @@ class VmRecord(Value):
         return tuple(plugged(x, link) if (link := into.get(x.id)) else x for x in self.nics)
 
     def card(self, nic: UUID) -> Nic:
-        """One of its NICs as the hypervisor has it. Raises `NotFound`."""
-        if (found := next((x for x in self.cards if x.id == nic), None)) is None:
-            raise NotFound(f"VM {self.name} has no NIC {nic}")
-        return found
+        """One of its NICs as the hypervisor has it."""
+        return next(each for each in self.cards if each.id == nic)
 
     def is_restricted(self, nic: UUID) -> bool:
         """Whether one of its NICs is in no network of its host's."""

@@ -9,7 +9,7 @@ from functools import partial
 
 import libvirt
 
-from adapters.errors import Unsupported
+from adapters.errors import InUse, Unsupported
 from adapters.guests import NicKind
 from adapters.hypervisors import domain_xml
 from adapters.hypervisors.libvirt_nics import free_slot, slot_of, slots_of
@@ -49,8 +49,9 @@ class LibvirtCards:
     def _take(self, domain: libvirt.virDomain, nic: Nic) -> None:
         """Take a card away, from a running guest first."""
         if domain.isActive():
-            find = partial(_find, domain, nic, LIVE)
-            self._releases.take(domain, nic.id, f"NIC {nic.id}", find, code="nic-in-use")
+            find, users = partial(_find, domain, nic, LIVE), (domain.UUIDString(),)
+            kept = InUse(f"the guest keeps NIC {nic.id}", users=users, code="nic-in-use")
+            self._releases.take(domain, nic.id, find, kept)
         if (device := _find(domain, nic, NEXT)) is not None:
             detach(domain, device)
 

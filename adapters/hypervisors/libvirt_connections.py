@@ -64,9 +64,10 @@ class LibvirtConnections:
                 text = f"VM {connection.vm} is on: it cannot be asked for its volume"
                 raise InUse(text, users=(str(connection.vm),))
         elif domain.isActive():
-            volume = connection.volume
+            volume, users = connection.volume, (str(connection.vm),)
             find = partial(find_device, domain, volume, LIVE)
-            self._releases.take(domain, volume, f"volume {volume}", find)
+            kept = InUse(f"the guest keeps volume {volume}", users=users)
+            self._releases.take(domain, volume, find, kept)
         device = find_device(domain, connection.volume)
         if device is not None:
             detach(domain, device)

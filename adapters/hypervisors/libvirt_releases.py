@@ -28,13 +28,12 @@ class Releases:
         self,
         domain: libvirt.virDomain,
         thing: UUID,
-        what: str,
         find: Callable[[], ET.Element | None],
-        code: str | None = None,
+        kept: InUse,
     ) -> None:
         """Ask the guest to release the device that `find` finds, and wait until it is gone.
 
-        Raises `Transient`, in the end `InUse`, with this code.
+        Raises `Transient`, and in the end that it was `kept`.
         """
         vm = UUID(domain.UUIDString())
         key = (vm, thing)
@@ -50,9 +49,9 @@ class Releases:
                 now = time.monotonic()
                 if now > first + self._release_s:
                     self._asked.pop(key, None)  # who asks once more begins anew
-                    raise InUse(f"the guest keeps {what}", users=(str(vm),), code=code)
+                    raise kept
                 if now > end:
-                    raise Transient(f"VM {vm} has not released {what} yet")
+                    raise Transient(f"VM {vm} has not released {thing} yet")
                 time.sleep(_POLL_S)
         self._asked.pop(key, None)
 

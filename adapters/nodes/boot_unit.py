@@ -50,7 +50,8 @@ class BootUnit(Written):
     def has(self, link: Link, way: Way | None, guards: Path) -> bool:
         wanted = self._etc / "systemd" / "system" / "multi-user.target.wants" / UNIT
         with speaking_files(wanted):
-            return wanted.exists() and super().has(link, way, guards)
+            runs = wanted.exists() or bool(self.cannot())  # then there is nothing to run it
+            return runs and super().has(link, way, guards)
 
     def write(self, link: Link, way: Way | None, guards: Path) -> None:
         super().write(link, way, guards)

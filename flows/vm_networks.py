@@ -65,7 +65,7 @@ def nics_of(vms: Iterable[VmRecord], server: UUID) -> list[UUID]:
 def hold_links(host: UUID, needs: list[Need]) -> None:
     """Claim the networks for as long as the VMs are there; let the host have them."""
     for each in needs:
-        cloud.claims.claim(_claim_on(each.link, host), *_holders(each))
+        cloud.claims.claim(claim_on(each.link, host), *_holders(each))
         cloud.switch(host).ensure_link(each.link)
 
 
@@ -74,7 +74,7 @@ def release_links(host: UUID, needs: list[Need]) -> None:
     """Release the networks; the host has each of them until its last VM is gone."""
     remover = running()
     for each in needs:
-        thing = _claim_on(each.link, host)
+        thing = claim_on(each.link, host)
         if cloud.claims.release(thing, _holders(each), remover):
             with suppress(Conflict):  # it is another's, and never was the VMs'
                 cloud.switch(host).delete_link(each.link)
@@ -85,7 +85,7 @@ def release_links(host: UUID, needs: list[Need]) -> None:
 def links_held(host: UUID, needs: list[Need]) -> bool:
     """Whether these VMs have any of the networks there, or one is there that no VM explains."""
     for each in needs:
-        holders = {*cloud.claims.holders(_claim_on(each.link, host))}
+        holders = {*cloud.claims.holders(claim_on(each.link, host))}
         if holders & {*_holders(each)}:
             return True
         if not holders and cloud.switch(host).has_link(each.link):
@@ -93,12 +93,18 @@ def links_held(host: UUID, needs: list[Need]) -> bool:
     return False
 
 
-def _claim_on(link: Link, host: UUID) -> str:
+def claim_on(link: Link, host: UUID) -> str:
+    """What VMs claim that need a link of a host."""
     return f"link:{host}:{link.network}"
 
 
+def holder_of(vm: UUID) -> str:
+    """As what a VM claims links."""
+    return f"vm:{vm}"
+
+
 def _holders(need: Need) -> list[str]:
-    return [f"vm:{vm}" for vm in need.vms]
+    return [holder_of(vm) for vm in need.vms]
 
 
 @step("guard-cards")

@@ -32,6 +32,7 @@ runner: ContextVar[str] = ContextVar("runner", default="")  # "<operation>/<epoc
 _KILLED_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 _ANY_EXIT_CODE = tuple(range(-signal.NSIG, 256))  # we look at it ourselves
 _STDERR_LINES = 1000  # a hostile image can make a tool complain without end
+_LOOKS = 10  # at a program, until it is held to do nothing any more
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
@@ -101,12 +102,16 @@ class _Program:
                     os.killpg(self._command.process.pid, signal.SIGKILL)
 
     def watch(self, stalled_s: float) -> None:
-        """Stop it once it has done next to nothing for so long."""
-        work, since = 0.0, time.monotonic()
-        while not self.ended.wait(stalled_s / 10):
+        """Stop it once it has done next to nothing for so long.
+
+        It is looked at ten times: a machine that stands still, and its clock with a leap behind
+        it, is no fault of the program's.
+        """
+        work, still = 0.0, 0
+        while not self.ended.wait(stalled_s / _LOOKS):
             if (done := self._work()) >= work + 1:
-                work, since = done, time.monotonic()
-            elif time.monotonic() - since > stalled_s:
+                work, still = done, 0
+            elif (still := still + 1) > _LOOKS:
                 self.stop(f"did nothing for {stalled_s} s")
                 return
 

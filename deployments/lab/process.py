@@ -1,6 +1,7 @@
 """The lab's programs: each remembered on disk by pid and start time, so that anyone can end it."""
 
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 # The child writes its own record before it becomes the program: a parent that is interrupted
 # right after the fork leaves nothing behind that could not be found again.
 _RECORD = 'cat "/proc/$$/stat" >"$0.new" && mv -- "$0.new" "$0" && exec "$@"'
+_PORTS = range(20000, 32768)  # below those that the kernel gives to whoever takes any
+_given: set[int] = set()
 
 
 def wait_for(
@@ -34,11 +37,14 @@ def wait_for(
 
 
 def free_port() -> int:
-    """Answer a TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+    """Answer a TCP port of the loopback that was free a moment ago; no port twice."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def copied(program: str, folder: Path) -> Path:

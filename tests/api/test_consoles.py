@@ -101,7 +101,7 @@ def drain(web: ClientConnection) -> None:
 
 
 def wait_until(what: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
 from adapters.settings import Settings
 from adapters.types import OperationState
+from deployments.lab.process import wait_for
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.adapters.test_downloads import breaking, serving, whole
@@ -277,18 +277,16 @@ def test_cancelled_under_way_it_leaves_nothing(api: Api, over_http: None) -> Non
     def silent(on: Any) -> None:
         on.say(200, Content_Length=len(LONG), ETag='"one"')
         on.wfile.write(LONG[:300_000])
-        gone.wait(30)
+        gone.wait(120)
 
     with serving(silent) as server:
         accepted = ask(api, url=server.url).json()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(FLOWS["import_from_url"], UUID(accepted["id"]))
-            until = time.monotonic() + 20
-            while not server.asked and time.monotonic() < until:
-                time.sleep(0.05)
+            wait_for(lambda: server.asked, 60, "the download")
             answer = api.post(f"/v1/operations/{accepted['id']}/cancel")
             assert answer.status_code == 202, answer.text
-            ended = running.result(timeout=30)
+            ended = running.result(timeout=90)
         gone.set()
     assert (ended.state, ended.left_behind) == (OperationState.CANCELLED, False)
     assert (left(api), secrets(), used(api)) == (before, 0, 1)

@@ -2,8 +2,9 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,10 @@ from adapters.database import models
 from api.routers import operations as router
 from flows.catalog import FLOWS
 from flows.cloud import cloud
+from flows.steps import STEPS
 from tests.api.conftest import Api, refused
 
+PATIENCE_S = 90
 BODY = {"name": "data", "size_mib": 8, "virtual_datacenter": "demo"}
 
 
@@ -33,41 +36,59 @@ def test_the_list_is_filtered_and_the_newest_comes_first(api: Api) -> None:
     refused(api.get("/v1/operations", params={"state": "odd"}), 422, "invalid-request")
 
 
-def test_half_a_step_is_progress(api: Api) -> None:
+@contextmanager
+def held(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """A step begins, sets the first event, and ends once the second is set."""
+    begun, may_end, do = threading.Event(), threading.Event(), STEPS[step].do
+
+    def holding(**arguments: Any) -> Any:
+        begun.set()
+        assert may_end.wait(PATIENCE_S)
+        return do(**arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(STEPS[step], "do", holding)
+        yield begun, may_end
+
+
+def test_half_a_step_is_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long says how far it is."""
     wanted = {"family": "hyperv"}
     asked = api.post(f"/v1/templates/{api.world.template}/conversions", json=wanted).json()
-    cloud.world.set_fate("images.convert", "", delay_s=1.0)
-    run = threading.Thread(target=lambda: FLOWS[asked["kind"]](UUID(asked["id"])), daemon=True)
-    run.start()
-    for _ in range(500):
-        time.sleep(0.01)
+    with held("convert-disk", monkeypatch) as (begun, may_end), ThreadPoolExecutor(1) as pool:
+        run = pool.submit(FLOWS[asked["kind"]], UUID(asked["id"]))
+        assert begun.wait(PATIENCE_S)
         found = api.get(f"/v1/operations/{asked['id']}").json()
-        if [each for each in found["steps"] if each["name"] == "convert-disk"]:
-            break
-    key = found["steps"][-1]["key"]
-    before = found["progress"]
-    with cloud.database.write() as db:
-        db.get_one(models.Step, (UUID(asked["id"]), key)).percent = 60
-    found = api.get(f"/v1/operations/{asked['id']}").json()
-    assert (found["steps"][-1]["percent"], found["progress"]) == (60, before + 30)
-    run.join()
+        key, before = found["steps"][-1]["key"], found["progress"]
+        with cloud.database.write() as db:
+            db.get_one(models.Step, (UUID(asked["id"]), key)).percent = 60
+        found = api.get(f"/v1/operations/{asked['id']}").json()
+        assert (found["steps"][-1]["percent"], found["progress"]) == (60, before + 30)
+        may_end.set()
+        run.result(PATIENCE_S)
     ended = api.get(f"/v1/operations/{asked['id']}").json()
     assert (ended["steps"][-1]["percent"], ended["progress"]) == (100, 100)
 
 
-def test_wait_answers_when_it_ends(api: Api) -> None:
+def test_wait_answers_when_it_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = api.post("/v1/volumes", json=BODY).json()
-    cloud.world.set_fate("storage.ensure_volume", "", delay_s=0.3)
-    run = threading.Thread(
-        target=lambda: FLOWS[operation["kind"]](UUID(operation["id"])), daemon=True
-    )
-    run.start()
-    started = time.monotonic()
-    found = api.get(f"/v1/operations/{operation['id']}", params={"wait": 20}).json()
-    run.join()
+    watch: Any = api.client.app.state.watch  # type: ignore[attr-defined]
+    told, until = [], watch.until
+    with held("carve-volume", monkeypatch) as (_, may_end), ThreadPoolExecutor(1) as pool:
+
+        async def waiting(*asked: Any) -> Any:
+            may_end.set()
+            told.append(await until(*asked))
+            return told[-1]
+
+        monkeypatch.setattr(watch, "until", waiting)
+        run = pool.submit(FLOWS[operation["kind"]], UUID(operation["id"]))
+        found = api.get(f"/v1/operations/{operation['id']}", params={"wait": 60}).json()
+        run.result(PATIENCE_S)
     assert found["state"] == "succeeded"
-    assert time.monotonic() - started < 15
+    assert [each.resting for each in told] == [True], "its time was up"
 
 
 def test_wait_gives_up_in_time(api: Api) -> None:

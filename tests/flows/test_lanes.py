@@ -94,7 +94,7 @@ def test_no_more_conversions_at_once_than_a_repository_has_places(world):
     assert thread.is_alive()
     assert cloud.journal.lines(operation.id) == []
     cloud.places.leave(repository, taken[0], leases[0])
-    thread.join(30)
+    thread.join(90)
     assert cloud.operations.read(operation.id).state == OperationState.SUCCEEDED
 
 
@@ -161,7 +161,7 @@ def test_a_conversion_that_is_cancelled_while_it_waits_leaves_the_line(world):
     while not waiters():
         time.sleep(0.01)
     cloud.operations.want(operation.id, "cancel")
-    thread.join(30)
+    thread.join(90)
     assert cloud.operations.read(operation.id).state == OperationState.CANCELLED
     assert waiters() == []
 

@@ -1,7 +1,6 @@
 """Deployments that wait for their guests to be told their addresses."""
 
 import threading
-import time
 from uuid import UUID
 
 import pytest
@@ -9,6 +8,7 @@ from sqlalchemy import select
 
 from adapters.database import models
 from adapters.types import OperationState
+from deployments.lab.process import wait_for
 from flows import leases
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -87,13 +87,10 @@ def test_a_guest_that_asks_late_is_waited_for(world, monkeypatch):
         asleep(world, patched)
         runner = threading.Thread(target=FLOWS["deploy_vm"], args=[operation.id])
         runner.start()
-        end = time.monotonic() + 30
-        while "await-leases" not in steps(operation.id):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for(lambda: "await-leases" in steps(operation.id), 60, "the wait for a lease")
         runner.join(0.2)
         assert runner.is_alive()
-    runner.join(30)
+    runner.join(90)
     assert cloud.operations.read(operation.id).state is OperationState.SUCCEEDED
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from deployments.lab.kea import Kea
 from deployments.lab.mariadb import MariaDb
 from deployments.lab.postgresql import Postgresql
-from deployments.lab.process import Process
+from deployments.lab.process import Process, free_port
 from deployments.lab.relay import Relay
 from deployments.lab.sweep import sweep
 from deployments.lab.tgtd import Tgtd
@@ -25,6 +25,10 @@ from flows import prefect_server
 
 pytestmark = pytest.mark.lab
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+def test_no_two_programs_are_given_the_same_port() -> None:
+    assert len({free_port() for _ in range(2000)}) == 2000
 
 
 def test_a_crashed_iscsi_server_comes_back_where_it_was(tgtd: Tgtd) -> None:

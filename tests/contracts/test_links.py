@@ -422,6 +422,13 @@ UNGUARDED = pytest.mark.parametrize(
     "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[2:]], indirect=True
 )
 
+JOINING = pytest.mark.parametrize(
+    "counterpart", ["memory", pytest.param("bridged", marks=pytest.mark.lab)], indirect=True
+)
+PORTED = pytest.mark.parametrize(
+    "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[1:]], indirect=True
+)
+
 
 @UNGUARDED
 def test_a_host_that_guards_no_cards_says_so(counterpart, switch, installation):
@@ -435,7 +442,7 @@ def test_a_host_that_guards_no_cards_says_so(counterpart, switch, installation):
     assert switch.guards(installation) == []
 
 
-@GUARDING
+@JOINING
 def test_a_card_that_fell_out_is_put_back(counterpart, switch, link):
     fallen, absent = uuid4(), uuid4()
     switch.ensure_link(link)
@@ -448,7 +455,7 @@ def test_a_card_that_fell_out_is_put_back(counterpart, switch, link):
     switch.plug(link, [fallen, absent])
 
 
-@GUARDING
+@JOINING
 def test_no_card_is_put_into_a_link_that_is_not_there(counterpart, switch, link):
     nic = uuid4()
     counterpart.loosen(link, nic)
@@ -457,7 +464,7 @@ def test_no_card_is_put_into_a_link_that_is_not_there(counterpart, switch, link)
     assert switch.loose(link, [nic]) == [nic]
 
 
-@UNGUARDED
+@PORTED
 def test_where_cards_are_ports_none_is_loose(counterpart, switch, link):
     switch.ensure_link(link)
     nic = uuid4()

@@ -101,6 +101,9 @@ class LinkKind(StrEnum):
     PORT_GROUP = "port-group"
 
 
+GUARDED = {LinkKind.BRIDGE, LinkKind.OVS}  # where cards have guards of ours
+
+
 class Link(Value):
     """A network on a host, for VMs to be plugged into."""
 
@@ -142,6 +145,8 @@ class Guard(Value):
     nic: UUID
     mac: str = Field(pattern=MAC)
     addresses: tuple[IPv4Address, ...] | None = None  # None: any, where they are not ours to give
+    switch: str = ""  # the OVS bridge that has its port
+    tag: int | None = Field(default=None, ge=1, le=4094)  # of that port
     installation: UUID
 
     @field_validator("addresses")

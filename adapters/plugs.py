@@ -70,7 +70,8 @@ def plugged(nic: Nic, link: Link) -> Nic:
     return nic.model_copy(update=where)
 
 
-def guard_of(nic: Nic, plug: Plug, installation: UUID) -> Guard:
+def guard_of(nic: Nic, plug: Plug, uplink: Uplink, installation: UUID) -> Guard:
     """What may be heard of the card: where addresses are ours to give, its own alone."""
     addresses = None if plug.address is None else (plug.address,)
-    return Guard(nic=nic.id, mac=nic.mac, addresses=addresses, installation=installation)
+    port = {"switch": uplink.switch, "tag": plug.tag} if uplink.kind is LinkKind.OVS else {}
+    return Guard(nic=nic.id, mac=nic.mac, addresses=addresses, installation=installation, **port)

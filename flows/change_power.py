@@ -10,6 +10,7 @@ from flows.cloud import cloud
 from flows.operation import operation
 from flows.policies.lifecycle import power_of, state_of
 from flows.steps import step
+from flows.vm_networks import ready_cards
 
 
 @operation("vm")
@@ -25,11 +26,15 @@ def change_power(request: Operation) -> None:
 
 @step("switch-vm")
 def switch_vm(vm: UUID, host: UUID, power: Power, former: Power) -> None:
+    if power is Power.ON:
+        ready_cards(vm)
     cloud.hypervisor(host).set_power(vm, power, timeout_s=cloud.settings.power_off_timeout_s)
 
 
 @switch_vm.undo
 def _(vm: UUID, host: UUID, power: Power, former: Power) -> None:
+    if former is not Power.OFF:
+        ready_cards(vm)
     hypervisor = cloud.hypervisor(host)
     if former is Power.PAUSED and hypervisor.power(vm) is Power.OFF:
         hypervisor.set_power(vm, Power.ON, timeout_s=0)  # what is off is not paused

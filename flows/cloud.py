@@ -357,7 +357,8 @@ class Cloud:
 
         namespace = (record.uplink or "").rpartition("/")[0]
         if record.link_kind is LinkKind.OVS:
-            return OpenVswitch(namespace, self.settings.ovs_database)
+            database, root = self.settings.ovs_database, self.settings.host_root
+            return OpenVswitch(namespace, database, root)
         return Bridges(namespace, self.settings.host_root)
 
     @handed_out

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from adapters.database.records import VmRecord
 from adapters.errors import Conflict
-from adapters.lan import Guard, Link
+from adapters.lan import Guard, Link, LinkKind
 from adapters.types import Value
 from flows.cloud import cloud
 from flows.running import running
@@ -117,6 +117,13 @@ def forget_guards(host: UUID, vms: list[UUID], guards: list[Guard]) -> None:
 def guarded(host: UUID, vms: list[UUID], guards: list[Guard]) -> bool:
     """Whether these cards are guarded."""
     return cloud.switch(host).has_guards(guards)
+
+
+def ready_cards(vm: UUID) -> None:
+    """Let a VM that is to start have its ports of Open vSwitch, which go when it is off."""
+    record = cloud.inventory.vm(vm)
+    if record.guards and record.uplink and record.uplink.kind is LinkKind.OVS:
+        cloud.switch(record.host).ensure_guards(record.guards)
 
 
 @step("reserve-addresses")

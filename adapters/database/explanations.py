@@ -12,7 +12,7 @@ from adapters.database.locks import Locked, lock
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
 from adapters.database.session import Database
-from adapters.lan import LinkKind
+from adapters.lan import GUARDED
 from adapters.types import Kind, Thing, VmState
 
 _NOT_MADE = (VmState.NOT_ALLOCATED, VmState.ALLOCATED)
@@ -120,7 +120,7 @@ def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
 
 
 def _in_networks(db: Session, datacenter: UUID) -> list[Thing]:
-    """Links that VMs claim, and guards of their cards in them where those are bridges."""
+    """Links that VMs claim, and guards of their cards in them, where there are any."""
     hosts = select(models.Host).where(models.Host.datacenter_id == datacenter)
     kinds = {row.id: row.link_kind for row in db.scalars(hosts)}
     claims = select(models.Claim).where(models.Claim.thing.startswith("link:"))
@@ -135,7 +135,7 @@ def _in_networks(db: Session, datacenter: UUID) -> list[Thing]:
         *(
             Thing(kind=Kind.GUARD, place=host, name=str(nic))
             for host, network, holder in here
-            if kinds[host] == LinkKind.BRIDGE
+            if kinds[host] in GUARDED
             for nic in cards.get((network, holder), ())
         ),
     ]

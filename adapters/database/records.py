@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 from adapters.amounts import Amounts
 from adapters.errors import Conflict
 from adapters.forms import Form
-from adapters.lan import MTU, Guard, Link, LinkKind, NetworkKind, Route, WaitFor
+from adapters.lan import GUARDED, MTU, Guard, Link, LinkKind, NetworkKind, Route, WaitFor
 from adapters.packages import About
 from adapters.plugs import Plug, Promise, Uplink, guard_of, link_of, plugged
 from adapters.types import (
@@ -295,11 +295,15 @@ class VmRecord(Value):
 
     @property
     def guards(self) -> tuple[Guard, ...]:
-        """What may be heard of its cards: on bridges, others leave that to their operator."""
-        bridged = self.uplink is not None and self.uplink.kind is LinkKind.BRIDGE
-        nics = {nic.id: nic for nic in self.nics} if bridged else {}
+        """What may be heard of its cards; ESXi's port groups leave that to their operator."""
+        uplink = self.uplink
+        if uplink is None or uplink.kind not in GUARDED:
+            return ()
+        nics = {nic.id: nic for nic in self.nics}
         return tuple(
-            guard_of(nics[x.nic], x, self.installation) for x in self.plugs if x.nic in nics
+            guard_of(nics[x.nic], x, uplink, self.installation)
+            for x in self.plugs
+            if x.nic in nics
         )
 
     @property

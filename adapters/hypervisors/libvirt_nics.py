@@ -13,6 +13,7 @@ from adapters.lan import card_of
 from adapters.types import Nic
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+_NO_VLAN = "4095"  # the tag that no VLAN has
 _LAST_SLOT = 0x1F  # of the first NIC; the next ones downwards
 
 _CARDS = {
@@ -40,7 +41,7 @@ def add_nics(domain: ET.Element, devices: ET.Element, nics: Sequence[Nic]) -> No
 def interface(nic: Nic, index: int) -> ET.Element:
     """Describe a card in one of the host's networks. Raises `Unsupported`.
 
-    With a VLAN of Open vSwitch its port has the tag; a bridge is the VLAN's.
+    Of Open vSwitch it is in the VLAN that its port is in, which is made before; else in none.
     """
     if nic.kind not in {NicKind.BRIDGE, NicKind.OVS}:
         raise Unsupported(f"libvirt plugs no card into a {nic.kind}")
@@ -49,8 +50,8 @@ def interface(nic: Nic, index: int) -> ET.Element:
     ET.SubElement(found, "source", bridge=nic.bridge)
     if nic.kind is NicKind.OVS:
         ET.SubElement(found, "virtualport", type="openvswitch")
-        if nic.tag is not None:
-            ET.SubElement(ET.SubElement(found, "vlan"), "tag", id=str(nic.tag))
+        nowhere = ET.SubElement(found, "vlan", trunk="yes")
+        ET.SubElement(nowhere, "tag", id=_NO_VLAN)
     ET.SubElement(found, "target", dev=card_of(nic.id))
     ET.SubElement(found, "model", type=_card(nic).removesuffix("-net-pci"))
     if nic.mtu is not None:

@@ -17,7 +17,8 @@ _UNIT = """\
 [Unit]
 Description=Networks of virtual machines (Cloudloom)
 Wants=network-online.target
-After=network-online.target
+After=network-online.target ovs-vswitchd.service
+PartOf=ovs-vswitchd.service
 Before=libvirtd.service
 
 [Service]
@@ -37,7 +38,7 @@ exit ${{failed:-0}}
 
 
 class BootUnit(Written):
-    """Scripts of links below `/etc/cloudloom`, and the unit that runs them."""
+    """Scripts below `/etc/cloudloom`, and the unit that runs them."""
 
     def __init__(self, etc: Path) -> None:
         super().__init__(etc / "cloudloom" / "links", script)
@@ -48,12 +49,36 @@ class BootUnit(Written):
         return "" if place.is_dir() else f"the host has neither ifupdown nor systemd: no {place}"
 
     def has(self, link: Link, way: Way | None, guards: Path) -> bool:
-        wanted = self._etc / "systemd" / "system" / "multi-user.target.wants" / UNIT
-        with speaking_files(wanted):
-            return wanted.exists() and super().has(link, way, guards)
+        return self._is_wanted() and super().has(link, way, guards)
 
     def write(self, link: Link, way: Way | None, guards: Path) -> None:
         super().write(link, way, guards)
+        self._want()
+
+    def keep(self, name: str, text: str) -> None:
+        """Have another script run when the host starts; one of no text is none."""
+        path = self.folder / f"cloudloom-{name}"
+        if text:
+            publish(path, text)
+            self._want()
+            return
+        with speaking_files(path):
+            path.unlink(missing_ok=True)
+
+    def keeps(self, name: str, text: str) -> bool:
+        """Whether that is so."""
+        path = self.folder / f"cloudloom-{name}"
+        with speaking_files(path):
+            there = path.read_text() if path.is_file() else ""
+        return there == text and (not text or self._is_wanted())
+
+    def _is_wanted(self) -> bool:
+        wanted = self._etc / "systemd" / "system" / "multi-user.target.wants" / UNIT
+        with speaking_files(wanted):
+            return wanted.exists()
+
+    def _want(self) -> None:
+        """Let systemd run what is in the folder."""
         run, place = self._etc / "cloudloom" / "networks.sh", self._etc / "systemd" / "system"
         if self.cannot():
             return

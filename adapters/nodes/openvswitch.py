@@ -1,41 +1,50 @@
 """Networks on an Open vSwitch bridge of the operator's: VLANs of it, in one database.
 
-A card is a port with the network's tag, which libvirt makes and takes away; so a link is the right
+A card is a port with the network's tag, which libvirt takes away with it; so a link is the right
 to a tag, written into the bridge's `external_ids`, where it lasts. Ports without a tag hear every
-VLAN: there are none of ours. Ports that no hypervisor has made are the operator's.
+VLAN: there are none of ours. Ports that no hypervisor has plugged in are the operator's.
 """
 
 import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from adapters.errors import AdapterError, Conflict, InUse, NotFound, Unsupported
 from adapters.lan import MTU, Guard, Link, LinkAbilities, LinkKind
-from adapters.nodes.commands import Commands, sorted_out
+from adapters.nodes.boot_unit import BootUnit
+from adapters.nodes.commands import Commands
+from adapters.nodes.flow_guards import FlowGuards
 from adapters.nodes.interfaces import device_of, mark, marked
-from adapters.programs import ProgramFailed
+from adapters.nodes.ovsdb import Ovsdb
 
 _KEY = "cloudloom-"
 _GUESTS = "attached-mac"  # what libvirt says of a port that it has made
-_UNGUARDED = "Open vSwitch has flows of its own, by which its operator can guard cards"
 
 
 class OpenVswitch:
-    """One host's switch, by its database (`unix:/path`; empty: where it is usually)."""
+    """One host's switch, by its database; what it is to do at its start is below `root`."""
 
-    def __init__(self, namespace: str = "", database: str = "") -> None:
-        self._commands = Commands(namespace)
-        self._database = (f"--db={database}",) if database else ()
+    def __init__(self, namespace: str = "", database: str = "", root: Path = Path("/")) -> None:
+        etc = root / "etc" / "netns" / namespace if namespace else root / "etc"
+        self._ovsdb = Ovsdb(Commands(namespace), database)
+        self._start = BootUnit(etc)
+        self._guards = FlowGuards(self._ovsdb, self._start)
 
     def abilities(self) -> LinkAbilities:
         try:
-            self._table("Bridge", "name")
+            self._ovsdb.table("Bridge", "name")
         except AdapterError as error:
             reason = f"the host has no Open vSwitch: {error}"
         else:
             reason = ""
-        return LinkAbilities(kind=LinkKind.OVS, without=reason, unguarded=_UNGUARDED)
+        return LinkAbilities(
+            kind=LinkKind.OVS,
+            without=reason,
+            unguarded=self._ovsdb.flows_cannot(),
+            unlasting=self._start.cannot(),
+        )
 
     def ensure_link(self, link: Link) -> None:
         self._require_way(link)
@@ -43,7 +52,7 @@ class OpenVswitch:
             return
         # What is there already stays as it is: then it is another's, and told so.
         said = f"{_key(link)}={json.dumps(mark(link))}"
-        self._run("add", "Bridge", link.switch, "external_ids", said)
+        self._ovsdb.run("add", "Bridge", link.switch, "external_ids", said)
         if not self.has_link(link):
             raise Conflict(f"{link.switch} does not keep {link.name}", code="link-conflict")
 
@@ -57,41 +66,40 @@ class OpenVswitch:
             return
         if cards := self.cards(link):
             raise InUse(f"{link.name} has cards in it: {', '.join(cards)}", users=cards)
-        self._run("remove", "Bridge", link.switch, "external_ids", _key(link))
+        self._ovsdb.run("remove", "Bridge", link.switch, "external_ids", _key(link))
 
     def cards(self, link: Link) -> list[str]:
-        if link.switch not in {row["name"] for row in self._table("Bridge", "name")}:
+        if link.switch not in {row["name"] for row in self._ovsdb.table("Bridge", "name")}:
             return []
-        inside = set(self._run("list-ports", link.switch).split())
-        rows = self._table("Interface", "name,external_ids")
+        inside = set(self._ovsdb.run("list-ports", link.switch).split())
+        rows = self._ovsdb.table("Interface", "name,external_ids")
         guests = {row["name"] for row in rows if _GUESTS in row["external_ids"]}
-        tagged = {r["name"] for r in self._table("Port", "name,tag") if r["tag"] == link.tag}
+        tagged = {r["name"] for r in self._ovsdb.table("Port", "name,tag") if r["tag"] == link.tag}
         return sorted(inside & tagged & guests)
 
     def links(self, installation: UUID) -> list[Link]:
         return [
             link
-            for row in self._table("Bridge", "name,external_ids")
+            for row in self._ovsdb.table("Bridge", "name,external_ids")
             for link in _links(row)
             if link.installation == installation
         ]
 
     def ensure_guards(self, guards: Collection[Guard]) -> None:
-        if guards:
-            raise Unsupported(_UNGUARDED, code="guard-unsupported")
+        self._guards.ensure(guards)
 
     def has_guards(self, guards: Collection[Guard]) -> bool:
-        return not guards
+        return self._guards.has(guards)
 
     def delete_guards(self, guards: Collection[Guard]) -> None:
-        """There are none."""
+        self._guards.delete(guards)
 
-    def guards(self, installation: UUID) -> list[Guard]:  # noqa: ARG002 - as the port
-        return []
+    def guards(self, installation: UUID) -> list[Guard]:
+        return self._guards.all(installation)
 
     def _own(self, link: Link) -> bool:
         """Whether the link is there. Raises `Conflict` where its name or its tag is another's."""
-        rows = self._table("Bridge", "name,external_ids")
+        rows = self._ovsdb.table("Bridge", "name,external_ids")
         row = next((row for row in rows if row["name"] == link.switch), None)
         if row is None:
             return False
@@ -110,15 +118,15 @@ class OpenVswitch:
         if link.tag is None:
             text = f"a card of {link.switch} without a tag would hear every VLAN"
             raise Unsupported(text, code="link-unsupported")
-        if link.switch not in {row["name"] for row in self._table("Bridge", "name")}:
+        if link.switch not in {row["name"] for row in self._ovsdb.table("Bridge", "name")}:
             raise NotFound(f"the host has no Open vSwitch bridge {link.switch}")
         uplink = device_of(link)
         if not uplink:
             return
-        if uplink not in self._run("list-ports", link.switch).split():
+        if uplink not in self._ovsdb.run("list-ports", link.switch).split():
             raise NotFound(f"{link.switch} has no port {uplink}")
-        ports = {row["name"]: row for row in self._table("Port", "name,tag,trunks")}
-        cards = {row["name"]: row for row in self._table("Interface", "name,mtu")}
+        ports = {row["name"]: row for row in self._ovsdb.table("Port", "name,tag,trunks")}
+        cards = {row["name"]: row for row in self._ovsdb.table("Interface", "name,mtu")}
         tag, trunks = ports[uplink]["tag"], ports[uplink]["trunks"]
         carried = {tag, *(trunks if isinstance(trunks, list) else [trunks])} - {None}
         if carried and link.tag not in carried:
@@ -128,19 +136,6 @@ class OpenVswitch:
         if mtu < link.mtu:
             text = f"{uplink} carries {mtu} bytes, not {link.mtu}"
             raise Unsupported(text, code="link-unsupported")
-
-    def _table(self, name: str, columns: str) -> list[dict[str, Any]]:
-        said = json.loads(self._run("--format=json", f"--columns={columns}", "list", name))
-        return [
-            {heading: _plain(each) for heading, each in zip(said["headings"], row, strict=True)}
-            for row in said["data"]
-        ]
-
-    def _run(self, *words: str) -> str:
-        try:
-            return self._commands.run("ovs-vsctl", "--timeout=20", *self._database, *words)
-        except ProgramFailed as error:
-            raise sorted_out(error) from error
 
 
 def _require_ovs(link: Link) -> None:
@@ -158,16 +153,3 @@ def _links(row: dict[str, Any]) -> list[Link]:
     every = [marked(said) for key, said in row["external_ids"].items() if key.startswith(_KEY)]
     more = {"kind": LinkKind.OVS, "switch": row["name"]}
     return [link.model_copy(update=more) for link in every if link]
-
-
-def _plain(said: Any) -> Any:
-    """A value of OVSDB's JSON: an empty set is nothing, a map is a dictionary."""
-    match said:
-        case ["map", content]:
-            return dict(content)
-        case ["set", content]:
-            return [_plain(each) for each in content] or None
-        case ["uuid", content]:
-            return content
-        case _:
-            return said

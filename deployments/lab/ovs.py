@@ -41,10 +41,16 @@ class Ovs:
         remote = f"--remote=p{self.database}"
         control = f"--unixctl={self.run / 'db.ctl'}"
         self._ovsdb.spawn(*entered, "ovsdb-server", config, remote, control, env=env)
-        wait_for((self.run / "db.sock").exists, 10, f"ovsdb-server ({self._ovsdb.log})")
-        self.vsctl("--no-wait", "init")
+        wait_for(self._answers, 60, f"ovsdb-server ({self._ovsdb.log})")
         control = f"--unixctl={self.run / 'vs.ctl'}"
         self._vswitchd.spawn(*entered, "ovs-vswitchd", self.database, control, env=env)
+
+    def _answers(self) -> bool:
+        try:
+            self.vsctl("--no-wait", "init")
+        except RuntimeError:  # its socket is not there, or is that of the one before
+            return False
+        return True
 
     def stop(self) -> None:
         """End it; gone already is success."""
@@ -58,8 +64,19 @@ class Ovs:
 
     def vsctl(self, *words: str) -> str:
         """Ask it, or tell it something, and wait until it has been done."""
-        command = ["ovs-vsctl", "--timeout=20", f"--db={self.database}", *words]
+        command = ["ovs-vsctl", "--timeout=60", f"--db={self.database}", *words]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
+
+    def flows(self, bridge: str) -> str:
+        """What decides about a bridge's packets, in some order."""
+        said = self.ofctl("--no-stats", "dump-flows", bridge)
+        return "\n".join(sorted(said.splitlines()[1:]))
+
+    def ofctl(self, *words: str) -> str:
+        """Ask or change flows of the bridge that the words name."""
+        places = {path.stem: f"unix:{path}" for path in self.run.glob("*.mgmt")}
+        command = ["ovs-ofctl", "--timeout=60", *(places.get(word, word) for word in words)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout

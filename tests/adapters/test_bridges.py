@@ -17,7 +17,7 @@ from adapters.nodes import guards
 from adapters.nodes.bridges import Bridges
 from adapters.nodes.ifupdown import stanza
 from adapters.nodes.interfaces import Way, address_of
-from deployments.lab.wired_host import UPLINK, Guest, WiredHost
+from deployments.lab.wired_host import UPLINK, WiredHost
 
 pytestmark = pytest.mark.lab
 
@@ -112,96 +112,6 @@ def test_a_host_has_no_address_in_its_guests_networks(host):
     host.bridges.ensure_link(link)
     (bridge,) = host.host.network.ask("address", "show", "dev", link.name)
     assert bridge["addr_info"] == []
-
-
-# --- guards ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def guarded(host: Equipped) -> tuple[Guest, Guest]:
-    """A guest whose card is guarded, and a peer."""
-    link = link_of()
-    host.bridges.ensure_link(link)
-    guard = Guard(nic=uuid4(), mac=MINE, addresses=("10.0.0.5",), installation=link.installation)
-    host.bridges.ensure_guards([guard])
-    guest = host.host.guest(link.name, guard.card, MINE, "10.0.0.5/24")
-    peer = host.host.guest(link.name, "peer", OTHER, "10.0.0.6/24", "fd00::6/64")
-    return guest, peer
-
-
-def test_a_guarded_card_is_heard_as_itself(guarded):
-    guest, peer = guarded
-    assert guest.hears("10.0.0.6", tries=5)
-    assert peer.hears("10.0.0.5", tries=5)
-
-
-def test_a_guarded_card_is_not_heard_by_another_mac(guarded):
-    guest, peer = guarded
-    guest.network.ip("link", "set", "dev", "eth0", "down")
-    guest.network.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
-    assert not guest.hears("10.0.0.6")
-    assert not peer.hears("10.0.0.5")
-
-
-def test_a_guarded_card_is_not_heard_by_another_address(guarded):
-    guest, peer = guarded
-    guest.network.ip("address", "add", "10.0.0.9/24", "dev", "eth0")
-    guest.network.ip("address", "delete", "10.0.0.5/24", "dev", "eth0")
-    assert not guest.hears("10.0.0.6")
-    assert not peer.hears("10.0.0.9")
-
-
-def test_a_guarded_card_has_no_other_ipv6(guarded):
-    guest, _ = guarded
-    guest.network.ip("address", "add", "fd00::5/64", "dev", "eth0", "nodad")
-    assert not guest.hears("fd00::6")
-
-
-def test_a_card_with_any_address_still_has_its_own_mac(host):
-    link = link_of()
-    host.bridges.ensure_link(link)
-    guard = Guard(nic=uuid4(), mac=MINE, installation=link.installation)
-    host.bridges.ensure_guards([guard])
-    guest = host.host.guest(link.name, guard.card, MINE, "10.9.0.5/24")
-    host.host.guest(link.name, "peer", OTHER, "10.9.0.6/24")
-    assert guest.hears("10.9.0.6", tries=5)
-    guest.network.ip("link", "set", "dev", "eth0", "down")
-    guest.network.ip("link", "set", "dev", "eth0", "address", "52:54:00:00:00:99", "up")
-    assert not guest.hears("10.9.0.6")
-
-
-SERVER = """start 10.0.0.100
-end 10.0.0.100
-interface eth0
-lease_file {folder}/leases
-pidfile {folder}/pid
-"""
-
-
-@pytest.mark.parametrize("is_guarded", [True, False])
-def test_a_guarded_guest_asks_for_an_address_and_gives_none(host, tmp_path, is_guarded):
-    link = link_of()
-    host.bridges.ensure_link(link)
-    guards = [
-        Guard(nic=uuid4(), mac=mac, addresses=(address,), installation=link.installation)
-        for mac, address in ((MINE, "10.0.0.5"), (OTHER, "10.0.0.6"))
-    ]
-    host.bridges.ensure_guards(guards[: 2 if is_guarded else 1])
-    client = host.host.guest(link.name, guards[0].card, MINE)
-    server = host.host.guest(link.name, guards[1].card, OTHER, "10.0.0.6/24")
-    (tmp_path / "leases").touch()
-    (tmp_path / "udhcpd.conf").write_text(SERVER.format(folder=tmp_path))
-    server.network.run("busybox", "udhcpd", "-S", str(tmp_path / "udhcpd.conf"))
-    try:
-        ask = ("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true")
-        told = ""
-        try:
-            told = client.network.run(*ask, "-t", "3", "-T", "1")
-        except RuntimeError as error:
-            told = str(error)
-        assert ("no lease" in told) == is_guarded
-    finally:
-        server.network.run("kill", (tmp_path / "pid").read_text().strip())
 
 
 def test_a_runner_that_was_stopped_holds_nobody_up_for_ever(host, monkeypatch):

@@ -170,7 +170,11 @@ class Switched:
     def photograph(self) -> Any:
         columns = "--columns=name,external_ids,ports"
         ports = "--columns=name,tag,trunks,external_ids"
-        return [self.ovs.vsctl(columns, "list", "Bridge"), self.ovs.vsctl(ports, "list", "Port")]
+        return [
+            self.ovs.vsctl(columns, "list", "Bridge"),
+            self.ovs.vsctl(ports, "list", "Port"),
+            self.ovs.flows(self.name),
+        ]
 
 
 class Grouped:
@@ -392,22 +396,26 @@ def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, li
 # --- guards ------------------------------------------------------------------------------------
 
 
-def guard_of(installation: UUID, last: int = 5, **more: Any) -> Guard:
+def guard_of(counterpart: Counterpart, installation: UUID, last: int = 5, **more: Any) -> Guard:
     said = {"mac": f"52:54:00:00:00:{last:02x}", "addresses": (f"10.77.101.{last}",)} | more
+    if counterpart.kind is LinkKind.OVS:
+        said |= {"switch": counterpart.name, "tag": counterpart.tags[0]}
     return Guard(nic=uuid4(), installation=installation, **said)
 
 
 GUARDING = pytest.mark.parametrize(
-    "counterpart", ["memory", pytest.param("bridged", marks=pytest.mark.lab)], indirect=True
+    "counterpart",
+    ["memory", *(pytest.param(x, marks=pytest.mark.lab) for x in REAL[:2])],
+    indirect=True,
 )
 UNGUARDED = pytest.mark.parametrize(
-    "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[1:]], indirect=True
+    "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[2:]], indirect=True
 )
 
 
 @UNGUARDED
-def test_a_host_that_guards_no_cards_says_so(switch, installation):
-    guards = [guard_of(installation)]
+def test_a_host_that_guards_no_cards_says_so(counterpart, switch, installation):
+    guards = [guard_of(counterpart, installation)]
     assert switch.abilities().unguarded
     with pytest.raises(Unsupported) as refusal:
         switch.ensure_guards(guards)
@@ -420,13 +428,16 @@ def test_a_host_that_guards_no_cards_says_so(switch, installation):
 @GUARDING
 def test_guards_are_there_once_set_and_gone_once_forgotten(counterpart, switch, installation):
     before = counterpart.photograph()
-    guards = [guard_of(installation, 5), guard_of(installation, 6, addresses=None)]
+    guards = [
+        guard_of(counterpart, installation, 5),
+        guard_of(counterpart, installation, 6, addresses=None),
+    ]
     assert not switch.has_guards(guards)
     switch.ensure_guards(guards)
     switch.ensure_guards(guards)
     assert switch.has_guards(guards)
     assert counterpart.other().has_guards(guards)
-    assert not switch.has_guards([*guards, guard_of(installation, 7)])
+    assert not switch.has_guards([*guards, guard_of(counterpart, installation, 7)])
     switch.delete_guards(guards)
     switch.delete_guards(guards)
     assert not switch.has_guards(guards[:1])
@@ -434,9 +445,9 @@ def test_guards_are_there_once_set_and_gone_once_forgotten(counterpart, switch, 
 
 
 @GUARDING
-def test_a_new_guard_takes_the_place_of_a_nics_former(switch, installation):
-    former = guard_of(installation)
-    other = guard_of(installation, 9)
+def test_a_new_guard_takes_the_place_of_a_nics_former(counterpart, switch, installation):
+    former = guard_of(counterpart, installation)
+    other = guard_of(counterpart, installation, 9)
     switch.ensure_guards([former, other])
     later = former.model_copy(update={"mac": "52:54:00:00:00:99", "addresses": ()})
     switch.ensure_guards([later])
@@ -445,17 +456,17 @@ def test_a_new_guard_takes_the_place_of_a_nics_former(switch, installation):
 
 
 @GUARDING
-def test_lists_the_guards_of_an_installation_only(switch, installation):
+def test_lists_the_guards_of_an_installation_only(counterpart, switch, installation):
     def by_nic(guard: Guard) -> str:
         return str(guard.nic)
 
     mine = [
-        guard_of(installation, 5),
-        guard_of(installation, 6, addresses=None),
-        guard_of(installation, 7, addresses=()),
-        guard_of(installation, 8, addresses=("10.77.101.8", "10.77.101.9")),
+        guard_of(counterpart, installation, 5),
+        guard_of(counterpart, installation, 6, addresses=None),
+        guard_of(counterpart, installation, 7, addresses=()),
+        guard_of(counterpart, installation, 8, addresses=("10.77.101.8", "10.77.101.9")),
     ]
-    theirs = guard_of(uuid4(), 5)
+    theirs = guard_of(counterpart, uuid4(), 5)
     switch.ensure_guards(mine)
     switch.ensure_guards([theirs])
     assert sorted(switch.guards(installation), key=by_nic) == sorted(mine, key=by_nic)
@@ -463,6 +474,27 @@ def test_lists_the_guards_of_an_installation_only(switch, installation):
     assert switch.guards(installation) == []
     assert switch.guards(theirs.installation) == [theirs]
     switch.delete_guards([theirs])
+
+
+@GUARDING
+def test_lanes_may_guard_cards_at_once(counterpart, installation):
+    """All of them are set, also where their NICs would have the same number."""
+    before = counterpart.photograph()
+    guards = [
+        guard_of(counterpart, installation, last).model_copy(update={"nic": UUID(int=last << 100)})
+        for last in range(4)
+    ]
+    lanes = [
+        threading.Thread(target=counterpart.other().ensure_guards, args=[[each]])
+        for each in guards
+    ]
+    for each in lanes:
+        each.start()
+    for each in lanes:
+        each.join()
+    assert counterpart.other().has_guards(guards)
+    counterpart.other().delete_guards(guards)
+    assert counterpart.photograph() == before
 
 
 # --- a pretended host's ------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def answered(operation: UUID) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "switch", "plugged", "guards"),
-    [("bridge", "", "", 1), ("ovs", "br0", "br0", 0), ("port-group", "vSwitch0", "", 0)],
+    [("bridge", "", "", 1), ("ovs", "br0", "br0", 1), ("port-group", "vSwitch0", "", 0)],
 )
 def test_a_vm_is_plugged_in_as_its_host_has_networks(
     world: World, kind: str, switch: str, plugged: str, guards: int
@@ -41,6 +41,22 @@ def test_a_vm_is_plugged_in_as_its_host_has_networks(
     assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
     assert cloud.switch(record.host).links(installation) == []
     assert cloud.switch(record.host).guards(installation) == []
+
+
+def test_a_vm_has_its_ports_of_open_vswitch_again_when_it_starts(world: World) -> None:
+    """They go when it is off, by whomever."""
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="ovs", switch="br0"))
+    world.run("deploy_vm", vm)
+    record, installation = cloud.inventory.vm(vm), cloud.inventory.installation
+    switch = cloud.switch(record.host)
+    (guard,) = switch.guards(installation)
+    assert (guard.switch, guard.tag, guard.nic) == ("br0", 105, record.nics[0].id)
+    world.run("change_power", vm, former="ON", power="off")
+    switch.delete_guards([guard])
+    world.run("change_power", vm, former="OFF", power="on")
+    assert switch.guards(installation) == [guard]
 
 
 def test_a_server_is_told_of_all_vms_of_an_appliance_in_one_change(

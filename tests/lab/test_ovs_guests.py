@@ -8,7 +8,7 @@ import pytest
 
 from adapters.errors import InUse
 from adapters.hypervisors.kvm import KvmHypervisor
-from adapters.lan import Link, LinkKind, card_of
+from adapters.lan import Guard, Link, LinkKind, card_of
 from adapters.nodes.openvswitch import OpenVswitch
 from adapters.types import Nic, Power
 from deployments.lab.kvm_host import KvmHost
@@ -67,6 +67,11 @@ def test_a_guest_hears_its_own_vlan_only(
     nic = Nic(id=uuid4(), mac="52:54:00:00:00:05", kind="ovs", bridge="br0", tag=101)
     vm = vm.model_copy(update={"nics": (nic,)})
     define(hypervisor, vm)
+    addresses = ("10.0.101.5", "10.0.102.5")
+    guard = Guard(
+        nic=nic.id, mac=nic.mac, addresses=addresses, switch="br0", tag=101, installation=OURS
+    )
+    switch.ensure_guards([guard])
     hypervisor.set_power(vm.id, Power.ON, timeout_s=0)
     guest = Guest(hypervisor, kvm.uri, vm.id)
     assert f"NET eth0 {nic.mac} -" in guest.boot()
@@ -79,7 +84,15 @@ def test_a_guest_hears_its_own_vlan_only(
     )
     assert guest.tell(ask, "HEARD-102-") == "HEARD-102-no"
     assert "HEARD-101-yes" in guest.lines()
+    ask = (
+        "ip addr del 10.0.101.5/24 dev eth0; ip addr add 10.0.101.9/24 dev eth0; b=no;"
+        " ping -c 1 -W 2 10.0.101.1 >/dev/null 2>&1 && b=yes; echo; echo SPOOFED-$b"
+    )
+    assert guest.tell(ask, "SPOOFED-") == "SPOOFED-no"
     hypervisor.set_power(vm.id, Power.OFF, timeout_s=0)
+    assert card_of(nic.id) not in ovs.vsctl("list-ports", "br0")
+    assert switch.has_guards([guard])
     hypervisor.delete_vm(vm.id)
+    switch.delete_guards([guard])
     switch.delete_link(link)
     assert switch.links(OURS) == []

@@ -104,6 +104,17 @@ def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:
     assert {state for *_, state in swept(world)} == {"orphan, in use"}
 
 
+def test_cards_are_guarded_on_purpose_where_nobody_said_how_a_host_has_networks(
+    world: World,
+) -> None:
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind=None))
+    world.run("deploy_vm", vm)
+    assert len(cloud.switch(cloud.inventory.vm(vm).host).guards(cloud.inventory.installation)) == 1
+    assert swept(world) == set()
+
+
 def swept(world: World) -> set[tuple[str, str, str]]:
     """What a sweep says of networks."""
     operation = world.run("sweep_orphans", world.datacenter)

@@ -23,6 +23,7 @@ from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
+from adapters.vsphere.distributed import DistributedGroups
 from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session, vms_of
 
@@ -313,6 +314,9 @@ class VsphereHypervisor:
         """Make a card. Raises `NotFound` without its port group, `Unsupported`."""
         if nic.kind is NicKind.USER:
             return spec.card(place, nic, self._session.network, self._session.network_name)
+        if nic.kind is NicKind.DISTRIBUTED:
+            port = DistributedGroups(self._session).port(nic.bridge)
+            return spec.card(place, nic, None, nic.bridge, port)
         if nic.kind is not NicKind.PORT_GROUP:
             raise Unsupported(f"vSphere plugs no card into a {nic.kind}")
         if not PortGroups(self._session).is_there(nic.bridge):

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+MOST_NICS = 8  # of a VM: what has a place of its own on its bus
 _IDE_PLACES = 3  # of four: the last one is the seed's
 
 

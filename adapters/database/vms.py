@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.library import image_of
 from adapters.database.records import DiskRecord, VmRecord, VolumeRecord
+from adapters.guests import MOST_NICS
 from adapters.lan import LinkKind, NetworkKind
 from adapters.plugs import Plug, Uplink
 from adapters.types import Base, Nic, Settings
@@ -144,7 +145,8 @@ def _plugs(db: Session, nics: dict[UUID, list[Any]]) -> dict[UUID, tuple[Plug, .
 
 
 def _nic(row: Any) -> Nic:
-    return Nic(id=row.id, mac=row.mac, model=row.model or "")
+    place = row.position if row.position < MOST_NICS else None
+    return Nic(id=row.id, mac=row.mac, model=row.model or "", place=place)
 
 
 def _disk(row: Any, image: Any) -> DiskRecord:

@@ -257,10 +257,10 @@ def stripped(devices: list[Any]) -> Any:
     )
 
 
-def removal(disk: Any) -> Any:
-    """Take one disk away. A file that maps a LUN goes, a disk's file stays."""
-    how = {"fileOperation": "destroy"} if is_mapped(disk) else {}
-    return _Change(operation="remove", device=disk, **how)
+def removal(device: Any) -> Any:
+    """Take one device away. A file that maps a LUN goes, a disk's file stays."""
+    how = {"fileOperation": "destroy"} if is_mapped(device) else {}
+    return _Change(operation="remove", device=device, **how)
 
 
 def is_mapped(disk: Any) -> bool:

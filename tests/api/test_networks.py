@@ -360,6 +360,7 @@ def test_cards_come_and_go_while_a_vm_is_off(api: Api, server: str) -> None:
     appliance(api, "front")
     vm = f"/v1/vms/{api.get('/v1/vms').json()[0]['id']}"
     api.done(api.post(f"{vm}/deploy"))
+    api.done(api.post(f"{vm}/power", json={"power": "paused"}))
     refused(api.post(f"{vm}/nics", json={"network": "back"}), 409, "wrong-state")
     api.done(api.post(f"{vm}/power", json={"power": "off"}))
     refused(api.post(f"{vm}/nics", json={"network": "none"}), 404, "unknown-network")

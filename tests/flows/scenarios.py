@@ -830,6 +830,17 @@ def detach_nic(world: World) -> Asked:
     return vm, {"nic": asked["nic"]["id"]}
 
 
+def hot_attach_nic(world: World) -> Asked:
+    vm, _ = undeploy_networked(world)
+    return vm, {"nic": _second_nic(world)}
+
+
+def hot_detach_nic(world: World) -> Asked:
+    vm, asked = hot_attach_nic(world)
+    world.run("attach_nic", vm, **asked)
+    return vm, {"nic": asked["nic"]["id"]}
+
+
 def detach_nic_undeployed(world: World) -> Asked:
     vm, asked = attach_nic_undeployed(world)
     world.run("attach_nic", vm, **asked)
@@ -948,6 +959,8 @@ SCENARIOS = {
     "attach_nic-undeployed": Scenario("attach_nic", attach_nic_undeployed),
     "detach_nic": Scenario("detach_nic", detach_nic),
     "detach_nic-undeployed": Scenario("detach_nic", detach_nic_undeployed),
+    "attach_nic-hot": Scenario("attach_nic", hot_attach_nic),
+    "detach_nic-hot": Scenario("detach_nic", hot_detach_nic),
     "redefine_vm": Scenario("redefine_vm", redefine),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),

@@ -9,7 +9,7 @@ from adapters.lan import Guard, Link, card_of
 from adapters.nodes.base import Switch
 from adapters.types import Finding, Value
 from flows.cloud import cloud
-from flows.vm_networks import claim_on, holder_of
+from flows.vm_networks import holder_of, link_claims
 
 
 class Loose(Value):
@@ -106,7 +106,7 @@ def told(found: HostDifference) -> Iterator[Finding]:
 
 def _claimed(vm: VmRecord, host: UUID) -> Iterator[Link]:
     for link in vm.links:
-        if cloud.claims.has(claim_on(link, host), holder_of(vm.id)):
+        if cloud.claims.has(link_claims(link, host)[0], holder_of(vm.id)):
             yield link
 
 

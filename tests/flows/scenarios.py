@@ -291,6 +291,14 @@ def deploy_awaited(world: World) -> Asked:
     return deploy_networked(world)[0], {"wait_for": "lease"}
 
 
+def deploy_distributed(world: World) -> Asked:
+    """One whose network is a port group of all hosts."""
+    asked = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="distributed", switch="DVS0"))
+    return asked
+
+
 def undeploy_networked(world: World) -> Asked:
     """The last VM of its network."""
     vm, asked = deploy_networked(world)
@@ -855,6 +863,22 @@ def strayed(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def unlinked(world: World) -> Asked:
+    """Two VMs whose network somebody has taken from their host; the guard of one is gone, too."""
+    networked(world)
+    vms = [_vm_of(world.appliance(name)) for name in ("db", "web")]
+    addressed(*vms)
+    for vm in vms:
+        world.run("deploy_vm", vm)
+    record = cloud.inventory.vm(vms[0])
+    switch = cloud.switch(record.host)
+    switch.delete_link(record.links[0])
+    switch.delete_guards(record.guards)
+    for nic in record.nics:
+        cloud.world.put("loose", f"{record.host}:{nic.id}", {"card": nic.mac})
+    return world.datacenter, {}
+
+
 def orphaned(world: World) -> Asked:
     """A volume whose row is gone, and a disk that an undeploy believed to have removed."""
     volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
@@ -911,6 +935,7 @@ SCENARIOS = {
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
     "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
+    "deploy_vm-distributed": Scenario("deploy_vm", deploy_distributed),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
     "sync_appliance-networked": Scenario("sync_appliance", sync_networked),
@@ -957,6 +982,7 @@ SCENARIOS = {
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
     "sync_dhcp": Scenario("sync_dhcp", strayed),
+    "mend_links": Scenario("mend_links", unlinked),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
     "rescan_library": Scenario("rescan_library", inbox),

@@ -863,6 +863,22 @@ def strayed(world: World) -> Asked:
     return world.datacenter, {}
 
 
+def unlinked(world: World) -> Asked:
+    """Two VMs whose network somebody has taken from their host; the guard of one is gone, too."""
+    networked(world)
+    vms = [_vm_of(world.appliance(name)) for name in ("db", "web")]
+    addressed(*vms)
+    for vm in vms:
+        world.run("deploy_vm", vm)
+    record = cloud.inventory.vm(vms[0])
+    switch = cloud.switch(record.host)
+    switch.delete_link(record.links[0])
+    switch.delete_guards(record.guards)
+    for nic in record.nics:
+        cloud.world.put("loose", f"{record.host}:{nic.id}", {"card": nic.mac})
+    return world.datacenter, {}
+
+
 def orphaned(world: World) -> Asked:
     """A volume whose row is gone, and a disk that an undeploy believed to have removed."""
     volume, vm = _volume(world, "lost", 8), _vm_of(world.appliance("db"))
@@ -966,6 +982,7 @@ SCENARIOS = {
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
     "sync_dhcp": Scenario("sync_dhcp", strayed),
+    "mend_links": Scenario("mend_links", unlinked),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
     "rescan_library": Scenario("rescan_library", inbox),

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+MOST_NICS = 8  # of a VM: what has a place of its own on its bus
 _IDE_PLACES = 3  # of four: the last one is the seed's
 
 
@@ -24,6 +25,7 @@ class NicKind(StrEnum):
     BRIDGE = "bridge"
     OVS = "ovs"  # a port of an Open vSwitch bridge
     PORT_GROUP = "port-group"
+    DISTRIBUTED = "distributed"  # a port group of a distributed switch
 
 
 class Boot(StrEnum):

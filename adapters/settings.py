@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         description="How long a guest may take to ask for its address, where a deployment waits.",
     )
     release_s: float = Field(
-        60.0, ge=0, description="How long a running guest may take to release a volume."
+        60.0, ge=0, description="How long a running guest may take to release a volume or NIC."
     )
     cpu_overcommit: float = Field(
         4.0,

@@ -324,6 +324,7 @@ class Nic(Value):
     bridge: str = ""  # or OVS bridge, or port group
     tag: int | None = None  # of a port of OVS
     mtu: int | None = None  # where not every switch can that
+    place: int | None = None  # on the VM's bus; else the first that is free
 
 
 class Connection(Value):
@@ -375,14 +376,15 @@ class Vm(Value):
     def digest(self) -> str:
         """Of all its properties: two definitions are equal when their digests are.
 
-        What older versions had no word for counts only where it is said.
+        What older versions had no word for counts only where it is said; where a card is does
+        not: one that came to a running guest may be elsewhere.
         """
         fields = type(self).model_fields
         new = ("seed", "settings")
         unsaid: dict[str, Any] = {x: True for x in new if getattr(self, x) == fields[x].default}
         words = {"model", "bridge", "tag", "mtu"}
         silent = (words - nic.model_dump(exclude_defaults=True).keys() for nic in self.nics)
-        unsaid["nics"] = {n: each for n, each in enumerate(silent) if each}
+        unsaid["nics"] = {n: {*each, "place"} for n, each in enumerate(silent)}
         said = self.settings.model_dump(exclude_defaults=True)
         unsaid.setdefault("settings", {"firmware", "bus", "system"} - said.keys())
         return hashlib.sha256(self.model_dump_json(exclude=unsaid).encode()).hexdigest()

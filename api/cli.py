@@ -308,7 +308,7 @@ def maintain(
     what: Annotated[str, typer.Argument(help="sweep-orphans, verify-library, trim-history, ...")],
     *,
     datacenter: Annotated[str, typer.Option(help="Where.")] = "main",
-    dry_run: Annotated[bool, typer.Option(help="sync-dhcp: only tell the difference.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="sync-dhcp, mend-links: only tell.")] = False,
     no_wait: NoWait = False,
 ) -> None:
     """Run a maintenance operation now, which runs by itself at times; shows its report."""

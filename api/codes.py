@@ -66,6 +66,8 @@ MEANINGS = {
     "name-too-long": "A name that follows from others would be too long: choose a shorter one.",
     "network-without-addresses": "The network has no addresses of ours to give.",
     "networks-differ": "The other virtual datacenter lacks networks of these names; `networks`.",
+    "nic-in-use": "The guest does not release the NIC; the VM has it as before.",
+    "nic-not-hot": "While the VM is on, such a NIC, or any at its host, neither comes nor goes.",
     "no-datacenter": "The worker's datacenter does not exist.",
     "no-dhcp-server": "Every DHCP server of the datacenter has a range that overlaps this one.",
     "no-icon": "The template has no picture.",

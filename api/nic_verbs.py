@@ -19,7 +19,7 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         address: Annotated[str | None, typer.Option(help="One of its; else the next.")] = None,
         no_wait: NoWait = False,
     ) -> None:
-        """Attach a NIC in NETWORK to a VM that is off."""
+        """Attach a NIC in NETWORK to a VM; to one that is on, where its host can."""
         with client() as api:
             path = f"/v1/vms/{find(api, 'vms', vm)}/nics"
             body = {"network": network, "address": address}
@@ -32,7 +32,7 @@ def add_to(app: typer.Typer, finish: Finish) -> None:
         *,
         no_wait: NoWait = False,
     ) -> None:
-        """Detach a NIC of a VM that is off; its address is free again."""
+        """Detach a NIC of a VM; a guest that is on has to release it. Its address goes."""
         with client() as api:
             path = f"/v1/vms/{find(api, 'vms', vm)}/nics/{nic}"
             finish(api, api.start(path, method="DELETE"), wait=not no_wait)

@@ -3,6 +3,7 @@
 from typing import cast
 from uuid import UUID
 
+from adapters.database.records import VmRecord
 from adapters.errors import Unsupported
 from adapters.guests import Bus
 from adapters.hypervisors.base import Capability
@@ -10,7 +11,14 @@ from adapters.hypervisors.stills import Stilling
 from adapters.types import VmState
 from flows.cloud import cloud
 
-__all__ = ["Capability", "require_ability", "require_readable", "require_sockets", "stilling"]
+__all__ = [
+    "Capability",
+    "require_ability",
+    "require_hot_nic",
+    "require_readable",
+    "require_sockets",
+    "stilling",
+]
 
 _READING = {Capability.DISK_FILES, Capability.DISK_STREAM}
 
@@ -36,6 +44,19 @@ def require_sockets(vm: UUID) -> None:
         record = cloud.inventory.vm(vm)
         if record.settings.bus not in {None, Bus.VIRTIO}:
             raise Unsupported(f"VM {record.name} is on: its bus takes no volume now")
+
+
+def require_hot_nic(vm: VmRecord, *, restricted: bool) -> None:
+    """Raise `Unsupported` where such a NIC neither comes nor goes now, for the VM is on."""
+    if vm.state is not VmState.ON:
+        return
+    why = ""
+    if restricted:
+        why = "a restricted NIC neither comes nor goes meanwhile"
+    elif Capability.HOT_NIC not in cloud.hypervisor(vm.host).capabilities:
+        why = f"its host has no {Capability.HOT_NIC}"
+    if why:
+        raise Unsupported(f"VM {vm.name} is on: {why}", code="nic-not-hot")
 
 
 def stilling(host: UUID) -> Stilling:

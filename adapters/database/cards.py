@@ -13,10 +13,10 @@ from adapters.database.appliances import new_mac
 from adapters.database.session import Database
 from adapters.database.tags import free_tags, lock_networks, take_tags
 from adapters.errors import NotFound, Refused, Unsupported
+from adapters.guests import MOST_NICS
 from adapters.lan import NetworkKind
 from adapters.plugs import NewNic
 
-MOST_NICS = 8  # of a VM: what has a place of its own on QEMU's bus
 Assign = Callable[[Session, Sequence[models.NicRow], UUID, Mapping[UUID, IPv4Address]], None]
 
 
@@ -29,7 +29,8 @@ class Cards:
     def enter(self, nic: NewNic, vm: UUID, assign: Assign) -> None:
         """Write a NIC down that a VM is to have more, its address being what `assign` gives it.
 
-        Where the VM is on a host, its network has a tag there from now on. Raises `Refused`.
+        It has the first place that is free: the others stay where their guest knows them. Where
+        the VM is on a host, its network has a tag there from now on. Raises `Refused`.
         """
 
         def entered(db: Session) -> None:
@@ -52,7 +53,7 @@ class Cards:
                 id=nic.id,
                 vm_id=vm,
                 network_id=nic.network,
-                position=max(others, default=-1) + 1,
+                position=min({*range(MOST_NICS)} - {*others}),
                 mac=new_mac(db, nic.id),
                 model=nic.model or None,
                 is_default=not others,

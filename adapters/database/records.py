@@ -332,6 +332,14 @@ class VmRecord(Value):
         into = {each.nic: links.get(each.network) for each in self.plugs}
         return tuple(plugged(x, link) if (link := into.get(x.id)) else x for x in self.nics)
 
+    def card(self, nic: UUID) -> Nic:
+        """One of its NICs as the hypervisor has it."""
+        return next(each for each in self.cards if each.id == nic)
+
+    def is_restricted(self, nic: UUID) -> bool:
+        """Whether one of its NICs is in no network of its host's."""
+        return all(each.nic != nic for each in self.plugs)
+
     def in_networks_of(self, nics: Sequence[UUID]) -> "VmRecord":
         """The VM as if it had no other NICs in networks."""
         return self.model_copy(update={"plugs": tuple(x for x in self.plugs if x.nic in nics)})

@@ -14,7 +14,7 @@ Laws, held for every adapter by `tests/contracts/test_hypervisor.py`:
    both, and so does disconnecting; a connection that is in one of them only is there, is made
    whole by connecting, and taken away by disconnecting.
 8. A running guest is asked to release a volume, never robbed of it: the bytes it has not written
-   yet are its own. Where the bus of its disks has no word for that, it neither comes nor goes while
+   yet are its own. So is a card (`nic-in-use` in the end). Where the bus of its disks has no word for that, it neither comes nor goes while
    the guest runs (`Unsupported`, `InUse`). Until it has, disconnecting is `Transient`; in the end it is `InUse`, the
    volume still being connected. Who asks once more is waited for once more.
 9. A line (`terminal`, `display`) is a connected stream socket: `asyncio.open_connection(sock=...)`
@@ -43,6 +43,7 @@ How each method is done (KVM here; the others when they come, so that the port f
 | firmwares | getDomainCapabilities | both | both | generations 1 and 2 |
 | ensure_vm | defineXML, metadata | CreateVM, instanceUuid, extraConfig | VM.create, other_config | New-VM, Notes |
 | set_size | `Unsupported`: a CPU cannot be taken back before the guest has set up its ACPI | ReconfigVM_Task, hot-add enabled | VM.set_VCPUs_number_live | Set-VMMemory (memory only) |
+| set_nics | attach and detach of an interface, the guest is asked | ReconfigVM_Task | VIF.plug, VIF.unplug | Add-, Remove-VMNetworkAdapter (generation 2) |
 | connect | network disk + private secret | static target with CHAP, RescanHba, RDM (off only) | SR lvmoiscsi / raw HBA | Connect-IscsiTarget, pass-through |
 | set_power | create, shutdown, destroy, suspend | PowerOn, ShutdownGuest, PowerOff, SuspendVM_Task | start, clean_/hard_shutdown | Start-VM, Stop-VM |
 | reset | reset | ResetVM_Task | VM.hard_reboot | Restart-VM -Force |
@@ -65,7 +66,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from adapters.guests import Firmware
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 
 
 class Capability(StrEnum):
@@ -76,6 +77,7 @@ class Capability(StrEnum):
     PAUSE = "pause"
     RESET = "reset"
     HOT_ATTACH = "hot-attach"  # volumes come and go while the VM is on
+    HOT_NIC = "hot-nic"  # and cards in networks
     HOT_CPU = "hot-cpu"  # a VM that is on is given more CPUs
     HOT_RAM = "hot-ram"  # and memory
     TERMINAL = "terminal"
@@ -188,6 +190,17 @@ class Hypervisor(Protocol):
         More is given as far as `HOT_CPU` and `HOT_RAM` say, and can be taken back at once. Raises
         `Conflict` when it is defined as neither, `Unsupported`.
         """
+
+    def set_nics(self, former: Vm, vm: Vm) -> None:
+        """Give a VM the NICs of `vm`, at once where it is on; it differs from `former` in them alone.
+
+        A guest is asked to release what goes. Raises `Conflict` when it is defined as neither,
+        `Transient`, in the end `InUse`, while a guest keeps one, and `Unsupported` without
+        `HOT_NIC`, or for a card that is in no network of the host's.
+        """
+
+    def has_nic(self, vm: UUID, nic: Nic, *, whole: bool = False) -> bool:
+        """Whether the VM has that card, now or at its next start; or, `whole`, both."""
 
     def delete_vm(self, vm: UUID) -> None:
         """Forget the definition (with its connections), not the disks. Raises `InUse` while on."""

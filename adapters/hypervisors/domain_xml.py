@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from adapters.guests import Boot, Bus, Firmware
 from adapters.hypervisors.libvirt_buses import add_controllers, hang, pci_slot, seed_device
-from adapters.hypervisors.libvirt_nics import add_nics
-from adapters.types import Connection, Disk, Owner, Seed, Vm
+from adapters.hypervisors.libvirt_nics import add_nics, interface
+from adapters.types import Connection, Disk, Nic, Owner, Seed, Vm
 
 _UUID = "([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _DISK = re.compile(rf"disk-{_UUID}\.{_UUID}\.qcow2")
@@ -88,7 +88,8 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     _text(domain, "name", vm_name(vm.id))
     _text(domain, "uuid", str(vm.id))
     _text(domain, "title", _printable(vm.name))
-    ET.SubElement(domain, "metadata").append(_mark(vm))
+    whose = ET.SubElement(domain, "metadata")
+    ET.SubElement(whose, f"{{{NAMESPACE}}}owner", _whose(vm))
     _text(domain, "memory", str(vm.ram_mib), unit="MiB")
     _text(domain, "vcpu", str(vm.cpu))
     if domain_type == "kvm":
@@ -123,6 +124,16 @@ def domain_xml(vm: Vm, domain_type: str, console: str, screen: SecretStr | None 
     ET.SubElement(devices, "memballoon", model="none")
     add_nics(domain, devices, vm.nics)
     return _document(domain)
+
+
+def mark_xml(vm: Vm) -> str:
+    """Describe whose a domain is, and as what it is defined: what `NAMESPACE` stands for."""
+    return _document(ET.Element("owner", _whose(vm)))
+
+
+def card_xml(nic: Nic, slot: int) -> str:
+    """Describe a card that comes to a domain. Raises `Unsupported`."""
+    return _document(interface(nic, slot))
 
 
 def connection_xml(connection: Connection, secret: UUID, user: str) -> str:
@@ -238,9 +249,8 @@ def _screen(devices: ET.Element, password: SecretStr | None) -> None:
     video.append(pci_slot(_SCREEN_SLOT))
 
 
-def _mark(vm: Vm) -> ET.Element:
-    whose = {"installation": str(vm.installation), "id": str(vm.id), "digest": vm.digest}
-    return ET.Element(f"{{{NAMESPACE}}}owner", whose)
+def _whose(vm: Vm) -> dict[str, str]:
+    return {"installation": str(vm.installation), "id": str(vm.id), "digest": vm.digest}
 
 
 def _printable(name: str) -> str:

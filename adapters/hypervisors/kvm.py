@@ -1,7 +1,6 @@
 """KVM and QEMU through libvirt, agentless: everything goes through the host's libvirtd."""
 
 import socket
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -14,24 +13,17 @@ from adapters.errors import Conflict, InUse, NotFound, Refused, Unsupported
 from adapters.guests import Firmware
 from adapters.hypervisors import domain_xml
 from adapters.hypervisors.base import Capability, Display, differences
+from adapters.hypervisors.libvirt_cards import LibvirtCards
 from adapters.hypervisors.libvirt_connections import LibvirtConnections, find_device
 from adapters.hypervisors.libvirt_disks import LibvirtDisks
 from adapters.hypervisors.libvirt_lines import open_display, open_terminal
 from adapters.hypervisors.libvirt_news import listening
+from adapters.hypervisors.libvirt_power import power_of, switch_off
 from adapters.hypervisors.libvirt_seeds import LibvirtSeeds
 from adapters.hypervisors.libvirt_session import Session, says, speaking_libvirt
 from adapters.hypervisors.libvirt_stills import LibvirtStills
 from adapters.stills import Stills
-from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Power, Seed, Vm
-
-_POLL_S = 0.05
-_PRESS_AGAIN_S = 3.0  # a guest that is still booting does not hear the power button
-_POWER = {
-    libvirt.VIR_DOMAIN_PAUSED: Power.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: Power.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTOFF: Power.OFF,
-    libvirt.VIR_DOMAIN_CRASHED: Power.OFF,
-}
+from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 
 
 class KvmHypervisor:
@@ -44,6 +36,7 @@ class KvmHypervisor:
             Capability.PAUSE,
             Capability.RESET,
             Capability.HOT_ATTACH,
+            Capability.HOT_NIC,
             Capability.TERMINAL,
             Capability.DISPLAY,
             Capability.DISK_FILES,
@@ -67,6 +60,7 @@ class KvmHypervisor:
         self._seeds = LibvirtSeeds(self._session)
         self._stills = LibvirtStills(self._session, installation)
         self._connections = LibvirtConnections(self._session, installation, release_s)
+        self._cards = LibvirtCards(release_s)
         self._installation = installation
         self._domain_type = domain_type
         self._consoles = Path(console_directory).absolute()
@@ -199,6 +193,21 @@ class KvmHypervisor:
         """QEMU gives CPUs, and takes none back from a guest that has not set its ACPI up."""
         raise Unsupported(f"VM {vm.id} is given nothing while it is on")
 
+    def set_nics(self, former: Vm, vm: Vm) -> None:
+        with speaking_libvirt():
+            domain = self._find(vm.id)
+            if domain is None:
+                raise NotFound(f"no VM {vm.id}")
+            owner = _owner(domain)
+            if owner is None or owner.get("digest") not in {former.digest, vm.digest}:
+                raise Conflict(f"VM {vm.id} is not defined as it was")
+            self._cards.change(domain, former, vm)
+
+    def has_nic(self, vm: UUID, nic: Nic, *, whole: bool = False) -> bool:
+        with speaking_libvirt():
+            domain = self._find(vm)
+            return domain is not None and self._cards.has(domain, nic, whole=whole)
+
     def delete_vm(self, vm: UUID) -> None:
         with speaking_libvirt():
             domain = self._find(vm)
@@ -236,7 +245,7 @@ class KvmHypervisor:
     def power(self, vm: UUID) -> Power | None:
         with speaking_libvirt():
             domain = self._find(vm)
-            return None if domain is None else _power(domain)
+            return None if domain is None else power_of(domain)
 
     def set_power(self, vm: UUID, power: Power, *, timeout_s: float) -> None:
         with speaking_libvirt():
@@ -245,11 +254,11 @@ class KvmHypervisor:
                 if power is Power.OFF:
                     return
                 raise NotFound(f"no VM {vm}")
-            now = _power(domain)
+            now = power_of(domain)
             if power is now:
                 return
             if power is Power.OFF:
-                _switch_off(domain, timeout_s)
+                switch_off(domain, timeout_s)
             elif power is Power.PAUSED:
                 if now is Power.OFF:
                     raise Refused(f"VM {vm} is off")
@@ -264,7 +273,7 @@ class KvmHypervisor:
             domain = self._find(vm)
             if domain is None:
                 raise NotFound(f"no VM {vm}")
-            now = _power(domain)
+            now = power_of(domain)
             if now is not Power.ON:
                 raise Refused(f"VM {vm} is {now}")
             domain.reset()
@@ -303,7 +312,7 @@ class KvmHypervisor:
             for domain in self._session().listAllDomains():
                 owner = _owner(domain)
                 if owner is not None and owner.get("installation") == str(self._installation):
-                    found[UUID(domain.UUIDString())] = _power(domain)
+                    found[UUID(domain.UUIDString())] = power_of(domain)
         return found
 
     def changes(self, timeout_s: float) -> Generator[dict[UUID, Power | None], None, None]:
@@ -339,7 +348,7 @@ class KvmHypervisor:
         domain = self._find(vm)
         if domain is None:
             raise NotFound(f"no VM {vm}")
-        if _power(domain) is Power.OFF:
+        if power_of(domain) is Power.OFF:
             raise Conflict(f"VM {vm} is off", code="vm-off")
         return domain
 
@@ -376,25 +385,3 @@ def _log_of(domain: libvirt.virDomain) -> Path | None:
     described = ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own words
     log = described.find("devices/serial/log")
     return None if log is None else Path(log.attrib["file"])
-
-
-def _power(domain: libvirt.virDomain) -> Power:
-    return _POWER.get(domain.state()[0], Power.ON)
-
-
-def _switch_off(domain: libvirt.virDomain, timeout_s: float) -> None:
-    """Press the power button, again for a guest that boots; pull the plug in the end."""
-    press = time.monotonic()
-    end = press + timeout_s
-    try:
-        while domain.isActive() and time.monotonic() < end:
-            if time.monotonic() >= press:
-                if _power(domain) is Power.PAUSED:
-                    domain.resume()  # a paused guest hears nothing
-                domain.shutdown()
-                press += _PRESS_AGAIN_S
-            time.sleep(_POLL_S)
-        domain.destroy()
-    except libvirt.libvirtError as error:
-        if not says(error, libvirt.VIR_ERR_OPERATION_INVALID) or domain.isActive():
-            raise

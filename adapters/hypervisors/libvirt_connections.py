@@ -6,26 +6,20 @@ passwords are libvirt's private secrets: they outlive a restart of libvirtd, for
 started long after it was connected, and go with the connection or the VM.
 """
 
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from functools import partial
 from uuid import UUID
 
 import libvirt
 
-from adapters.errors import Conflict, InUse, Transient, Unsupported
+from adapters.errors import Conflict, InUse, Unsupported
 from adapters.guests import Bus
 from adapters.hypervisors import domain_xml
 from adapters.hypervisors.libvirt_buses import disk_bus, target_device
+from adapters.hypervisors.libvirt_releases import LIVE, NEXT, Releases, described, detach, views
 from adapters.hypervisors.libvirt_session import Session, says
 from adapters.types import Chap, Connection, Owner
-
-LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
-_NEXT = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-_SHOWS = {LIVE: 0, _NEXT: libvirt.VIR_DOMAIN_XML_INACTIVE}
-_POLL_S = 0.05
-_ATTEMPTS = 4  # a guest is waited for in so many parts, between which its operation may stop
-_ASKED_ALREADY = "in the process of unplug"  # QEMU's words; libvirt has no code for it
 
 
 class LibvirtConnections:
@@ -34,36 +28,33 @@ class LibvirtConnections:
     def __init__(self, session: Session, installation: UUID, release_s: float) -> None:
         self._session = session
         self._installation = installation
-        self._release_s = release_s
-        self._asked: dict[tuple[UUID, UUID], float] = {}  # since when guests were to release
+        self._releases = Releases(release_s)
 
     def connect(self, domain: libvirt.virDomain, connection: Connection, chap: Chap) -> None:
         """Give the domain the volume, now if it runs, and at every start.
 
         Raises `Conflict`, and `Unsupported` where a guest that runs has none on virtio.
         """
-        views = _views(domain)
-        there = {view: _connected(domain, connection, view) for view in views}
-        if LIVE in views and there[LIVE] is None and not _is_asked(connection):
+        there = {view: _connected(domain, connection, view) for view in views(domain)}
+        if LIVE in there and there[LIVE] is None and not _is_asked(connection):
             raise Unsupported(f"VM {connection.vm} is on: its bus takes no volume now")
-        for view in views:
+        for view in there:
             _refuse_a_taken_position(domain, connection, view)
         secret = domain_xml.secret_id(connection.volume, connection.vm)
         owner = Owner(installation=self._installation, id=connection.volume)
         keeper = self._session().secretDefineXML(domain_xml.secret_xml(secret, owner))
         keeper.setValue(chap.password.get_secret_value().encode())
-        for view in views:
-            device = there[view]
-            if view == _NEXT and device is not None and _user(device) != chap.user:
-                _detach(domain, device)
-                device = None
-            if device is None:
+        for view, device in there.items():
+            is_old = view == NEXT and device is not None and _user(device) != chap.user
+            if is_old and device is not None:
+                detach(domain, device)
+            if is_old or device is None:
                 text = domain_xml.connection_xml(connection, secret, chap.user)
                 domain.attachDeviceFlags(text, view)
 
     def has(self, domain: libvirt.virDomain, connection: Connection) -> bool:
         """Whether the volume is in either definition. Raises `Conflict`."""
-        there = [_connected(domain, connection, view) for view in _views(domain)]
+        there = [_connected(domain, connection, view) for view in views(domain)]
         return any(device is not None for device in there)
 
     def disconnect(self, domain: libvirt.virDomain, connection: Connection) -> None:
@@ -73,10 +64,13 @@ class LibvirtConnections:
                 text = f"VM {connection.vm} is on: it cannot be asked for its volume"
                 raise InUse(text, users=(str(connection.vm),))
         elif domain.isActive():
-            self._unplug(domain, connection)
+            volume, users = connection.volume, (str(connection.vm),)
+            find = partial(find_device, domain, volume, LIVE)
+            kept = InUse(f"the guest keeps volume {volume}", users=users)
+            self._releases.take(domain, volume, find, kept)
         device = find_device(domain, connection.volume)
         if device is not None:
-            _detach(domain, device)
+            detach(domain, device)
 
     def forget(self, connection: Connection) -> None:
         """Remove the connection's password; gone already is success."""
@@ -84,33 +78,10 @@ class LibvirtConnections:
 
     def forget_all(self, domain: libvirt.virDomain) -> None:
         """Remove the passwords of a domain that is about to go."""
-        for device in _devices(domain, _NEXT):
+        for device in _devices(domain, NEXT):
             secret = _at(device, "source/auth/secret", "uuid")
             if secret is not None:
                 self._forget_secret(UUID(secret))
-
-    def _unplug(self, domain: libvirt.virDomain, connection: Connection) -> None:
-        """Ask the guest to release the disk, and wait until it has."""
-        key = (connection.vm, connection.volume)
-        device = find_device(domain, connection.volume, LIVE)
-        if device is not None:
-            first = self._asked.setdefault(key, time.monotonic())
-            try:
-                domain.detachDeviceAlias(_at(device, "alias", "name"), LIVE)
-            except libvirt.libvirtError as error:
-                if _ASKED_ALREADY not in str(error):
-                    raise
-            end = time.monotonic() + self._release_s / _ATTEMPTS
-            while domain.isActive() and find_device(domain, connection.volume, LIVE) is not None:
-                now = time.monotonic()
-                if now > first + self._release_s:
-                    self._asked.pop(key, None)  # who asks once more begins anew
-                    what = f"the guest keeps volume {connection.volume}"
-                    raise InUse(what, users=(str(connection.vm),))
-                if now > end:
-                    raise Transient(f"VM {connection.vm} has not released {connection.volume} yet")
-                time.sleep(_POLL_S)
-        self._asked.pop(key, None)
 
     def _forget_secret(self, secret: UUID) -> None:
         try:
@@ -120,7 +91,7 @@ class LibvirtConnections:
                 raise
 
 
-def find_device(domain: libvirt.virDomain, thing: UUID, view: int = _NEXT) -> ET.Element | None:
+def find_device(domain: libvirt.virDomain, thing: UUID, view: int = NEXT) -> ET.Element | None:
     """Answer the domain's disk that is this disk or volume."""
     return next((device for device in _devices(domain, view) if _holds(device, thing)), None)
 
@@ -130,13 +101,8 @@ def _is_asked(connection: Connection) -> bool:
     return disk_bus(connection.bus, connection.position) is Bus.VIRTIO
 
 
-def _views(domain: libvirt.virDomain) -> tuple[int, ...]:
-    return (LIVE, _NEXT) if domain.isActive() else (_NEXT,)
-
-
 def _devices(domain: libvirt.virDomain, view: int) -> Iterator[ET.Element]:
-    text = domain.XMLDesc(_SHOWS[view])
-    yield from ET.fromstring(text).iterfind("devices/disk")  # noqa: S314 - libvirt's own words
+    yield from described(domain, view).iterfind("devices/disk")
 
 
 def _holds(device: ET.Element, thing: UUID) -> bool:
@@ -150,10 +116,6 @@ def _at(device: ET.Element, path: str, attribute: str) -> str | None:
 
 def _user(device: ET.Element) -> str | None:
     return _at(device, "source/auth", "username")
-
-
-def _detach(domain: libvirt.virDomain, device: ET.Element) -> None:
-    domain.detachDeviceFlags(ET.tostring(device, encoding="unicode"), _NEXT)
 
 
 def _refuse_a_taken_position(domain: libvirt.virDomain, connection: Connection, view: int) -> None:

@@ -22,8 +22,9 @@ import libvirt_qemu
 
 from adapters.errors import Conflict, NotFound, OutOfSpace, Transient
 from adapters.hypervisors import domain_xml
-from adapters.hypervisors.libvirt_connections import LIVE, find_device
+from adapters.hypervisors.libvirt_connections import find_device
 from adapters.hypervisors.libvirt_disks import look_again, pool_at, seen
+from adapters.hypervisors.libvirt_releases import LIVE
 from adapters.hypervisors.libvirt_session import Session, says
 from adapters.stills import Stills
 

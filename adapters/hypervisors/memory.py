@@ -2,7 +2,7 @@
 
 Its world holds `disk` (host, vm, installation, size_mib, datastore, base), `vm` (host,
 installation, digest, power, console, whether its screen `asks` for a password, and `keeps` where
-the guest releases no volume) and `connection` (host, vm, volume, initiator, target, position),
+the guest releases nothing) and `connection` (host, vm, volume, initiator, target, position),
 the last under `<vm>.<volume>`. A `datastore` under its directory may set `total_mib`; 0 means that
 there is none. A guest's writes set `written` of the storage twin's `volume`.
 """
@@ -18,8 +18,9 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from adapters.errors import Conflict, InUse, NotFound, OutOfSpace, Refused, Transient, Unsupported
-from adapters.guests import Bus, NicKind
+from adapters.guests import Bus
 from adapters.hypervisors.base import Capability, Display, DisplayKind, differences
+from adapters.hypervisors.memory_cards import MemoryCards, macs_of
 from adapters.hypervisors.memory_files import MemoryFiles
 from adapters.hypervisors.memory_lines import VNC, open_line, security
 from adapters.hypervisors.memory_stills import MemoryStills
@@ -32,7 +33,7 @@ _POLL_S = 0.5
 Properties = dict[str, Any]
 
 
-class MemoryHypervisor(MemoryStills, MemoryFiles):
+class MemoryHypervisor(MemoryCards, MemoryStills, MemoryFiles):
     """One host among those of its world."""
 
     capabilities = frozenset(Capability)
@@ -48,7 +49,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
         self.installation = installation
         self.facts = facts
         self._typed_at: set[UUID] = set()  # VMs whose terminal somebody has
-        self._asked: set[str] = set()  # connections whose guest was asked to release them
+        self._asked: set[str] = set()  # what guests were asked to release
 
     def describe(self) -> HostFacts:
         return self.world.call("hypervisors.describe", self.host, lambda: self.facts, self.facts)
@@ -126,7 +127,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
                 "console": "",
                 "asks": screen is not None,
                 "seed": vm.seed is not None,
-                "macs": [nic.mac for nic in vm.nics if nic.kind is not NicKind.USER],
+                "macs": macs_of(vm),
             }
             self.world.put("vm", vm.id, properties)
 
@@ -184,7 +185,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
     def disconnect(self, connection: Connection) -> None:
         def effect() -> None:
             if self.world.find("connection", _key(connection)):
-                self._require_released(connection)
+                self._require_released(connection.vm, "volume", connection.volume)
                 self.world.remove("connection", _key(connection))
 
         self.world.call("hypervisors.disconnect", connection.volume, effect, None)
@@ -279,7 +280,7 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
                 self.world.put("volume", connection["volume"], {**volume, "written": True})
 
     def guest_keeps(self, vm: UUID) -> None:
-        """Let the guest release no volume, as one that hangs."""
+        """Let the guest release nothing, as one that hangs."""
         self.world.put("vm", vm, {**(self._vm(vm) or {}), "keeps": True})
 
     def _disks_in(self, datastore: str) -> dict[UUID, bool]:
@@ -329,17 +330,17 @@ class MemoryHypervisor(MemoryStills, MemoryFiles):
         if found and found["power"] != Power.OFF:
             raise InUse(f"VM {vm} is on", users=(str(vm),))
 
-    def _require_released(self, connection: Connection) -> None:
-        """Ask the guest, which keeps the volume if it was told to or is paused; ask twice."""
-        found = self._vm(connection.vm) or {"power": Power.OFF}
+    def _require_released(self, vm: UUID, what: str, thing: UUID, code: str | None = None) -> None:
+        """Ask the guest, which keeps the thing if it was told to or is paused; ask twice."""
+        found = self._vm(vm) or {"power": Power.OFF}
         if found["power"] == Power.OFF or (found["power"] == Power.ON and "keeps" not in found):
             return
-        key = _key(connection)
+        key = f"{vm}.{thing}"
         if key not in self._asked:
             self._asked.add(key)
-            raise Transient(f"VM {connection.vm} has not released {connection.volume} yet")
+            raise Transient(f"VM {vm} has not released {what} {thing} yet")
         self._asked.remove(key)
-        raise InUse(f"the guest keeps volume {connection.volume}", users=(str(connection.vm),))
+        raise InUse(f"the guest keeps {what} {thing}", users=(str(vm),), code=code)
 
     def _require_let_in(self, connection: Properties) -> None:
         volume = self.world.find("volume", connection["volume"])

@@ -12,9 +12,10 @@ from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, NotFound, Refused, Transient, Unsupported
-from adapters.guests import Firmware, NicKind
+from adapters.guests import Firmware
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.base import Capability, Display, differences
+from adapters.hypervisors.vsphere_cards import VsphereCards
 from adapters.hypervisors.vsphere_disks import VsphereDisks
 from adapters.hypervisors.vsphere_seeds import VsphereSeeds
 from adapters.hypervisors.vsphere_spec import Found
@@ -23,7 +24,6 @@ from adapters.hypervisors.vsphere_volumes import VsphereVolumes
 from adapters.stills import Stills
 from adapters.types import Capacity, Chap, Connection, Disk, HostFacts, Nic, Power, Seed, Vm
 from adapters.vsphere.datastores import Datastores, Place
-from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session, vms_of
 
 _POLL_S = 0.2
@@ -52,6 +52,7 @@ class VsphereHypervisor:
         self._seeds = VsphereSeeds(self._datastores)
         self._stills = VsphereStills(self._session)
         self._volumes = VsphereVolumes(self._session)
+        self._cards = VsphereCards(self._session)
         self._installation = installation
 
     def describe(self) -> HostFacts:
@@ -178,7 +179,7 @@ class VsphereHypervisor:
             place = Place.parse(directory)
             paths = {disk.id: self.disk_path(disk) for disk in vm.disks}
             console = str(place / f"console-{vm.id}.log")
-            cards = [self._card(place, nic) for place, nic in enumerate(vm.nics)]
+            cards = [self._cards.made(place, nic) for place, nic in enumerate(vm.nics)]
             seed = self._seeds.path(vm.seed) if vm.seed else ""
             wanted = spec.vm_spec(vm, paths, place.datastore, console, cards, seed)
             try:
@@ -197,6 +198,15 @@ class VsphereHypervisor:
             if found.marks.get(spec.DIGEST) not in {former.digest, vm.digest}:
                 raise Conflict(f"VM {vm.id} is not defined as it was")
             self._session.wait(found.vm.ReconfigVM_Task(spec.resized(vm)))
+
+    def set_nics(self, former: Vm, vm: Vm) -> None:
+        with self._session.speaking():
+            self._cards.change(self._require(vm.id), former, vm)
+
+    def has_nic(self, vm: UUID, nic: Nic, *, whole: bool = False) -> bool:  # noqa: ARG002 - never half
+        with self._session.speaking():
+            found = self._find(vm)
+            return found is not None and self._cards.of(found, nic) is not None
 
     def delete_vm(self, vm: UUID) -> None:
         """Its disks are taken away first: what destroys a VM destroys what it has."""
@@ -308,16 +318,6 @@ class VsphereHypervisor:
                     yield differences(former, now)
                     former = now
                     heard(timeout_s)
-
-    def _card(self, place: int, nic: Nic) -> Any:
-        """Make a card. Raises `NotFound` without its port group, `Unsupported`."""
-        if nic.kind is NicKind.USER:
-            return spec.card(place, nic, self._session.network, self._session.network_name)
-        if nic.kind is not NicKind.PORT_GROUP:
-            raise Unsupported(f"vSphere plugs no card into a {nic.kind}")
-        if not PortGroups(self._session).is_there(nic.bridge):
-            raise NotFound(f"the host has no port group {nic.bridge}")
-        return spec.card(place, nic, None, nic.bridge)
 
     def _switch_on(self, found: Found) -> None:
         """Start it, once it can have all that it needs: a host may start it without."""

@@ -1,4 +1,4 @@
-"""A VM's NICs: attached to networks, and detached, while it is off."""
+"""A VM's NICs: attached to networks, and detached; while it is on, where its host can."""
 
 from ipaddress import IPv4Address
 from typing import Any
@@ -22,6 +22,8 @@ from api.permissions import needs
 from api.reports import Operation
 from api.routers.vms import Nic, datacenter_of, tell_addresses, volume_locks
 from api.starting import Starting
+from flows.abilities import require_hot_nic
+from flows.attach_nic import is_restricted
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/vms", tags=["vms"])
@@ -44,8 +46,12 @@ class NicOfVm(BaseModel):
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
 def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: Starting) -> Response:
-    """Attach a NIC to a VM that is off, or not deployed: its address is reserved at once."""
-    nic = uuid4()
+    """Attach a NIC to a VM: its address is reserved at once.
+
+    One that is on gets the card while it runs (`plug-nic`), where its host can that. The guest's
+    packets go on leaving by the NIC by which they did.
+    """
+    nic, asked = uuid4(), list[NewNic]()
 
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
@@ -55,10 +61,15 @@ def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: Starting) 
         if (network := networks.get(wanted.network)) is None:
             raise NotFound(f"there is no network {wanted.network}", code="unknown-network")
         new = NewNic(id=nic, network=network.id, address=wanted.address)
+        asked.append(new)
         where, locks = datacenter_of(db, vm.appliance_id), volume_locks(db, [vm])
         return starter.request("attach_nic", vm.id, vm.name, where, locks, nic=new)
 
-    return starter.start(plan)
+    def check() -> None:
+        restricted = is_restricted(asked[0].network)
+        require_hot_nic(cloud.inventory.vm(vm_id), restricted=restricted)
+
+    return starter.start(plan, check)
 
 
 @router.get("/{vm_id}/nics/{nic_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
@@ -77,9 +88,10 @@ def read_nic(vm_id: UUID, nic_id: UUID, caller: Caller) -> Nic:
 def detach_nic(
     vm_id: UUID, nic_id: UUID, caller: Caller, starter: Starting, match: Match
 ) -> Response:
-    """Detach a NIC of a VM that is off, or not deployed: its address is free again.
+    """Detach a NIC of a VM: its address is free again.
 
-    The one by which the guest's packets leave goes last.
+    A guest that is on is asked to release the card (`pull-nic`), where its host can that; one that
+    keeps it has it as before (`nic-in-use`). The one by which the guest's packets leave goes last.
     """
 
     def plan(db: Session) -> accepted.Request:
@@ -97,7 +109,11 @@ def detach_nic(
     def unchanged(db: Session) -> None:
         match.require(db, _nic(db, finding.vm(db, caller, vm_id), nic_id), _shown)
 
-    return starter.start(plan, unchanged=unchanged)
+    def check() -> None:
+        vm = cloud.inventory.vm(vm_id)
+        require_hot_nic(vm, restricted=vm.is_restricted(nic_id))
+
+    return starter.start(plan, check, unchanged)
 
 
 def _nic(db: Session, vm: models.VirtualMachine, nic: UUID) -> models.NicRow:

@@ -14,14 +14,14 @@
 | redefine | CONFIGURED, OFF |
 | grow | ON |
 | resize, grow a volume of, add a disk to, delete a disk of | NOT_ALLOCATED, CONFIGURED, OFF |
-| attach a NIC to, detach a NIC of | NOT_ALLOCATED, CONFIGURED, OFF |
+| attach a NIC to, detach a NIC of | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 | capture a volume of | NOT_ALLOCATED, CONFIGURED, OFF |
 | attach, detach | NOT_ALLOCATED, CONFIGURED, ON, OFF |
 
 To seed is to say what a guest reads when it boots first; to set up, what the VM starts from and
 what opens its screen: one that is deployed has to be redefined for that. To grow is to be resized
-to more while it is on, where its host can do that, as with volumes that come and go; a paused
-guest could not release one.
+to more while it is on, where its host can do that, as with volumes and NICs that come and go; a
+paused guest could not release one.
 
 A VM under an operation is LOCKED, and allows nothing. A protected one allows nothing that destroys
 (`DESTROYS`): what its disks hold, or what its guest has not saved.
@@ -63,8 +63,8 @@ _ALLOWED = {
     "capture a volume of": _STILL | {VmState.NOT_ALLOCATED},
     "add a disk to": _STILL | {VmState.NOT_ALLOCATED},
     "delete a disk of": _STILL | {VmState.NOT_ALLOCATED},
-    "attach a NIC to": _STILL | {VmState.NOT_ALLOCATED},
-    "detach a NIC of": _STILL | {VmState.NOT_ALLOCATED},
+    "attach a NIC to": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
+    "detach a NIC of": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "attach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
     "detach": _STILL | {VmState.NOT_ALLOCATED, VmState.ON},
 }

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -938,6 +939,113 @@ def test_a_card_is_plugged_into_its_network(ours, counterpart):
     ours.set_power(vm.id, Power.ON, timeout_s=0)
     assert ours.power(vm.id) is Power.ON
     assert counterpart.is_plugged(vm.id, nic)
+
+
+@plugged
+def test_a_running_vm_is_given_a_card_and_has_it_at_its_next_start(ours, counterpart):
+    nic = counterpart.nic()
+    former = changed(bare_vm(), nics=(changed(nic, id=uuid4(), mac="52:54:00:00:00:02"),))
+    vm = changed(former, nics=(*former.nics, nic))
+    ours.ensure_vm(former)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert not ours.has_nic(vm.id, nic)
+    ours.set_nics(former, vm)
+    before = counterpart.photograph()
+    ours.set_nics(former, vm)
+    assert counterpart.photograph() == before
+    assert ours.has_vm(vm)
+    assert ours.has_nic(vm.id, nic, whole=True)
+    assert counterpart.is_plugged(vm.id, nic)
+    assert counterpart.is_plugged(vm.id, former.nics[0])
+    assert ours.power(vm.id) is Power.ON
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    assert counterpart.is_plugged(vm.id, nic)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.set_nics(vm, former)
+    assert ours.has_vm(former)
+    assert not ours.has_nic(vm.id, nic)
+
+
+@plugged
+def test_what_is_defined_otherwise_is_given_no_card(ours, counterpart):
+    former, nic = bare_vm(), counterpart.nic()
+    with pytest.raises(NotFound):
+        ours.set_nics(former, changed(former, nics=(nic,)))
+    assert not ours.has_nic(former.id, nic)
+    ours.ensure_vm(former)
+    other = changed(former, name="other")
+    with pytest.raises(Conflict):
+        ours.set_nics(other, changed(other, nics=(nic,)))
+    assert not ours.has_nic(former.id, nic)
+
+
+@plugged
+def test_a_restricted_card_neither_comes_nor_goes_while_its_vm_is_on(ours):
+    nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
+    former = bare_vm()
+    more = changed(former, nics=(nic,))
+    ours.ensure_vm(former)
+    ours.set_power(former.id, Power.ON, timeout_s=0)
+    with pytest.raises(Unsupported) as refusal:
+        ours.set_nics(former, more)
+    assert refusal.value.code == "nic-not-hot"
+    assert ours.has_vm(former)
+
+
+@pytest.mark.parametrize(
+    "counterpart", ["memory", pytest.param("switched", marks=pytest.mark.lab)], indirect=True
+)
+def test_a_guest_releases_the_card_that_it_is_asked_for_and_keeps_its_others(ours, counterpart):
+    """Each has the place that it had, also where one has left between them."""
+    first = counterpart.nic()
+    second, third = (changed(first, id=uuid4(), mac=f"52:54:00:00:00:0{n}") for n in (2, 3))
+    vms = [counterpart.guest()]
+    for nics in ((first,), (first, second), (first, second, third), (first, third)):
+        vms.append(changed(vms[0], nics=nics))
+    for former, now in pairwise([*vms, vms[3], vms[4], vms[0]]):
+        taken(ours, former, now)
+        assert ours.has_vm(now)
+        for nic in (first, second, third):
+            assert ours.has_nic(now.id, nic) == (nic in now.nics)
+            assert counterpart.is_plugged(now.id, nic) == (nic in now.nics)
+    assert ours.power(vms[0].id) is Power.ON
+
+
+@plugged
+def test_a_guest_that_keeps_a_card_is_waited_for_and_not_robbed(ours, counterpart):
+    nic = counterpart.nic()
+    former = changed(bare_vm(), nics=(nic,))
+    vm = changed(former, nics=())
+    ours.ensure_vm(former)
+    ours.set_power(vm.id, Power.ON, timeout_s=0)
+    counterpart.deafen(vm.id)
+    if isinstance(counterpart, Vsphere):
+        ours.set_nics(former, vm)  # a guest is told there, not asked
+        assert not ours.has_nic(vm.id, nic)
+        return
+    for _ in range(2):
+        with pytest.raises(Transient):
+            ours.set_nics(former, vm)
+        with pytest.raises(InUse) as refusal:
+            taken(ours, former, vm)
+        assert refusal.value.code == "nic-in-use"
+        ours.set_nics(vm, former)
+        assert ours.has_vm(former)
+        assert ours.has_nic(vm.id, nic, whole=True)
+    ours.set_power(vm.id, Power.OFF, timeout_s=0)
+    ours.set_nics(former, vm)
+    assert not ours.has_nic(vm.id, nic)
+
+
+def taken(ours: Hypervisor, former: Vm, vm: Vm) -> None:
+    """Change a VM's cards as a step does: tried again while it is `Transient`."""
+    while True:
+        try:
+            ours.set_nics(former, vm)
+        except Transient:
+            continue
+        return
 
 
 @pytest.mark.lab

@@ -295,6 +295,14 @@ def deploy_awaited(world: World) -> Asked:
     return deploy_networked(world)[0], {"wait_for": "lease"}
 
 
+def deploy_distributed(world: World) -> Asked:
+    """One whose network is a port group of all hosts."""
+    asked = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="distributed", switch="DVS0"))
+    return asked
+
+
 def undeploy_networked(world: World) -> Asked:
     """The last VM of its network."""
     vm, asked = deploy_networked(world)
@@ -846,6 +854,17 @@ def detach_nic(world: World) -> Asked:
     return vm, {"nic": asked["nic"]["id"]}
 
 
+def hot_attach_nic(world: World) -> Asked:
+    vm, _ = undeploy_networked(world)
+    return vm, {"nic": _second_nic(world)}
+
+
+def hot_detach_nic(world: World) -> Asked:
+    vm, asked = hot_attach_nic(world)
+    world.run("attach_nic", vm, **asked)
+    return vm, {"nic": asked["nic"]["id"]}
+
+
 def detach_nic_undeployed(world: World) -> Asked:
     vm, asked = attach_nic_undeployed(world)
     world.run("attach_nic", vm, **asked)
@@ -865,6 +884,22 @@ def strayed(world: World) -> Asked:
     dhcp.delete_reservations([lost])
     dhcp.ensure_reservations([other.model_copy(update={"hostname": "another"})])
     dhcp.ensure_reservations(cloud.lans.of_vms(server, vms[2:])[1])
+    return world.datacenter, {}
+
+
+def unlinked(world: World) -> Asked:
+    """Two VMs whose network somebody has taken from their host; the guard of one is gone, too."""
+    networked(world)
+    vms = [_vm_of(world.appliance(name)) for name in ("db", "web")]
+    addressed(*vms)
+    for vm in vms:
+        world.run("deploy_vm", vm)
+    record = cloud.inventory.vm(vms[0])
+    switch = cloud.switch(record.host)
+    switch.delete_link(record.links[0])
+    switch.delete_guards(record.guards)
+    for nic in record.nics:
+        cloud.world.put("loose", f"{record.host}:{nic.id}", {"card": nic.mac})
     return world.datacenter, {}
 
 
@@ -926,6 +961,7 @@ SCENARIOS = {
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
     "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
+    "deploy_vm-distributed": Scenario("deploy_vm", deploy_distributed),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
     "sync_appliance-networked": Scenario("sync_appliance", sync_networked),
@@ -965,11 +1001,14 @@ SCENARIOS = {
     "attach_nic-undeployed": Scenario("attach_nic", attach_nic_undeployed),
     "detach_nic": Scenario("detach_nic", detach_nic),
     "detach_nic-undeployed": Scenario("detach_nic", detach_nic_undeployed),
+    "attach_nic-hot": Scenario("attach_nic", hot_attach_nic),
+    "detach_nic-hot": Scenario("detach_nic", hot_detach_nic),
     "redefine_vm": Scenario("redefine_vm", redefine),
     "reconcile_operations": Scenario("reconcile_operations", datacenter),
     "check_datacenters": Scenario("check_datacenters", datacenter),
     "sweep_orphans": Scenario("sweep_orphans", orphaned),
     "sync_dhcp": Scenario("sync_dhcp", strayed),
+    "mend_links": Scenario("mend_links", unlinked),
     "verify_library": Scenario("verify_library", broken_images),
     "trim_history": Scenario("trim_history", unneeded_conversion),
     "rescan_library": Scenario("rescan_library", inbox),

@@ -25,6 +25,7 @@ class NicKind(StrEnum):
     BRIDGE = "bridge"
     OVS = "ovs"  # a port of an Open vSwitch bridge
     PORT_GROUP = "port-group"
+    DISTRIBUTED = "distributed"  # a port group of a distributed switch
 
 
 class Boot(StrEnum):

@@ -99,6 +99,7 @@ class LinkKind(StrEnum):
     BRIDGE = "bridge"
     OVS = "ovs"
     PORT_GROUP = "port-group"
+    DISTRIBUTED = "distributed"  # a port group that all hosts of a switch have in common
 
 
 GUARDED = {LinkKind.BRIDGE, LinkKind.OVS}  # where cards have guards of ours
@@ -112,7 +113,7 @@ class Link(Value):
     uplink: str
     mtu: int = Field(default=MTU, ge=68, le=65535)
     kind: LinkKind = LinkKind.BRIDGE
-    switch: str = ""  # an OVS bridge, or a vSwitch
+    switch: str = ""  # an OVS bridge, a vSwitch, or a distributed one
     installation: UUID
 
     @property
@@ -122,7 +123,7 @@ class Link(Value):
         At most 15 characters, which is what Linux has room for; of a port group it says all, as
         that has no other place to say whose it is.
         """
-        if self.kind is LinkKind.PORT_GROUP:
+        if self.kind in {LinkKind.PORT_GROUP, LinkKind.DISTRIBUTED}:
             return f"cl-{self.network}.{self.installation}"
         whose = hashlib.sha256(self.installation.bytes + self.network.bytes).hexdigest()
         return f"cl{self.tag or ''}-{whose}"[: 15 if self.tag else 13]

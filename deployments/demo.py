@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
@@ -39,10 +40,12 @@ vms:
     cpu: 1
     ram_mib: 128
     volumes: [{{name: data, size_mib: {DATA_MIB}}}]
+    networks: [default]
   - name: web
     template: tiny-linux
     cpu: 1
     ram_mib: 128
+    networks: [default]
     depends_on: [db]"""
 
 
@@ -172,7 +175,7 @@ class Demo:
             post("/v1/dhcp-servers", dhcp)
             self._tick(f"dhcp-1: {dhcp['kind']}, for networks by {self.stage.uplink}")
         else:
-            self._tick(f"without private networks: {self.stage.without}")
+            self._admit(f"without private networks: {self.stage.without}")
         post("/v1/virtual-datacenters", {"name": "demo", "datacenter": "main", "family": family})
         portal = f"{device['host']}:{device.get('port', 3260)}"
         self._tick(f"san-1: iSCSI at {portal}, pool of 1024 MiB; virtual datacenter demo")
@@ -215,7 +218,7 @@ class Demo:
     def _addresses(self, vms: dict[str, UUID]) -> dict[str, str]:
         """Where each VM is to be reached, in a network of its virtual datacenter's own."""
         if not self.stage.uplink:
-            self._tick(f"their network leads nowhere: {self.stage.without}")
+            self._admit(f"their network leads nowhere: {self.stage.without}")
             return {}
         found = {}
         for name, vm in vms.items():
@@ -311,6 +314,9 @@ class Demo:
 
     def _tick(self, sentence: str) -> None:
         self.console.print(f"[green]✓[/green] {sentence}")
+
+    def _admit(self, sentence: str) -> None:
+        self.console.print(f"[yellow]![/yellow] {escape(sentence)}")
 
     def _check_all(self, claims: Claims) -> None:
         for holds, sentence in claims:

@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 from uuid import UUID
 
 from adapters.database.records import HostLoad
+from adapters.lan import Link
 from adapters.types import Kind, Thing
 from flows.cloud import cloud
 from flows.running import running
+from flows.vm_networks import link_claims
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OURS = re.compile(
@@ -39,11 +41,18 @@ def _in_networks(host: HostLoad) -> Seen:
     if cloud.inventory.host(host.id).uplink is None:
         return {}
     switch, installation = cloud.switch(host.id), cloud.inventory.installation
-    links, guards = switch.links(installation), switch.guards(installation)
+    links = [link for link in switch.links(installation) if not _is_of_others(link, host.id)]
+    guards = switch.guards(installation)
     return {
         **{_on(host, Kind.LINK, str(x.network)): bool(switch.cards(x)) for x in links},
         **{_on(host, Kind.GUARD, str(guard.nic)): False for guard in guards},
     }
+
+
+def _is_of_others(link: Link, host: UUID) -> bool:
+    """Whether VMs of other hosts need it, and none of this one: a distributed switch's."""
+    mine, *common = link_claims(link, host)
+    return any(map(cloud.claims.is_claimed, common)) and not cloud.claims.is_claimed(mine)
 
 
 def _on(host: HostLoad, kind: Kind, name: str) -> Thing:
@@ -132,9 +141,9 @@ def _remove_copy(thing: Thing) -> None:
 
 def _remove_link(thing: Thing) -> None:
     switch = cloud.switch(thing.place)
-    with _unclaimed(f"link:{thing.place}:{thing.name}"):
-        for link in switch.links(cloud.inventory.installation):
-            if str(link.network) == thing.name:
+    for link in switch.links(cloud.inventory.installation):
+        if str(link.network) == thing.name:
+            with _unclaimed(link_claims(link, thing.place)[-1]):
                 switch.delete_link(link)
 
 

@@ -351,7 +351,7 @@ class Cloud:
         if record.family is Family.VSPHERE:
             from adapters.nodes.vsphere_links import VsphereSwitch
 
-            return VsphereSwitch(self._session(record.address, host, None))
+            return VsphereSwitch(self._session(record.address, host, None), record.link_kind)
         from adapters.nodes.bridges import Bridges
         from adapters.nodes.openvswitch import OpenVswitch
 

@@ -7,6 +7,7 @@ costs as much as a thousand.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from adapters.database.records import VmRecord
@@ -65,7 +66,8 @@ def nics_of(vms: Iterable[VmRecord], server: UUID) -> list[UUID]:
 def hold_links(host: UUID, needs: list[Need]) -> None:
     """Claim the networks for as long as the VMs are there; let the host have them."""
     for each in needs:
-        cloud.claims.claim(_claim_on(each.link, host), *_holders(each))
+        for thing in link_claims(each.link, host):
+            cloud.claims.claim(thing, *_holders(each))
         cloud.switch(host).ensure_link(each.link)
 
 
@@ -74,7 +76,10 @@ def release_links(host: UUID, needs: list[Need]) -> None:
     """Release the networks; the host has each of them until its last VM is gone."""
     remover = running()
     for each in needs:
-        thing = _claim_on(each.link, host)
+        *along, thing = link_claims(each.link, host)
+        for other in along:
+            if cloud.claims.release(other, _holders(each), remover):
+                cloud.claims.removed(other, remover)
         if cloud.claims.release(thing, _holders(each), remover):
             with suppress(Conflict):  # it is another's, and never was the VMs'
                 cloud.switch(host).delete_link(each.link)
@@ -85,7 +90,9 @@ def release_links(host: UUID, needs: list[Need]) -> None:
 def links_held(host: UUID, needs: list[Need]) -> bool:
     """Whether these VMs have any of the networks there, or one is there that no VM explains."""
     for each in needs:
-        holders = {*cloud.claims.holders(_claim_on(each.link, host))}
+        holders = {
+            x for claim in link_claims(each.link, host) for x in cloud.claims.holders(claim)
+        }
         if holders & {*_holders(each)}:
             return True
         if not holders and cloud.switch(host).has_link(each.link):
@@ -93,8 +100,16 @@ def links_held(host: UUID, needs: list[Need]) -> bool:
     return False
 
 
-def _claim_on(link: Link, host: UUID) -> str:
-    return f"link:{host}:{link.network}"
+def link_claims(link: Link, host: UUID) -> list[str]:
+    """What its VMs claim: the network on their host; and last, what goes with the last of them.
+
+    That is a port group of all hosts, where their switch is distributed; else the same.
+    """
+    claims = [f"link:{host}:{link.network}"]
+    if link.kind is LinkKind.DISTRIBUTED:
+        where = urlsplit(cloud.inventory.host(host).address).netloc
+        claims.append(f"group:{where}:{link.switch}:{link.network}")
+    return claims
 
 
 def _holders(need: Need) -> list[str]:

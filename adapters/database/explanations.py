@@ -12,7 +12,7 @@ from adapters.database.locks import Locked, lock
 from adapters.database.operations import ENDED
 from adapters.database.packages import PackageRow
 from adapters.database.session import Database
-from adapters.lan import GUARDED
+from adapters.lan import GUARDED, LinkKind
 from adapters.types import Kind, Thing, VmState
 
 _NOT_MADE = (VmState.NOT_ALLOCATED, VmState.ALLOCATED)
@@ -122,7 +122,7 @@ def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
 def _in_networks(db: Session, datacenter: UUID) -> list[Thing]:
     """Links that VMs claim, and guards of their cards in them, where there are any."""
     hosts = select(models.Host).where(models.Host.datacenter_id == datacenter)
-    kinds = {row.id: row.link_kind for row in db.scalars(hosts)}
+    kinds = {row.id: row.link_kind or LinkKind.BRIDGE for row in db.scalars(hosts)}
     claims = select(models.Claim).where(models.Claim.thing.startswith("link:"))
     users = [(UUID(x.thing.split(":")[1]), x) for x in db.scalars(claims)]
     here = [(host, UUID(x.thing.split(":")[2]), x.holder) for host, x in users if host in kinds]

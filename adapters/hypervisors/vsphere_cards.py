@@ -9,6 +9,7 @@ from adapters.guests import NicKind
 from adapters.hypervisors import vsphere_spec as spec
 from adapters.hypervisors.vsphere_spec import Found
 from adapters.types import Nic, Power, Vm
+from adapters.vsphere.distributed import DistributedGroups
 from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session
 
@@ -23,6 +24,9 @@ class VsphereCards:
         """Make a card. Raises `NotFound` without its port group, `Unsupported`."""
         if nic.kind is NicKind.USER:
             return spec.card(place, nic, self._session.network, self._session.network_name)
+        if nic.kind is NicKind.DISTRIBUTED:
+            port = DistributedGroups(self._session).port(nic.bridge)
+            return spec.card(place, nic, None, nic.bridge, port)
         if nic.kind is not NicKind.PORT_GROUP:
             raise Unsupported(f"vSphere plugs no card into a {nic.kind}")
         if not PortGroups(self._session).is_there(nic.bridge):

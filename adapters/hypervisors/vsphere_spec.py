@@ -182,12 +182,15 @@ def _disc(path: str, bus: Bus | None) -> Any:
     )
 
 
-def card(place: int, nic: Nic, network: Any, name: str) -> Any:
-    """Make a card in a network; one of a `user` network leads nowhere, whatever it is in."""
+def card(place: int, nic: Nic, network: Any, name: str, port: Any = None) -> Any:
+    """Make a card in a network, or at a port of a distributed switch; `user` leads nowhere."""
     if nic.model not in _CARDS:
         raise Unsupported(f"vSphere has no card {nic.model}")
     plugged = nic.kind is not NicKind.USER
-    backing = _DEVICE.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
+    kinds = _DEVICE.VirtualEthernetCard
+    backing = kinds.NetworkBackingInfo(deviceName=name, network=network)
+    if port is not None:
+        backing = kinds.DistributedVirtualPortBackingInfo(port=port)
     return _Change(
         operation="add",
         device=_CARDS[nic.model](

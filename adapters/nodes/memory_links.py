@@ -1,8 +1,9 @@
 """A pretended host's layer 2: the reference twin of every switch.
 
-Its world holds `link` under `<host>:<name>` and `guard` under `<host>:<nic>`. A `layer2` thing
-under the host's id may set what `LinkAbilities` has; an `uplink` under `<host>:<name>` set to
-`missing` is none; a `plugged` thing under `<host>:<link's name>` has the `cards` in it.
+Its world holds `link` under `<host>:<name>`, those of distributed switches under `:<name>`, as
+all hosts have them; and `guard` under `<host>:<nic>`. A `layer2` thing under the host's id may set
+what `LinkAbilities` has; an `uplink` under `<host>:<name>` set to `missing` is none; a
+`plugged` thing under a link's key has the `cards` in it.
 """
 
 from collections.abc import Collection
@@ -10,8 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from adapters.errors import Conflict, InUse, NotFound, Unsupported
-from adapters.lan import Guard, Link, LinkAbilities
+from adapters.lan import Guard, Link, LinkAbilities, LinkKind
 from adapters.world import World
+
+_EVERYWHERE = ":"
 
 
 class MemorySwitch:
@@ -33,7 +36,7 @@ class MemorySwitch:
             if uplink.get("missing"):
                 raise NotFound(f"the host has no interface {link.uplink}")
             if not self._has(link):
-                self.world.put("link", self._key(link.name), link.model_dump(mode="json"))
+                self.world.put("link", self._of(link), link.model_dump(mode="json"))
 
         self.world.call("nodes.ensure_link", link.name, effect, None)
 
@@ -48,7 +51,7 @@ class MemorySwitch:
                 return
             if cards := self._cards(link):
                 raise InUse(f"{link.name} has cards in it: {', '.join(cards)}", users=cards)
-            self.world.remove("link", self._key(link.name))
+            self.world.remove("link", self._of(link))
 
         self.world.call("nodes.delete_link", link.name, effect, None)
 
@@ -98,7 +101,7 @@ class MemorySwitch:
         return LinkAbilities.model_validate(self.world.find("layer2", self.host) or {})
 
     def _has(self, link: Link) -> Link | None:
-        said = self.world.find("link", self._key(link.name))
+        said = self.world.find("link", self._of(link))
         if said is None:
             return None
         there = Link.model_validate(said)
@@ -107,11 +110,15 @@ class MemorySwitch:
         return there
 
     def _cards(self, link: Link) -> list[str]:
-        return list((self.world.find("plugged", self._key(link.name)) or {}).get("cards", ()))
+        return list((self.world.find("plugged", self._of(link)) or {}).get("cards", ()))
 
     def _mine(self, kind: str) -> list[dict[str, Any]]:
-        here = self._key("")
+        here = (self._key(""), _EVERYWHERE)
         return [said for key, said in self.world.all(kind).items() if key.startswith(here)]
+
+    def _of(self, link: Link) -> str:
+        is_common = link.kind is LinkKind.DISTRIBUTED
+        return f"{_EVERYWHERE}{link.name}" if is_common else self._key(link.name)
 
     def _key(self, name: object) -> str:
         return f"{self.host}:{name}"

@@ -1,5 +1,6 @@
-"""An ESXi host's networks: port groups on its standard switches, named for whose they are.
+"""An ESXi host's networks: port groups on its switches, named for whose they are.
 
+Of a standard switch they are the host's; of a distributed one, one for all hosts that are at it.
 A port group lets no card be heard by another MAC than its own. Its MTU is its switch's.
 """
 
@@ -9,6 +10,7 @@ from uuid import UUID
 
 from adapters.errors import Unsupported
 from adapters.lan import MTU, Guard, Link, LinkAbilities, LinkKind
+from adapters.vsphere.distributed import DistributedGroups
 from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session
 
@@ -17,17 +19,21 @@ _UNGUARDED = "a host's switch guards MACs, as its port groups have it, and no ad
 
 
 class VsphereSwitch:
-    """One host's port groups."""
+    """One host's port groups, of the one kind or the other."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, kind: LinkKind | None = None) -> None:
         self._session = session
-        self._groups = PortGroups(session)
+        distributed = kind is LinkKind.DISTRIBUTED
+        self._kind = LinkKind.DISTRIBUTED if distributed else LinkKind.PORT_GROUP
+        self._groups: PortGroups | DistributedGroups = (
+            DistributedGroups(session) if distributed else PortGroups(session)
+        )
 
     def abilities(self) -> LinkAbilities:
-        return LinkAbilities(kind=LinkKind.PORT_GROUP, unguarded=_UNGUARDED)
+        return LinkAbilities(kind=self._kind, unguarded=_UNGUARDED)
 
     def ensure_link(self, link: Link) -> None:
-        _require_port_group(link)
+        self._require_kind(link)
         with self._session.speaking():
             mtu = self._groups.mtu(link.switch) or MTU
             if mtu != link.mtu:
@@ -36,7 +42,7 @@ class VsphereSwitch:
             self._groups.ensure(link.name, link.switch, link.tag or 0)
 
     def has_link(self, link: Link) -> bool:
-        _require_port_group(link)
+        self._require_kind(link)
         with self._session.speaking():
             return self._groups.has(link.name, link.switch, link.tag or 0)
 
@@ -60,7 +66,7 @@ class VsphereSwitch:
                 tag=tag or None,
                 uplink="",
                 mtu=mtus[switch] or MTU,
-                kind=LinkKind.PORT_GROUP,
+                kind=self._kind,
                 switch=switch,
                 installation=installation,
             )
@@ -81,8 +87,7 @@ class VsphereSwitch:
     def guards(self, installation: UUID) -> list[Guard]:  # noqa: ARG002 - as the port
         return []
 
-
-def _require_port_group(link: Link) -> None:
-    if link.kind is not LinkKind.PORT_GROUP:
-        text = f"a host of vSphere has no links of kind {link.kind}"
-        raise Unsupported(text, code="link-unsupported")
+    def _require_kind(self, link: Link) -> None:
+        if link.kind is not self._kind:
+            text = f"the host has links of kind {self._kind}, not {link.kind}"
+            raise Unsupported(text, code="link-unsupported")

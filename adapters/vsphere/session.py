@@ -126,7 +126,7 @@ class Session:
     def host(self) -> Any:
         """The host itself. Raises `NotFound`, `Refused` where it is one of several."""
         if self._host is None:
-            names = self.properties(self._all(vim.HostSystem), "name")
+            names = self.properties(self.inventory(vim.HostSystem), "name")
             wanted = [
                 host for host, has in names.items() if self.address.host in {"", has["name"]}
             ]
@@ -304,7 +304,8 @@ class Session:
         for name in ("datacenter", "folder", "pool", "network", "network_name"):
             self.__dict__.pop(name, None)
 
-    def _all(self, kind: Any) -> list[Any]:
+    def inventory(self, kind: Any) -> list[Any]:
+        """All of a kind that the server has; it has to be speaking."""
         view = self._content.viewManager.CreateContainerView(
             self._content.rootFolder,
             [kind],

@@ -20,6 +20,7 @@ from adapters.nodes.memory_links import MemorySwitch
 from adapters.nodes.openvswitch import OpenVswitch
 from adapters.nodes.vsphere_links import VsphereSwitch
 from adapters.types import Chap, Nic
+from adapters.vsphere.distributed import DistributedGroups
 from adapters.vsphere.port_groups import PortGroups
 from adapters.vsphere.session import Session
 from adapters.world import World
@@ -189,29 +190,32 @@ class Grouped:
         login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
         self.session = Session(vcsim.address, lambda: login)
         self.switch = self.other()
-        self.groups = PortGroups(self.session)
+        self.groups: PortGroups | DistributedGroups = PortGroups(self.session)
 
     def other(self) -> Switch:
-        return VsphereSwitch(self.session)
+        return VsphereSwitch(self.session, self.kind)
 
     def foreign(self, link: Link) -> None:
         with self.session.speaking():
-            self.groups.ensure(link.name, "vSwitch0", 103)
+            self.groups.ensure(link.name, self.name, 103)
 
     def plug(self, link: Link) -> str:
-        nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
         with self.session.speaking():
-            there = {each.name: each for each in self.session.datacenter.networkFolder.childEntity}
             config = vim.vm.ConfigSpec(
                 name=f"vm-{uuid4()}",
                 numCPUs=1,
                 memoryMB=32,
                 guestId="otherGuest64",
                 files=vim.vm.FileInfo(vmPathName="[LocalDS_0]"),
-                deviceChange=[card(0, nic, there[link.name], link.name)],
+                deviceChange=[self.card(link)],
             )
             self.vm = self.session.create(config)
         return config.name
+
+    def card(self, link: Link) -> Any:
+        nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
+        there = {each.name: each for each in self.session.datacenter.networkFolder.childEntity}
+        return card(0, nic, there[link.name], link.name)
 
     def unplug(self, link: Link, card: str) -> None:
         with self.session.speaking():
@@ -220,6 +224,22 @@ class Grouped:
     def photograph(self) -> Any:
         with self.session.speaking():
             return sorted(self.groups.all())
+
+
+class Distributed(Grouped):
+    """Port groups of a simulated vCenter's distributed switch."""
+
+    kind = LinkKind.DISTRIBUTED
+    name = "DVS0"
+
+    def __init__(self, vcsim: Vcsim) -> None:
+        super().__init__(vcsim)
+        self.groups = DistributedGroups(self.session)
+
+    def card(self, link: Link) -> Any:
+        nic = Nic(id=uuid4(), mac="52:54:00:00:00:01")
+        port = DistributedGroups(self.session).port(link.name)
+        return card(0, nic, None, link.name, port)
 
 
 @pytest.fixture
@@ -241,11 +261,16 @@ def grouped_esxi(esxi: Vcsim) -> Grouped:
 
 
 @pytest.fixture
+def distributed(vcenter: Vcsim) -> Distributed:
+    return Distributed(vcenter)
+
+
+@pytest.fixture
 def bridged(wired_host: WiredHost, tmp_path: Path) -> Bridged:
     return Bridged(tmp_path, wired_host)
 
 
-REAL = ("bridged", "switched", "grouped_vcenter", "grouped_esxi")
+REAL = ("bridged", "switched", "grouped_vcenter", "grouped_esxi", "distributed")
 
 
 @pytest.fixture(params=["memory", *(pytest.param(x, marks=pytest.mark.lab) for x in REAL)])
@@ -382,7 +407,7 @@ def test_lanes_may_want_the_same_link_at_once(counterpart, switch, link):
 
 def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, link):
     other = link.model_copy(update={"mtu": 1400})
-    if counterpart.kind is LinkKind.PORT_GROUP:
+    if counterpart.kind in {LinkKind.PORT_GROUP, LinkKind.DISTRIBUTED}:
         other = link.model_copy(update={"tag": counterpart.tags[1]})
     assert other.name == link.name
     switch.ensure_link(link)

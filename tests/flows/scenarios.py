@@ -291,6 +291,14 @@ def deploy_awaited(world: World) -> Asked:
     return deploy_networked(world)[0], {"wait_for": "lease"}
 
 
+def deploy_distributed(world: World) -> Asked:
+    """One whose network is a port group of all hosts."""
+    asked = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="distributed", switch="DVS0"))
+    return asked
+
+
 def undeploy_networked(world: World) -> Asked:
     """The last VM of its network."""
     vm, asked = deploy_networked(world)
@@ -911,6 +919,7 @@ SCENARIOS = {
     "deploy_vm-seeded": Scenario("deploy_vm", deploy_seeded),
     "deploy_vm-awaited": Scenario("deploy_vm", deploy_awaited),
     "deploy_vm-networked": Scenario("deploy_vm", deploy_networked),
+    "deploy_vm-distributed": Scenario("deploy_vm", deploy_distributed),
     "undeploy_vm-networked": Scenario("undeploy_vm", undeploy_networked),
     "deploy_appliance-networked": Scenario("deploy_appliance", deploy_networked_appliance),
     "sync_appliance-networked": Scenario("sync_appliance", sync_networked),

@@ -21,7 +21,12 @@ def answered(operation: UUID) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "switch", "plugged", "guards"),
-    [("bridge", "", "", 1), ("ovs", "br0", "br0", 1), ("port-group", "vSwitch0", "", 0)],
+    [
+        ("bridge", "", "", 1),
+        ("ovs", "br0", "br0", 1),
+        ("port-group", "vSwitch0", "", 0),
+        ("distributed", "DVS0", "", 0),
+    ],
 )
 def test_a_vm_is_plugged_in_as_its_host_has_networks(
     world: World, kind: str, switch: str, plugged: str, guards: int
@@ -57,6 +62,38 @@ def test_a_vm_has_its_ports_of_open_vswitch_again_when_it_starts(world: World) -
     switch.delete_guards([guard])
     world.run("change_power", vm, former="OFF", power="on")
     assert switch.guards(installation) == [guard]
+
+
+def test_a_port_group_of_all_hosts_goes_with_the_last_vm_of_any(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networked(world)
+    appliance = world.appliance("one", "two")
+    one, two = (vm.id for vm in cloud.inventory.vms_of(appliance))
+    addressed(one, two)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="distributed", switch="DVS0"))
+    hosts = []
+    for vm in (one, two):
+        world.run("deploy_vm", vm)
+        hosts.append(cloud.inventory.vm(vm).host)
+        with cloud.database.write() as db:  # the next one goes to another
+            db.execute(
+                update(models.Host).where(models.Host.id == hosts[-1]).values(maintenance=True)
+            )
+    first, second = hosts
+    assert first != second
+    (link,) = cloud.switch(first).links(cloud.inventory.installation)
+    assert swept(world) == set()
+    world.run("undeploy_vm", one)
+    assert cloud.switch(second).has_link(link)
+    assert swept(world) == set()
+    world.run("undeploy_vm", two)
+    assert not cloud.switch(second).has_link(link)
+    monkeypatch.setattr(cloud.settings, "sweep_max_percent", 100)
+    cloud.switch(first).ensure_link(link)
+    assert {(what, state) for what, _, state in swept(world)} == {("link", "removed")}
+    assert not cloud.switch(first).has_link(link)
 
 
 def test_a_server_is_told_of_all_vms_of_an_appliance_in_one_change(
@@ -102,6 +139,17 @@ def test_a_sweep_finds_what_no_vm_claims_of_networks(world: World) -> None:
     assert switch.guards(installation) == []
     switch.ensure_guards([guard])
     assert {state for *_, state in swept(world)} == {"orphan, in use"}
+
+
+def test_cards_are_guarded_on_purpose_where_nobody_said_how_a_host_has_networks(
+    world: World,
+) -> None:
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind=None))
+    world.run("deploy_vm", vm)
+    assert len(cloud.switch(cloud.inventory.vm(vm).host).guards(cloud.inventory.installation)) == 1
+    assert swept(world) == set()
 
 
 def swept(world: World) -> set[tuple[str, str, str]]:

@@ -25,6 +25,7 @@ from flows.import_found import import_found
 from flows.import_from_url import import_from_url
 from flows.import_image import import_image
 from flows.import_package import import_package
+from flows.mend_links import mend_links
 from flows.operation import FLOWS, OperationFlow
 from flows.persist_template import persist_template
 from flows.persist_vm import persist_vm
@@ -87,6 +88,7 @@ CATALOG: tuple[OperationFlow, ...] = (
     verify_library,
     rescan_library,
     sync_dhcp,
+    mend_links,
 )
 
 __all__ = ["CATALOG", "FLOWS"]

@@ -112,8 +112,13 @@ def link_claims(link: Link, host: UUID) -> list[str]:
     return claims
 
 
+def holder_of(vm: UUID) -> str:
+    """As what a VM claims links."""
+    return f"vm:{vm}"
+
+
 def _holders(need: Need) -> list[str]:
-    return [f"vm:{vm}" for vm in need.vms]
+    return [holder_of(vm) for vm in need.vms]
 
 
 @step("guard-cards")

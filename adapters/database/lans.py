@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.addressing import network_of
-from adapters.database.records import DhcpRecord, NetworkRecord, hostname
+from adapters.database.records import DhcpRecord, NetworkRecord, VmRecord, hostname
 from adapters.database.session import Database
-from adapters.database.vms import parts, rows_having
+from adapters.database.vms import parts, rows_having, whole_vms
 from adapters.errors import NotFound
 from adapters.lan import Reservation, Subnet
 
@@ -26,7 +26,7 @@ Known = tuple[list[Subnet], list[Reservation]]
 
 
 class Lans:
-    """What the platform knows of addresses."""
+    """What the platform knows of addresses, and of who is in networks."""
 
     def __init__(self, database: Database, installation: UUID) -> None:
         self._database = database
@@ -61,6 +61,13 @@ class Lans:
         """What a server is to know for all VMs that have a host."""
         with self._database.read() as db:
             return self._known(db, db.execute(_cards(server).where(_VM.host_id.is_not(None))))
+
+    def idle_at(self, host: UUID) -> list[VmRecord]:
+        """The VMs that have a host which no operation has, nor their appliance."""
+        held = select(models.Lock.object_id)
+        idle = _VM.id.not_in(held) & _VM.appliance_id.not_in(held)
+        with self._database.read() as db:
+            return whole_vms(db, (_VM.host_id == host) & idle, self._installation)
 
     def under_way(self, nics: Iterable[UUID]) -> set[UUID]:
         """Those of these NICs whose VM, or its appliance, an operation has."""

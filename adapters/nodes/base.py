@@ -21,7 +21,9 @@ Laws of links, by `tests/contracts/test_links.py`:
 6. A guarded card is heard by its own MAC and addresses only, and gives no addresses to others. It
    is guarded before it is there, and again when the host has been off. Guards are set all at once.
    What cannot guard cards is no host for bridges; other kinds may leave it to their operator.
-7. VLANs do not hear each other. A host has no address in them.
+7. A card that has fallen out of its link, which somebody has deleted under it, is put back as it
+   is. Where cards are ports of a switch, they are made by hypervisors alone, and none is loose.
+8. VLANs do not hear each other. A host has no address in them.
 """
 
 from collections.abc import Collection
@@ -76,6 +78,12 @@ class Switch(Protocol):
 
     def cards(self, link: Link) -> list[str]:
         """What is plugged into it but its uplink; nothing, where it is not there."""
+
+    def loose(self, link: Link, nics: Collection[UUID]) -> list[UUID]:
+        """Those of these NICs whose cards are on the host, and not in the link."""
+
+    def plug(self, link: Link, nics: Collection[UUID]) -> None:
+        """Put those cards back into the link; of what is not there nothing is made."""
 
     def links(self, installation: UUID) -> list[Link]:
         """Every link of the installation on this host, half-made ones included."""

@@ -49,7 +49,8 @@ class BootUnit(Written):
         return "" if place.is_dir() else f"the host has neither ifupdown nor systemd: no {place}"
 
     def has(self, link: Link, way: Way | None, guards: Path) -> bool:
-        return self._is_wanted() and super().has(link, way, guards)
+        runs = self._is_wanted() or bool(self.cannot())  # then there is nothing to run it
+        return runs and super().has(link, way, guards)
 
     def write(self, link: Link, way: Way | None, guards: Path) -> None:
         super().write(link, way, guards)

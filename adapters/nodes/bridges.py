@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters.errors import Conflict, InUse, NotFound, Transient, Unsupported
-from adapters.lan import Guard, Link, LinkAbilities, LinkKind
+from adapters.lan import Guard, Link, LinkAbilities, LinkKind, card_of
 from adapters.nodes.boot_unit import BootUnit
 from adapters.nodes.commands import Commands, sorted_out
 from adapters.nodes.guards import Guards
@@ -108,6 +108,21 @@ class Bridges:
 
     def cards(self, link: Link) -> list[str]:
         return _cards(self._interfaces(), link)
+
+    def loose(self, link: Link, nics: Collection[UUID]) -> list[UUID]:
+        there = self._interfaces()
+        return [
+            nic
+            for nic in nics
+            if (card := there.get(card_of(nic))) is not None and card.master != link.name
+        ]
+
+    def plug(self, link: Link, nics: Collection[UUID]) -> None:
+        cards = map(card_of, self.loose(link, nics))
+        try:
+            self._ip([["link", "set", "dev", card, "master", link.name] for card in cards])
+        except ProgramFailed as error:
+            raise sorted_out(error) from error
 
     def links(self, installation: UUID) -> list[Link]:
         there = [marked(each.alias) for each in self._interfaces().values()]

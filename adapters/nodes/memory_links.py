@@ -3,7 +3,8 @@
 Its world holds `link` under `<host>:<name>`, those of distributed switches under `:<name>`, as
 all hosts have them; and `guard` under `<host>:<nic>`. A `layer2` thing under the host's id may set
 what `LinkAbilities` has; an `uplink` under `<host>:<name>` set to `missing` is none; a
-`plugged` thing under a link's key has the `cards` in it.
+`plugged` thing under a link's key has the `cards` in it; a `loose` one under `<host>:<nic>` is a
+card that has fallen out.
 """
 
 from collections.abc import Collection
@@ -57,6 +58,21 @@ class MemorySwitch:
 
     def cards(self, link: Link) -> list[str]:
         return self.world.call("nodes.cards", link.name, lambda: self._cards(link), [])
+
+    def loose(self, link: Link, nics: Collection[UUID]) -> list[UUID]:
+        def effect() -> list[UUID]:
+            return [nic for nic in nics if self.world.find("loose", self._key(nic))]
+
+        return self.world.call("nodes.loose", link.name, effect, [])
+
+    def plug(self, link: Link, nics: Collection[UUID]) -> None:
+        def effect() -> None:
+            if self._has(link) is None:
+                raise NotFound(f"the host has no link {link.name}")
+            for nic in nics:
+                self.world.remove("loose", self._key(nic))
+
+        self.world.call("nodes.plug", link.name, effect, None)
 
     def links(self, installation: UUID) -> list[Link]:
         def effect() -> list[Link]:

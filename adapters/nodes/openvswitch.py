@@ -77,6 +77,12 @@ class OpenVswitch:
         tagged = {r["name"] for r in self._ovsdb.table("Port", "name,tag") if r["tag"] == link.tag}
         return sorted(inside & tagged & guests)
 
+    def loose(self, link: Link, nics: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - as the port
+        return []
+
+    def plug(self, link: Link, nics: Collection[UUID]) -> None:
+        """There are none."""
+
     def links(self, installation: UUID) -> list[Link]:
         return [
             link

@@ -55,6 +55,12 @@ class VsphereSwitch:
         with self._session.speaking():
             return self._groups.users(link.name)
 
+    def loose(self, link: Link, nics: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - as the port
+        return []
+
+    def plug(self, link: Link, nics: Collection[UUID]) -> None:
+        """There are none."""
+
     def links(self, installation: UUID) -> list[Link]:
         with self._session.speaking():
             every = self._groups.all()

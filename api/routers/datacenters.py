@@ -76,7 +76,8 @@ class Maintenance(BaseModel):
 
     kind: str = Field(examples=["sweep_orphans"])
     dry_run: bool = Field(
-        default=False, description="Of `sync_dhcp`: tell the difference, mend nothing."
+        default=False,
+        description="Of `sync_dhcp` and `mend_links`: tell the difference, mend nothing.",
     )
 
     @field_validator("kind")

@@ -5,11 +5,15 @@ from pathlib import Path
 from deployments.lab.process import Process, wait_for
 from deployments.lab.vlans import Vlans
 
+MOST = 1018  # it opens a socket for each interface, and registers none above the 1,023rd
+
 
 class Relay:
-    """`dhcrelay` for every VLAN of a switch."""
+    """`dhcrelay` for every VLAN of a switch. Raises `ValueError` for more than it serves."""
 
     def __init__(self, folder: Path, vlans: Vlans) -> None:
+        if (many := len(vlans.relays) + len(vlans.servers)) > MOST:
+            raise ValueError(f"{many} interfaces: dhcrelay serves {MOST}, of its whole network")
         self._vlans = vlans
         self._process = Process(folder, "dhcrelay")
 

@@ -228,6 +228,18 @@ def test_a_stanza_of_a_tagged_uplink_of_ours():
 # --- what is the operator's, and what a host cannot do -------------------------------------------
 
 
+def test_a_host_where_nothing_lasts_says_so_and_has_its_links_all_the_same(wired_host, tmp_path):
+    bare = Bridges(wired_host.namespace, tmp_path)
+    assert "neither ifupdown nor systemd" in bare.abilities().unlasting
+    link = link_of()
+    assert not bare.has_link(link)
+    bare.ensure_link(link)
+    assert bare.has_link(link)
+    bare.delete_link(link)
+    assert not bare.has_link(link)
+    assert bare.links(link.installation) == []
+
+
 def test_a_host_without_8021q_says_so_beforehand(host):
     """Where the kernel has it, this is told by nothing."""
     able = host.bridges.abilities()

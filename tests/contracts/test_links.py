@@ -12,7 +12,7 @@ from pyVmomi import vim
 
 from adapters.errors import AdapterError, Conflict, InUse, NotFound, Refused, Unsupported
 from adapters.hypervisors.vsphere_spec import card
-from adapters.lan import Guard, Link, LinkKind
+from adapters.lan import Guard, Link, LinkKind, card_of
 from adapters.nodes.base import Switch
 from adapters.nodes.bridges import Bridges
 from adapters.nodes.interfaces import mark
@@ -51,6 +51,9 @@ class Counterpart(Protocol):
     def unplug(self, link: Link, card: str) -> None:
         """Take it out."""
 
+    def loosen(self, link: Link, nic: UUID) -> None:
+        """Let a NIC's card be on the host, in no link."""
+
     def photograph(self) -> Any:
         """All that the host has in layer 2."""
 
@@ -79,6 +82,9 @@ class Memory:
 
     def unplug(self, link: Link, card: str) -> None:
         self.world.remove("plugged", f"{self.host}:{link.name}")
+
+    def loosen(self, link: Link, nic: UUID) -> None:
+        self.world.put("loose", f"{self.host}:{nic}", {"card": card_of(nic)})
 
     def photograph(self) -> Any:
         return self.world.everything()
@@ -112,6 +118,10 @@ class Bridged:
 
     def unplug(self, link: Link, card: str) -> None:
         self.host.network.ip("link", "delete", "dev", card)
+
+    def loosen(self, link: Link, nic: UUID) -> None:
+        card = card_of(nic)
+        self.host.network.ip("link", "add", card, "type", "veth", "peer", "name", "far-end")
 
     def photograph(self) -> Any:
         told = ("ifname", "mtu", "master", "ifalias", "address", "linkinfo", "addr_info")
@@ -422,7 +432,10 @@ def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, li
 
 
 def guard_of(counterpart: Counterpart, installation: UUID, last: int = 5, **more: Any) -> Guard:
-    said = {"mac": f"52:54:00:00:00:{last:02x}", "addresses": (f"10.77.101.{last}",)} | more
+    said = {
+        "mac": f"52:54:00:00:00:{last:02x}",
+        "addresses": (f"10.77.101.{last}", f"fd00::{last}"),
+    } | more
     if counterpart.kind is LinkKind.OVS:
         said |= {"switch": counterpart.name, "tag": counterpart.tags[0]}
     return Guard(nic=uuid4(), installation=installation, **said)
@@ -437,6 +450,13 @@ UNGUARDED = pytest.mark.parametrize(
     "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[2:]], indirect=True
 )
 
+JOINING = pytest.mark.parametrize(
+    "counterpart", ["memory", pytest.param("bridged", marks=pytest.mark.lab)], indirect=True
+)
+PORTED = pytest.mark.parametrize(
+    "counterpart", [pytest.param(x, marks=pytest.mark.lab) for x in REAL[1:]], indirect=True
+)
+
 
 @UNGUARDED
 def test_a_host_that_guards_no_cards_says_so(counterpart, switch, installation):
@@ -448,6 +468,37 @@ def test_a_host_that_guards_no_cards_says_so(counterpart, switch, installation):
     assert not switch.has_guards(guards)
     switch.delete_guards(guards)
     assert switch.guards(installation) == []
+
+
+@JOINING
+def test_a_card_that_fell_out_is_put_back(counterpart, switch, link):
+    fallen, absent = uuid4(), uuid4()
+    switch.ensure_link(link)
+    assert switch.loose(link, [fallen, absent]) == []
+    counterpart.loosen(link, fallen)
+    assert switch.loose(link, [fallen, absent]) == [fallen]
+    assert counterpart.other().loose(link, [absent]) == []
+    switch.plug(link, [fallen, absent])
+    assert switch.loose(link, [fallen, absent]) == []
+    switch.plug(link, [fallen, absent])
+
+
+@JOINING
+def test_no_card_is_put_into_a_link_that_is_not_there(counterpart, switch, link):
+    nic = uuid4()
+    counterpart.loosen(link, nic)
+    with pytest.raises(AdapterError):
+        switch.plug(link, [nic])
+    assert switch.loose(link, [nic]) == [nic]
+
+
+@PORTED
+def test_where_cards_are_ports_none_is_loose(counterpart, switch, link):
+    switch.ensure_link(link)
+    nic = uuid4()
+    assert switch.loose(link, [nic]) == []
+    switch.plug(link, [nic])
+    switch.delete_link(link)
 
 
 @GUARDING

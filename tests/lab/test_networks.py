@@ -3,8 +3,8 @@
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -13,7 +13,12 @@ from sqlalchemy import select, update
 
 from adapters.database import models
 from adapters.database.operations import Operation
-from adapters.types import OperationState
+from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.privileges import Stock
+from adapters.types import Family, OperationState
+from api import tokens
+from api.app import create_app
+from api.dependencies import sender
 from deployments.lab import appliance
 from deployments.lab.kea import Kea
 from deployments.lab.kvm_host import KvmHost
@@ -23,7 +28,10 @@ from deployments.lab.vlans import Vlans
 from deployments.lab.wired_host import WiredHost
 from flows.catalog import FLOWS
 from flows.cloud import cloud
+from tests.api.conftest import Api, TestClient, refused
+from tests.api.people import user
 from tests.flows.breaking import Place, run_and_die
+from tests.flows.test_mend_links import mended
 from tests.flows.test_sync_dhcp import synced
 from tests.guest import Guest
 from tests.lab import real_world
@@ -45,10 +53,13 @@ class Lab:
     host: WiredHost
     servers: list[Kea]
     networks: list[UUID]
+    vdcs: list[UUID]
+    enterprises: list[UUID]
 
     def vm(self, network: int, place: int) -> UUID:
         """A VM in a tenant's network, with the address at this place."""
-        found = cloud.inventory.vms_of(self.world.appliance(f"vm-{network}-{place}"))[0]
+        tenants = replace(self.world, vdc=self.vdcs[network])
+        found = cloud.inventory.vms_of(tenants.appliance(f"vm-{network}-{place}"))[0]
         with cloud.database.write() as db:
             db.execute(
                 update(models.NicRow)
@@ -107,13 +118,23 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         kvm = stack.enter_context(KvmHost(tmp_path / "q", host.namespace))
         tgtd = stack.enter_context(started(Tgtd(tmp_path / "t")))
         with real_world.with_guest(tmp_path / "home", kvm, tgtd, appliance.build()) as world:
-            yield Lab(world, host, servers, furnished(world, host, servers))
+            yield furnished(world, host, servers)
 
 
-def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) -> list[UUID]:
-    """Write the lab's racks, servers and networks down; the two tenants have the same range."""
+def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) -> Lab:
+    """Write the lab's racks, servers and networks down; two enterprises have the same range."""
     rack, networks = uuid4(), [uuid4(), uuid4()]
+    vdcs, enterprises = [world.vdc, uuid4()], [FIRST_ENTERPRISE, uuid4()]
     with cloud.database.write() as db:
+        db.execute(update(models.Template).values(shared=True))
+        db.add(models.Enterprise(id=enterprises[1], name="others"))
+        db.flush()
+        db.add(
+            models.VirtualDatacenter(
+                id=vdcs[1], enterprise_id=enterprises[1], datacenter_id=world.datacenter,
+                name="demo", family=Family.KVM,
+            )
+        )  # fmt: skip
         db.add(
             models.Rack(
                 id=rack, datacenter_id=world.datacenter, name="rack", vlan_min=TAGS[0],
@@ -137,13 +158,64 @@ def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) 
             db.flush()
             db.add(
                 models.Network(
-                    id=networks[n], virtual_datacenter_id=world.vdc,
+                    id=networks[n], virtual_datacenter_id=vdcs[n],
                     datacenter_id=world.datacenter, name=f"tenant-{n}", kind="private",
                     range="10.0.0.0/24", number=n + 1, dhcp_server_id=known,
                     relay=f"10.98.0.{TAGS[n]}",
                 )
             )  # fmt: skip
-    return networks
+    for network in networks:
+        charges = cloud.networks.charges(cloud.networks.network(network))
+        cloud.ledger.charge(charges, lambda _: True)
+    return Lab(world, host, servers, networks, vdcs, enterprises)
+
+
+@contextmanager
+def tenants(lab: Lab) -> Iterator[list[Api]]:
+    """The API as a user of each tenant sees it, who may have one VLAN."""
+    app = create_app()
+    token = tokens.first_token(cloud.database)
+    assert token
+    with TestClient(app, client=("127.0.0.1", 1)) as client:
+        api = Api(client, lab.world, token)
+        app.dependency_overrides[sender] = lambda: api.sent.append
+        for enterprise in lab.enterprises:
+            limit = api.call(
+                "PUT", f"/v1/limits/enterprise/{enterprise}", json={"hard": {"vlans": 1}}
+            )
+            assert limit.status_code == 200, limit.text
+        yield [user(api, Stock.ENTERPRISE_ADMIN, enterprise=each) for each in lab.enterprises]
+
+
+def test_each_tenant_sees_and_has_its_own_alone(lab):
+    with tenants(lab) as every:
+        for n, tenant in enumerate(every):
+            own, others = lab.vm(n, 55), lab.networks[1 - n]
+            tenant.done(tenant.post(f"/v1/vms/{own}/deploy", json={"wait_for": "lease"}))
+            networks = {each["name"] for each in tenant.get("/v1/networks").json()}
+            assert networks - {"default"} == {f"tenant-{n}"}
+            (address,) = tenant.get("/v1/addresses").json()
+            assert (address["address"], address["network_id"]) == (
+                "10.0.0.55",
+                str(lab.networks[n]),
+            )
+            (vm,) = tenant.get("/v1/vms").json()
+            assert (vm["id"], vm["state"]) == (str(own), "ON")
+            refused(tenant.get(f"/v1/networks/{others}"), 404, "not-found")
+            asked = {
+                "name": "more",
+                "virtual_datacenter": str(lab.vdcs[n]),
+                "range": "10.0.0.0/24",
+            }
+            refused(tenant.post("/v1/networks", json=asked), 409, "no-dhcp-server")
+            unmanaged = {"name": "more", "virtual_datacenter": "demo", "kind": "unmanaged"}
+            refused(tenant.post("/v1/networks", json=unmanaged), 409, "hard-limit")
+        first, second = (tenant.get("/v1/vms").json()[0]["id"] for tenant in every)
+        refused(every[0].post(f"/v1/vms/{second}/undeploy"), 404, "not-found")
+        assert len(lab.leases()) == 2
+        for tenant, vm in zip(every, (first, second), strict=True):
+            tenant.done(tenant.post(f"/v1/vms/{vm}/undeploy"))
+    assert (lab.tags(), lab.links(), lab.leases()) == ([None, None], [], [])
 
 
 def test_guests_get_their_addresses_and_reach_their_own_network(lab):
@@ -254,6 +326,35 @@ def test_whatever_dies_nothing_differs_afterwards(lab, tmp_path):
             lab.world.run("undeploy_vm", vm)
     lab.world.run("undeploy_vm", neighbour)
     assert (lab.tags(), lab.links(), lab.leases()) == ([None, None], [], [])
+
+
+def test_a_bridge_that_is_deleted_under_its_guests_is_given_back_with_their_cards(lab):
+    first, second = lab.vm(0, 55), lab.vm(0, 56)
+    for vm in (first, second):
+        lab.world.run("deploy_vm", vm, wait_for="lease")
+    assert mended(lab.world) == {("host", "in line"): 1}
+    lab.guest(first)
+
+    def heard(when: str) -> str:
+        ping = f"ping -c 1 -W 3 10.0.0.55 >/dev/null 2>&1; echo HEARD-{when}-$?"
+        return lab.guest(second).tell(ping, f"HEARD-{when}-")
+
+    assert heard("before") == "HEARD-before-0"
+    switch = cloud.switch(lab.world.hosts[0])
+    (link,) = switch.links(cloud.inventory.installation)
+    lab.host.network.ip("link", "delete", "dev", link.name)
+    lab.host.network.run("nft", "flush", "ruleset")
+    assert heard("cut") == "HEARD-cut-1"
+    told = {
+        ("host", "differs"): 1,
+        ("link", "lost"): 1,
+        ("guard", "lost"): 2,
+        ("card", "loose"): 2,
+    }
+    assert mended(lab.world, dry_run=True) == told
+    assert mended(lab.world) == {**told, ("host", "mended"): 1}
+    assert heard("after") == "HEARD-after-0"
+    assert mended(lab.world) == {("host", "in line"): 1}
 
 
 def test_a_server_that_has_lost_its_files_is_told_again(lab):

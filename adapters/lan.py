@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import count
 from typing import Self
 from uuid import UUID
@@ -36,6 +36,13 @@ def macs(nic: UUID) -> Iterator[str]:
     for attempt in count():
         word = hashlib.sha256(nic.bytes + attempt.to_bytes(4, "big")).digest()
         yield "52:54:00:" + word[:3].hex(":")
+
+
+def stateless(range6: IPv6Network, mac: str) -> IPv6Address:
+    """The address that a card gives itself in a range that routers announce (RFC 4291, A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    own = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return range6.network_address + int.from_bytes(own, "big")
 
 
 class Route(Value):
@@ -145,15 +152,17 @@ class Guard(Value):
 
     nic: UUID
     mac: str = Field(pattern=MAC)
-    addresses: tuple[IPv4Address, ...] | None = None  # None: any, where they are not ours to give
+    addresses: tuple[IPv4Address | IPv6Address, ...] | None = None  # None: any; not ours to give
     switch: str = ""  # the OVS bridge that has its port
     tag: int | None = Field(default=None, ge=1, le=4094)  # of that port
     installation: UUID
 
     @field_validator("addresses")
     @classmethod
-    def _in_order(cls, said: tuple[IPv4Address, ...] | None) -> tuple[IPv4Address, ...] | None:
-        return None if said is None else tuple(sorted(said))
+    def _in_order(
+        cls, said: tuple[IPv4Address | IPv6Address, ...] | None
+    ) -> tuple[IPv4Address | IPv6Address, ...] | None:
+        return None if said is None else tuple(sorted(said, key=lambda x: (x.version, int(x))))
 
     @property
     def card(self) -> str:

@@ -10,7 +10,8 @@ class Shape(StrEnum):
     """What something in an inbox is."""
 
     FILE = "file"
-    FOLDER = "folder"
+    FOLDER = "folder"  # a package that is not packed
+    SET = "set"  # a folder of a VMDK's files
     OTHER = "other"  # a link, a device, or of an unreadable name: nothing that is ever opened
 
 

@@ -69,7 +69,7 @@ class Outlook(Value):
     copies: tuple[Copy, ...] = ()
     charges: tuple[Charge, ...] = ()  # what each thing would be charged then
     seen: dict[str, dict[str, str]] = Field(default_factory=dict)  # what it went by
-    disks: tuple[PlannedDisk, ...] = ()  # of a package
+    disks: tuple[PlannedDisk, ...] = ()  # of a package, or a set
 
     @property
     def pins(self) -> dict[UUID, Pin]:

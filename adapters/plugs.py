@@ -1,6 +1,6 @@
 """What a VM's cards are plugged into: its networks, as the host that it is on has them."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
 from adapters.guests import NicKind
@@ -25,6 +25,7 @@ class Plug(Value):
     mtu: int = MTU
     server: UUID | None = None  # which tells the guest its address
     address: IPv4Address | None = None
+    address6: IPv6Address | None = None  # that it gives itself
 
 
 class NewNic(Value):
@@ -72,6 +73,7 @@ def plugged(nic: Nic, link: Link) -> Nic:
 
 def guard_of(nic: Nic, plug: Plug, uplink: Uplink, installation: UUID) -> Guard:
     """What may be heard of the card: where addresses are ours to give, its own alone."""
-    addresses = None if plug.address is None else (plug.address,)
+    own = tuple(each for each in (plug.address, plug.address6) if each)
+    addresses = own if plug.address else None
     port = {"switch": uplink.switch, "tag": plug.tag} if uplink.kind is LinkKind.OVS else {}
     return Guard(nic=nic.id, mac=nic.mac, addresses=addresses, installation=installation, **port)

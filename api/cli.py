@@ -199,6 +199,7 @@ def import_(
     checksum: Annotated[
         str, typer.Option(help="sha256:... or sha512:..., of what lies at an address.")
     ] = "",
+    file_checksum: library_verbs.FileChecksums = None,
     user: Annotated[
         str, typer.Option(help="As whom it is asked there; the password is asked for.")
     ] = "",
@@ -210,7 +211,7 @@ def import_(
     """Send an image or an OVA into a library, or have it downloaded: it becomes a template.
 
     What breaks off goes on by itself; what was ended goes on with the same command. A VMDK's
-    extents are sent along. Of an OVF at an address, what lies beside it comes too.
+    extents are sent along. At an address, what a VMDK or an OVF names comes too, from beside it.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -233,6 +234,7 @@ def import_(
         wish = said | {"format": format or None, "checksum": checksum, "shared": shared}
         wish |= {"force": bool(force), "force_reason": force or None}
         body = {name: each for name, each in wish.items() if each is not None}
+        body |= library_verbs.checksums_of(file_checksum)
         with _client() as client:
             body |= library_verbs.address(what, user)
             path = "/v1/templates/import"

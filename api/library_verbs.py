@@ -10,6 +10,23 @@ from api.hardware_verbs import Finish
 from api.infrastructure_verbs import verbs_of
 from api.planned_verbs import DryRun, Plan, ask
 
+FileChecksums = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SHA256:...", help="Of a file that a descriptor names there. May be repeated."
+    ),
+]
+
+
+def checksums_of(said: list[str] | None) -> dict[str, Any]:
+    """Checksums of files, by name, as the API is told them."""
+    if not said:
+        return {}
+    parts = [each.rpartition("=") for each in said]
+    if any(not name for name, _, _ in parts):
+        raise typer.BadParameter("--file-checksum is NAME=sha256:... or NAME=sha512:...")
+    return {"checksums": {name: checksum for name, _, checksum in parts}}
+
 
 def is_address(what: str) -> bool:
     """Whether this is no file, but where one is."""

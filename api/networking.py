@@ -58,6 +58,8 @@ def served(
 
 def require_sound(network: NetworkRecord) -> None:
     """Raise `Problem` where the parts of a network contradict each other."""
+    if network.range6 and network.range6.prefixlen != 64:  # noqa: PLR2004 - RFC 4862, 5.5.3
+        raise _invalid(f"cards give themselves addresses in a /64 alone, unlike {network.range6}")
     if network.range is None:
         if network.gateway or network.excluded or network.relay:
             raise _invalid("without a range there is neither gateway nor relay, nor excluded ones")

@@ -79,7 +79,7 @@ class Copy(BaseModel):
 
 
 class PlannedDisk(BaseModel):
-    """A disk of a package, and what each family of hypervisors would be given of it."""
+    """A disk that would come, and what each family of hypervisors would be given of it."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -116,7 +116,7 @@ class Plan(BaseModel):
     placement: list[Placement]
     bytes_to_copy: int
     copies: list[Copy]
-    disks: list[PlannedDisk] = Field(description="Of a package.")
+    disks: list[PlannedDisk] = Field(description="Of a package, or a set of VMDK files.")
     limits: list[LimitAfter]
 
 

@@ -160,7 +160,8 @@ def show(plan: dict[str, Any]) -> None:
     for each in plan["disks"]:
         becomes = ", ".join(f"{form} on {family}" for family, form in each["becomes"].items())
         size = f"{each['virtual_size_mib']:,} MiB"
-        console.print(f"{escape(each['file'])}: {each['format']}, {size}; {becomes}")
+        told = f"{escape(each['file'])}: {each['format']}, {size}"
+        console.print(f"{told}; {becomes}" if becomes else told)
     if plan["copies"]:
         console.print(f"{plan['bytes_to_copy']:,} bytes to copy or convert")
     if plan["needs_approval"]:

@@ -1,5 +1,6 @@
 """What lies in an inbox: looked at, borrowed by its import, and gone once it is a template."""
 
+from pathlib import Path
 from uuid import UUID, uuid5
 
 from adapters.errors import NotFound, Refused
@@ -8,7 +9,7 @@ from adapters.images.base import ImageRepository
 from adapters.images.manifest import certificates
 from adapters.images.ova import take_apart
 from adapters.packages import PACKAGE
-from adapters.placed import Placed
+from adapters.placed import Placed, Shape
 from adapters.types import Format, Value
 from flows.cloud import cloud
 from flows.policies.inbox import format_of, name_for, why_left
@@ -68,7 +69,7 @@ def take_found(template: UUID, datacenter: UUID, placed: Placed) -> None:
     repository, name = cloud.repository(datacenter), f"import-{template}"
     if repository.find_scratch(name) is None:
         attempt = f"found-{template}-{epoch()}"
-        inbox.borrow(repository, placed.path, repository.scratch(attempt, 0))
+        _borrow(repository, placed, attempt)
         repository.rename_scratch(attempt, name)
 
 
@@ -115,8 +116,7 @@ def _importer(placed: Placed, datacenter: UUID) -> tuple[UUID, bool]:
 
 def _inspected(repository: ImageRepository, placed: Placed) -> str:
     """Look into it as into an upload; answers its digest. Raises `Refused`."""
-    borrowed = repository.scratch(f"{_looked_at(placed)}-{epoch()}", 0)
-    inbox.borrow(repository, placed.path, borrowed)
+    borrowed = _borrow(repository, placed, f"{_looked_at(placed)}-{epoch()}")
     most = cloud.settings.max_virtual_mib
     if (kind := format_of(placed)) == PACKAGE:
         folder = repository.scratch(f"{_looked_at(placed)}-disks", size_of(borrowed) * 2**20)
@@ -125,6 +125,13 @@ def _inspected(repository: ImageRepository, placed: Placed) -> str:
     else:
         cloud.images.inspect(borrowed, Format(kind), max_virtual_mib=most)
     return repository.digest(borrowed)
+
+
+def _borrow(repository: ImageRepository, placed: Placed, name: str) -> Path:
+    """Have it as if it had been sent; answers the image, or the package."""
+    scratch = repository.scratch(name, 0)
+    inbox.borrow(repository, placed.path, scratch)
+    return inbox.as_set(scratch) if placed.shape is Shape.SET else scratch
 
 
 def _looked_at(placed: Placed) -> str:

@@ -1,4 +1,4 @@
-"""Import an image, an OVA, or an OVF with what lies beside it, from an address."""
+"""Import what lies at an address: an image, an OVA, or a descriptor and the files it names."""
 
 from uuid import UUID
 
@@ -8,8 +8,9 @@ from adapters.packages import Wishes
 from adapters.types import Format, Role
 from flows.charges import charge_template
 from flows.cloud import cloud
-from flows.downloads import PACKAGES, Wanted, download_source, taken_source
+from flows.downloads import download_source, taken_source
 from flows.equipping import expected_of
+from flows.fetching import PACKAGES, Wanted
 from flows.import_image import enter_template, shelve
 from flows.import_package import shelve_package
 from flows.operation import operation

@@ -10,7 +10,7 @@ from adapters.images.base import Wanted
 from adapters.images.index import INDEX_MAX_BYTES, read
 from adapters.types import Role, Source
 from flows.cloud import cloud
-from flows.downloads import in_time
+from flows.fetching import in_time
 from flows.operation import operation
 from flows.running import epoch, telling
 from flows.steps import Effect, step

@@ -59,7 +59,6 @@ def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
     """What the descriptor says, which whoever plans has sent."""
     package: Package = planning().foreseen(PACKAGE)
     sizes = {file.name: file.size_bytes or 0 for file in package.files}
-    families = {host.family for host in cloud.inventory.situation(datacenter).hosts}
     planning().notice(
         "the package",
         vm=package.name,
@@ -78,10 +77,16 @@ def _(template: UUID, datacenter: UUID, digest: str) -> Unpacked:
         disks.append(UnpackedDisk(info=info, digest=""))
         # A package's VMDKs are streams, as good as always.
         has = Form.VMDK_STREAM if disk.format is Format.VMDK else Form.of(disk.format)
-        becomes = {x: (needed_form(x, has) or has or disk.format).value for x in sorted(families)}
-        told = {"file": disk.file, "format": disk.format, "becomes": becomes}
-        planning().disks.append(PlannedDisk(**told, virtual_size_mib=info.virtual_size_mib))
+        foresee_disk(datacenter, disk.file, info, has)
     return Unpacked(package=package, disks=disks)
+
+
+def foresee_disk(datacenter: UUID, file: str, info: ImageInfo, has: Form | None) -> None:
+    """A disk would come of this, and become what families that are there boot."""
+    families = sorted({host.family for host in cloud.inventory.situation(datacenter).hosts})
+    becomes = {x: (needed_form(x, has) or has or info.format).value for x in families}
+    told = {"file": file, "format": info.format, "becomes": becomes}
+    planning().disks.append(PlannedDisk(**told, virtual_size_mib=info.virtual_size_mib))
 
 
 @unpack_package.undo

@@ -48,6 +48,19 @@ def write_package(path: Path, *contents: str, **said: Any) -> None:
         pack(package, disks, path)
 
 
+def vmdk_set(
+    content: str = "imported", name: str = "d", kind: str = "twoGbMaxExtentFlat"
+) -> dict[str, bytes]:
+    """The files of a pretended image of 1 MiB: a descriptor, then two extents, by name."""
+    with TemporaryDirectory() as folder:
+        write_image(Path(folder, "image"), Format.VMDK, 2**20, content)
+        image = Path(folder, "image").read_bytes()
+    pieces = {f"{name}-f001.vmdk": image[:20], f"{name}-f002.vmdk": image[20:]}
+    lines = "".join(f'RW 1024 FLAT "{piece}" 0\n' for piece in pieces)
+    text = f'version=1\nCID=1\nparentCID=ffffffff\ncreateType="{kind}"\n{lines}'
+    return {f"{name}.vmdk": text.encode(), **pieces}
+
+
 def settings_in(home: Path, **changes: Any) -> Settings:
     """Settings for a test: no pauses, memory adapters."""
     fields: dict[str, Any] = {

@@ -4,7 +4,7 @@ Rows are read by column: as objects of the ORM a thousand VMs would take several
 """
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from adapters.database import models
 from adapters.database.library import image_of
 from adapters.database.records import DiskRecord, VmRecord, VolumeRecord
 from adapters.guests import MOST_NICS
-from adapters.lan import LinkKind, NetworkKind
+from adapters.lan import LinkKind, NetworkKind, stateless
 from adapters.plugs import Plug, Uplink
 from adapters.types import Base, Nic, Settings
 
@@ -138,7 +138,8 @@ def _plugs(db: Session, nics: dict[UUID, list[Any]]) -> dict[UUID, tuple[Plug, .
             tag=network.tag,
             mtu=network.mtu,
             server=network.dhcp_server_id,
-            address=IPv4Address(address) if address and ":" not in address else None,
+            address=IPv4Address(address) if address else None,
+            address6=stateless(IPv6Network(network.range6), nic.mac) if network.range6 else None,
         )
         found[nic.vm_id] = (*found.get(nic.vm_id, ()), plug)
     return found

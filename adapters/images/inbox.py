@@ -8,15 +8,16 @@ dies in between.
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from adapters.errors import Refused
+from adapters.errors import BadImage, Refused
 from adapters.images.base import ImageRepository
 from adapters.images.repository import INBOX, INCOMING, speaking_directory
+from adapters.images.untrusted import UntrustedFile
+from adapters.images.vmdk import DESCRIPTOR_MAX_BYTES, described_by
 from adapters.placed import Placed, Shape
-from adapters.types import Identity
+from adapters.types import Format, Identity
 
 MOST = 200  # things that one look takes in, and files in one of them
 
@@ -59,6 +60,28 @@ def borrow(repository: ImageRepository, path: str, scratch: Path) -> None:
         scratch.mkdir()
         for each in _entries(source):
             _borrow(Path(each.path), scratch / each.name)
+
+
+def as_set(folder: Path) -> Path:
+    """Call a VMDK's descriptor as an upload of it is; answers it.
+
+    It is the one file that names all others there, and no more. Raises `BadImage`.
+    """
+    files = {path.name: path for path in folder.iterdir()}
+    named = {name: _named_by(path) for name, path in files.items()}
+    whole = [name for name in files if named[name] == files.keys() - {name}]
+    if len(whole) == 1:
+        return files[whole[0]].rename(folder / Format.VMDK.disk_file)
+    text = f"not exactly one of {len(files)} files names all others, and no more"
+    missing = set[str]().union(*named.values()) - files.keys()
+    raise BadImage(text, code="image-truncated" if missing else "image-surplus-file")
+
+
+def _named_by(path: Path) -> set[str]:
+    """The files that one names, if it is a descriptor."""
+    with UntrustedFile.open(path) as file:
+        described = described_by(file.head(DESCRIPTOR_MAX_BYTES + 1), Format.VMDK.disk_file)
+    return {extent.name for extent in described.extents} if described else set()
 
 
 def take_away(repository: ImageRepository, path: str, identity: Identity) -> None:
@@ -109,16 +132,15 @@ def _identity(path: Path) -> tuple[Shape, Identity]:
     if stat.S_ISREG(here.st_mode):
         shape, states = Shape.FILE, [here]
     elif stat.S_ISDIR(here.st_mode):
-        shape, states = Shape.FOLDER, [here, *_files(path)]
+        files = _entries(path)
+        endings = {each.name.rpartition(".")[2].lower() for each in files}
+        shape = Shape.SET if endings == {Format.VMDK.extension} else Shape.FOLDER
+        states = [here, *(each.stat(follow_symlinks=False) for each in files)]
     else:
         shape, states = Shape.OTHER, [here]
     sizes = (each.st_size for each in states if stat.S_ISREG(each.st_mode))
     newest = max(each.st_mtime_ns for each in states)
     return shape, Identity(size_bytes=sum(sizes), modified_ns=newest, inode=0)
-
-
-def _files(folder: Path) -> Iterator[os.stat_result]:
-    return (each.stat(follow_symlinks=False) for each in _entries(folder))
 
 
 def _borrow(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from adapters.forms import Form
 from adapters.guests import Bus, Firmware
 from adapters.images.base import Peek, Progress, Wanted
 from adapters.images.partial import Mark, Partial
-from adapters.images.repository import INCOMING, DirectoryRepository
+from adapters.images.repository import INCOMING, DirectoryRepository, extents_of
 from adapters.images.untrusted import UntrustedFile, require_size
 from adapters.packages import Adapted
 from adapters.stills import Stills
@@ -43,10 +43,13 @@ class MemoryImageTool:
     def inspect(self, path: Path, declared: Format, *, max_virtual_mib: int) -> ImageInfo:
         def effect() -> ImageInfo:
             size = _read(path, declared)["virtual_size_bytes"]
+            extents = extents_of(path)
+            files = [path, *(path.with_name(name) for name in extents)]
             return ImageInfo(
                 format=declared,
                 virtual_size_bytes=require_size(size, max_virtual_mib),
-                file_size_bytes=path.stat().st_size,
+                file_size_bytes=sum(each.stat().st_size for each in files),
+                extents=extents,
             )
 
         lie = ImageInfo(format=declared, virtual_size_bytes=0, file_size_bytes=0)
@@ -327,9 +330,15 @@ class MemoryRepository:
 
 
 def _read(path: Path, declared: Format) -> dict[str, Any]:
-    """The image in a file. Raises `BadImage` unless it is what it was declared to be."""
-    with UntrustedFile.open(path) as file:
-        head = file.head(_MAX_BYTES)
+    """The image in a file, or in a set's extents, which have it in pieces.
+
+    Raises `BadImage` unless it is what it was declared to be.
+    """
+    texts = []
+    for name in extents_of(path) or (path.name,):
+        with UntrustedFile.open(path.with_name(name)) as file:
+            texts.append(file.head(_MAX_BYTES))
+    head = b"".join(texts)
     try:
         image: dict[str, Any] = json.loads(head)
         found = Format(image["format"])

@@ -22,7 +22,7 @@ _MAGIC = b"KDMV"
 _HEADER = "<4sIIQQQQIQQQB4sH"
 _AT_END = 2**64 - 1  # the grain directory is where the footer says
 _COMPRESSED = 1 << 16
-_DESCRIPTOR_MAX_BYTES = 2**20
+DESCRIPTOR_MAX_BYTES = 2**20
 MAX_FILES = 500  # below 512, where a text of so many digests could be a raw disk: see `digest_of`
 _SINGLE = {"monolithicsparse", "streamoptimized"}
 _KINDS = {  # of the extents that a text may name
@@ -55,6 +55,21 @@ class Descriptor:
     create_type: str
     extents: tuple[Extent, ...]
 
+    @property
+    def virtual_size_bytes(self) -> int:
+        """How large its guest sees the disk."""
+        return sum(extent.sectors for extent in self.extents) * SECTOR
+
+    def require_fit(self, max_virtual_mib: int) -> None:
+        """Refuse what is no set of files, by the text alone. Raises `BadImage`."""
+        kind = _KINDS.get(self.create_type.lower())
+        if kind is None:
+            text = f"{self.create_type} is no kind of VMDK that is known here"
+            raise BadImage(text, code="image-unknown-format")
+        require_size(self.virtual_size_bytes, max_virtual_mib)
+        if any(extent.kind != kind for extent in self.extents):
+            raise corrupt(f"{self.create_type} has only {kind} extents")
+
 
 @dataclass(frozen=True)
 class _Sparse:
@@ -68,19 +83,12 @@ def inspect_vmdk(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     """Look at a disk and all files it consists of. Raises `BadImage`."""
     if file.head(4) == _MAGIC:
         return _inspect_single(file, max_virtual_mib)
-    descriptor = _parse_outer(file)
-    kind = _KINDS.get(descriptor.create_type.lower())
-    if kind is None:
-        text = f"{descriptor.create_type} is no kind of VMDK that is known here"
-        raise BadImage(text, code="image-unknown-format")
-    sectors = sum(extent.sectors for extent in descriptor.extents)
-    size = require_size(sectors * SECTOR, max_virtual_mib)
-    if any(extent.kind != kind for extent in descriptor.extents):
-        raise corrupt(f"{descriptor.create_type} has only {kind} extents")
+    descriptor = _parse_outer(file.head(DESCRIPTOR_MAX_BYTES + 1), file.path.name)
+    descriptor.require_fit(max_virtual_mib)
     parts = [_check(each, file.path, max_virtual_mib) for each in descriptor.extents]
     return ImageInfo(
         format=Format.VMDK,
-        virtual_size_bytes=size,
+        virtual_size_bytes=descriptor.virtual_size_bytes,
         file_size_bytes=file.size + sum(parts),
         subformat=descriptor.create_type,
         extents=tuple(extent.name for extent in descriptor.extents),
@@ -90,9 +98,16 @@ def inspect_vmdk(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
 def extent_names(path: Path) -> tuple[str, ...]:
     """The files beside a descriptor that belong to it; none for any other file."""
     with UntrustedFile.open(path) as file:
-        if not is_descriptor(file.head(_DESCRIPTOR_MAX_BYTES)):
-            return ()
-        return tuple(extent.name for extent in _parse_outer(file).extents)
+        described = described_by(file.head(DESCRIPTOR_MAX_BYTES + 1), path.name)
+        return tuple(extent.name for extent in described.extents) if described else ()
+
+
+def described_by(beginning: bytes, own: str) -> Descriptor | None:
+    """What a file says that begins so, and is called so, of those beside it; None of an image.
+
+    Names are those of other files beside it, each once. Raises `BadImage`.
+    """
+    return _parse_outer(beginning, own) if is_descriptor(beginning) else None
 
 
 def digest_of(digests: Sequence[str]) -> str:
@@ -146,15 +161,14 @@ def _extent(line: str) -> Extent:
     return Extent(name, kind, int(sectors), int(offset or 0))
 
 
-def _parse_outer(file: UntrustedFile) -> Descriptor:
+def _parse_outer(beginning: bytes, own: str) -> Descriptor:
     """Read a descriptor that is a file of its own, whose names count."""
-    descriptor = parse(_text(file.head(_DESCRIPTOR_MAX_BYTES + 1)))
+    descriptor = parse(_text(beginning))
     if len(descriptor.extents) >= MAX_FILES:
         text = f"the disk has more than {MAX_FILES} files"
         raise BadImage(text, code="image-too-large")
-    own = file.path.name.lower()
     for extent in descriptor.extents:
-        if not _PLAIN_NAME.fullmatch(extent.name) or extent.name.lower() == own:
+        if not _PLAIN_NAME.fullmatch(extent.name) or extent.name.lower() == own.lower():
             text = f"the extent {extent.name[:80]!r} is no other file beside {own}"
             raise BadImage(text, code="image-foreign-extent")
     return descriptor
@@ -162,7 +176,7 @@ def _parse_outer(file: UntrustedFile) -> Descriptor:
 
 def _text(data: bytes) -> str:
     """The descriptor's text; C's strings end at a zero, and so does what qemu sees."""
-    if len(data) > _DESCRIPTOR_MAX_BYTES:
+    if len(data) > DESCRIPTOR_MAX_BYTES:
         raise corrupt("the descriptor is too long")
     try:
         text = data.partition(b"\0")[0].decode("ascii").replace("\r\n", "\n")

@@ -41,6 +41,7 @@ _HEARD_AT = (
     "priority=7,{card},{own},arp,arp_sha={mac},arp_spa={address},actions={ok}",
     "priority=7,{card},{own},ip,nw_src={address},actions={ok}",
 )
+_HEARD_AT6 = "priority=7,{card},{own},ipv6,ipv6_src={address},actions={ok}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Place:
             return
         yield from (heard + each.format(**words) for each in _HEARD)
         for address in self.guard.addresses:
-            yield from (heard + each.format(**words, address=address) for each in _HEARD_AT)
+            said = _HEARD_AT if address.version == 4 else (_HEARD_AT6,)  # noqa: PLR2004 - of IP
+            yield from (heard + each.format(**words, address=address) for each in said)
 
     def changes(self) -> Iterator[str]:
         """What makes the port's flows these, for `ovs-ofctl`."""

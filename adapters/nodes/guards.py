@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +30,7 @@ table bridge {table} {{
     set free {{ type ifname; {free} }}
     set macs {{ type ifname . ether_addr; {macs} }}
     set addresses {{ type ifname . ether_addr . ipv4_addr; {addresses} }}
+    set addresses6 {{ type ifname . ether_addr . ipv6_addr; {addresses6} }}
     chain heard {{
         type filter hook prerouting priority -300; policy accept;
         iifname != @cards accept
@@ -43,6 +44,7 @@ table bridge {table} {{
         ether type ip6 icmpv6 type nd-router-advert drop
         ether type ip6 udp sport 547 drop
         ether type ip6 ip6 saddr {{ ::, fe80::/10 }} accept
+        ether type ip6 iifname . ether saddr . ip6 saddr @addresses6 accept
         drop
     }}
 }}
@@ -151,12 +153,16 @@ def _script(installation: UUID, guards: Collection[Guard]) -> str:
         cards=_elements(f'"{each.card}" comment "{each.nic}"' for each in told),
         free=_elements(f'"{each.card}"' for each in told if each.addresses is None),
         macs=_elements(f'"{each.card}" . {each.mac}' for each in told),
-        addresses=_elements(
-            f'"{each.card}" . {each.mac} . {address}'
-            for each in told
-            for address in each.addresses or ()
-        ),
+        addresses=_elements(_addressed(told, version=4)),
+        addresses6=_elements(_addressed(told, version=6)),
     )
+
+
+def _addressed(guards: Collection[Guard], version: int) -> Iterator[str]:
+    for each in guards:
+        for address in each.addresses or ():
+            if address.version == version:
+                yield f'"{each.card}" . {each.mac} . {address}'
 
 
 def _elements(each: Iterator[str]) -> str:
@@ -167,15 +173,15 @@ def _elements(each: Iterator[str]) -> str:
 def _read(said: list[dict[str, Any]], installation: UUID) -> list[Guard]:
     sets = {each["set"]["name"]: each["set"].get("elem", []) for each in said if "set" in each}
     macs = dict(each["concat"] for each in sets["macs"])
-    addresses: dict[str, list[IPv4Address]] = {}
-    for each in sets["addresses"]:
+    addresses: dict[str, list[IPv4Address | IPv6Address]] = {}
+    for each in (*sets["addresses"], *sets.get("addresses6", ())):
         card, _, address = each["concat"]
-        addresses.setdefault(card, []).append(IPv4Address(address))
+        addresses.setdefault(card, []).append(ip_address(address))
     return [
         Guard(
             nic=UUID(each["elem"]["comment"]),
             mac=macs[card := each["elem"]["val"]],
-            addresses=None if card in sets["free"] else tuple(sorted(addresses.get(card, ()))),
+            addresses=None if card in sets["free"] else tuple(addresses.get(card, ())),
             installation=installation,
         )
         for each in sets["cards"]

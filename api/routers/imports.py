@@ -26,11 +26,15 @@ from api.planning import ANSWERS, DryRun, PlanId, PlannedStarter, starter_of
 from api.routers.template_records import Category, Line, Note
 from flows.charges import require_within
 from flows.cloud import cloud
-from flows.downloads import PACKAGES, Wanted, kept, look_at
+from flows.downloads import kept, look_at
+from flows.fetching import OVF, PACKAGES, Wanted
 from flows.import_from_url import take_source
 
 router = APIRouter(prefix="/templates", tags=["templates"])
-_URL_LENGTH = 2000
+_URL_LENGTH, _MOST_FILES = 2000, 500
+_CHECKSUM = "sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"
+FileName = Annotated[str, Field(min_length=1, max_length=255)]
+Checksum = Annotated[str, Field(pattern=f"^({_CHECKSUM})$")]
 _Kind = Format | Literal["ova", "ovf"]
 
 
@@ -77,15 +81,25 @@ class Address(BaseModel):
 
 
 class NewImport(Address, Forcing):
-    """An image, an OVA, or an OVF whose disks lie beside it, and the template that it becomes."""
+    """An image, an OVA, or an OVF whose disks lie beside it, and the template that it becomes.
+
+    A VMDK that is a descriptor brings the files that it names, which lie beside it.
+    """
 
     name: Name
     datacenter: Reference = Field(examples=["main"])
     format: _Kind | None = Field(None, description="Unless said, `.ova` and `.ovf` tell.")
     checksum: str = Field(
         "",
-        pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$",
-        description="What it has to have; of an OVF its descriptor: the others have a manifest.",
+        pattern=f"^({_CHECKSUM})?$",
+        description="What it has to have; of an OVF, or of a VMDK in several files, its "
+        "descriptor.",
+    )
+    checksums: dict[FileName, Checksum] = Field(
+        {},
+        max_length=_MOST_FILES,
+        description="Of the files beside a descriptor, by name. An OVF's have a manifest, too.",
+        examples=[{"disk-flat.vmdk": f"sha256:{'0' * 64}"}],
     )
     category: Category | None = Field(None, description="What it is filed under.")
     description: Note = Field("", description="What is said of it.")
@@ -97,6 +111,12 @@ class NewImport(Address, Forcing):
     ram_mib: int | None = Field(None, gt=0, le=MAX_RAM_MIB)
     firmware: Firmware | None = Field(None, description="What its guest expects.")
     bus: Bus | None = Field(None, description="Of its disks.")
+
+    @model_validator(mode="after")
+    def _has_files_beside_it(self) -> Self:
+        if self.checksums and self.kind not in {OVF, Format.VMDK}:
+            raise ValueError("only beside an OVF or a VMDK there may be files of it")
+        return self
 
     @model_validator(mode="after")
     def _has_a_format(self) -> Self:
@@ -179,8 +199,7 @@ def import_from_url(
 def foresee(starter: PlannedStarter, source: Source, kind: str) -> None:
     """Have a source's server asked what would come, where a plan is made or used."""
     if starter.looks_ahead:
-        seen = look_at(source, kind)
-        starter.foresee({}, size_mib=-(-seen.size_bytes // 2**20), ova=seen.package)
+        starter.foresee({}, **look_at(source, kind).foreseen)
 
 
 def start(
@@ -210,7 +229,8 @@ def start(
         **new.wishes.model_dump(include={"cpu", "ram_mib"}, exclude_none=True),
     )
     source, force = uuid5(starter.id, "source"), new.by(caller)
-    wanted = Wanted(source=source, format=new.kind, checksum=new.checksum, login=login)
+    sums = {"checksum": new.checksum, "checksums": new.checksums}
+    wanted = Wanted(source=source, format=new.kind, login=login, **sums)
 
     def plan(db: Session) -> accepted.Request:
         mine = finding.own_templates(caller).filter_by(datacenter_id=where, name=new.name)

@@ -59,7 +59,9 @@ class NewNetwork(Forcing):
     suffix: Suffix = ""
     routes: Routes = Field(default_factory=list)
     excluded: Excluded = Field(default_factory=list)
-    range6: IPv6Network | None = None
+    range6: IPv6Network | None = Field(
+        None, description="A /64 that its routers announce, for addresses that cards have by it."
+    )
     mtu: int = Field(MTU, ge=576, le=9216)
     relay: IPv4Address | None = Field(None, description="Where DHCP requests from it come from.")
     dhcp_server: Reference | None = None

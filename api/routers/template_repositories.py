@@ -40,7 +40,8 @@ from api.reports import Operation
 from api.routers.imports import NewImport, ServerLogin, foresee, require_http, start
 from api.starting import Starting
 from flows.cloud import cloud
-from flows.downloads import PACKAGES, as_who
+from flows.downloads import as_who
+from flows.fetching import PACKAGES
 
 router = APIRouter(prefix="/template-repositories", tags=["templates"])
 _INDEX = "ovfindex.xml"

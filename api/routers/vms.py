@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from ipaddress import IPv6Network
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
@@ -19,7 +20,7 @@ from adapters.database.labels import labels_of
 from adapters.database.records import VolumeRecord
 from adapters.errors import Conflict
 from adapters.guests import Boot, Bus, Firmware
-from adapters.lan import WaitFor
+from adapters.lan import WaitFor, stateless
 from adapters.privileges import Privilege
 from adapters.types import Power, VmState
 from api import consoles, finding
@@ -68,6 +69,7 @@ class Nic(BaseModel):
     position: int
     mac: str
     address: str | None = Field(None, description="That is reserved for it in its network.")
+    address6: str | None = Field(None, description="That it has by its MAC, in its network's /64.")
     is_default: bool = Field(description="Its guest's packets leave by its network's gateway.")
     model: str | None = Field(description="What its template wishes for; null: the fastest.")
 
@@ -381,12 +383,18 @@ def vms_of(db: Session, rows: Sequence[models.VirtualMachine]) -> list[Vm]:
 
 def tell_addresses(db: Session, nics: Sequence[Nic]) -> None:
     """Tell the addresses that these NICs have."""
+    ranges = select(models.Network.id, models.Network.range6).where(
+        models.Network.id.in_({nic.network_id for nic in nics}), models.Network.range6.is_not(None)
+    )
+    announced = {network: IPv6Network(said) for network, said in db.execute(ranges)}
     table = models.AddressRow
     query = select(table.nic_id, table.network_id, table.address)
     query = query.where(table.nic_id.in_([nic.id for nic in nics]))
     had = {(nic, network): address for nic, network, address in db.execute(query)}
     for nic in nics:
         nic.address = had.get((nic.id, nic.network_id))
+        if range6 := announced.get(nic.network_id):
+            nic.address6 = str(stateless(range6, nic.mac))
 
 
 def datacenter_of(db: Session, appliance: UUID) -> UUID:
@@ -427,7 +435,9 @@ def _in_state(state: VmState) -> ColumnElement[bool]:
 
 def _by_vm(db: Session, table: Any, told: type[B], vms: Sequence[UUID]) -> dict[UUID, list[B]]:
     """What each VM has of these, by columns: entities would cost more than asking for them."""
-    columns = [getattr(table, x) for x in told.model_fields if x not in {"labels", "address"}]
+    columns = [
+        getattr(table, x) for x in told.model_fields if x not in {"labels", "address", "address6"}
+    ]
     query = select(table.vm_id.label("of"), *columns).where(table.vm_id.in_(vms))
     found: dict[UUID, list[B]] = {}
     for row in db.execute(query.order_by(table.position)):

@@ -17,9 +17,11 @@ _LONGEST = 63
 
 
 def format_of(placed: Placed) -> str:
-    """The format that its name says, `ova` for packages and folders of them; or nothing."""
+    """The format that its name, or what is in it, says; `ova` for packages; or nothing."""
     if placed.shape is Shape.FOLDER:
         return PACKAGE
+    if placed.shape is Shape.SET:
+        return str(Format.VMDK)
     return _FORMATS.get(placed.name.rpartition(".")[2].lower(), "")
 
 

@@ -135,6 +135,18 @@ def test_a_guarded_card_has_no_other_ipv6(guarded):
     assert not guest.hears("fd00::6")
 
 
+def test_a_guarded_card_has_the_ipv6_that_it_gives_itself(place):
+    guard = place.guard(MINE, "10.0.0.5", "fd00::5")
+    place.switch.ensure_guards([guard])
+    assert place.switch.has_guards([guard])
+    guest = place.guest(guard.card, MINE, "fd00::5/64")
+    place.guest("peer", OTHER, "fd00::6/64")
+    assert guest.hears("fd00::6", tries=5)
+    guest.network.ip("address", "add", "fd00::9/64", "dev", "eth0", "nodad")
+    guest.network.ip("address", "delete", "fd00::5/64", "dev", "eth0")
+    assert not guest.hears("fd00::6")
+
+
 def test_a_card_with_any_address_still_has_its_own_mac(place):
     guard = place.guard(addresses=None)
     place.switch.ensure_guards([guard])

@@ -125,6 +125,19 @@ def test_what_lies_beside_it_has_to_be_what_its_manifest_says(api: Api, descript
     assert left(api) == before
 
 
+def test_what_lies_beside_it_may_have_checksums_of_its_own(api: Api, descriptor: str) -> None:
+    before = left(api)
+    disk = next(url for url in cloud.world.all("source") if "disk1" in url)
+    content = bytes.fromhex(cloud.world.all("source")[disk]["content"])
+    name = disk.rpartition("/")[2].partition("?")[0]
+    right, wrong = (f"sha256:{hashlib.sha256(x).hexdigest()}" for x in (content, b"another"))
+    for sums in ({name: wrong}, {name: right, "more.vmdk": wrong}):
+        ended = api.run(ask(api, url=descriptor, format=None, checksums=sums))
+        assert (ended["state"], ended["error"]["code"]) == ("failed", "image-digest-mismatch")
+        assert left(api) == before
+    api.done(ask(api, url=descriptor, format=None, checksums={name: right}))
+
+
 def test_a_descriptor_is_no_longer_than_one_may_be(api: Api) -> None:
     publish_source(cloud.world, "https://images.example/a.ovf", b"x" * (2**20 + 1))
     ended = api.run(ask(api, url="https://images.example/a.ovf", format=None))

@@ -1,6 +1,7 @@
 """Networks and addresses: made, used, changed, deleted; and refused for what each is."""
 
 import os
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -76,6 +77,15 @@ def test_a_network_gives_its_vms_addresses_until_it_goes(api: Api, server: str) 
     api.done(api.delete(path))
     refused(api.get(path), 404, "not-found")
     require_ledger_exact()
+
+
+def test_a_nic_tells_the_address_that_it_gives_itself(api: Api, server: str) -> None:
+    network(api, range="10.0.0.0/24", range6="fd00:0:0:7::/64")
+    (nic,) = appliance(api, "shop")
+    own = nic["mac"].removeprefix("52:54:00:").replace(":", "")
+    assert nic["address6"] == str(IPv6Address(f"fd00::7:5054:ff:fe{own[:2]}:{own[2:]}"))
+    (other,) = appliance(api, "default", app="other")
+    assert other["address6"] is None
 
 
 def test_addresses_and_the_default_gateway_are_picked(api: Api, server: str) -> None:
@@ -192,6 +202,7 @@ def test_vlans_and_public_addresses_are_limited(api: Api, server: str) -> None:
         ({"range": "10.0.0.0/24", "gateway": "10.0.0.255"}, 422, "invalid-network"),
         ({"range": "10.0.0.0/24", "excluded": ["x"]}, 422, "invalid-range"),
         ({"range": "10.0.0.0/24", "excluded": ["10.0.0.0-10.0.0.255"]}, 422, "invalid-network"),
+        ({"range6": "fd00::/60"}, 422, "invalid-network"),
         ({"tag": 7}, 422, "invalid-network"),
         ({"kind": "public", "range": "10.0.0.0/24"}, 422, "invalid-network"),
         ({"kind": "unmanaged", "range": "10.0.0.0/24"}, 422, "invalid-network"),

@@ -53,7 +53,7 @@ def main() -> None:
     table = Table("row", "size", "runs", "ours s", "peer s", "peer", "ratio")
     for each in results:
         shown = ("row", "size", "runs", "ours", "peer", "peer_name", "ratio")
-        told = {"size": each.get("filter", ""), **each}
+        told = {**each, "size": ", ".join(str(each[x]) for x in ("filter", "size") if x in each)}
         table.add_row(*(str(told.get(key, "")) for key in shown))
     Console().print(table)
     OUT.write_text(json.dumps(results, indent=1) + "\n")

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -74,38 +75,60 @@ def bench_export(folder: Path) -> Iterator[Row]:
 
 
 def bench_convert(folder: Path) -> Iterator[Row]:
-    """Inspect and convert, in the way that was measured there, beside the best bare qemu-img."""
+    """Inspect and convert, in the way that was measured there, beside the best bare qemu-img.
+
+    Of two sizes, in MiB of data: what is paid once is told from what is paid for each byte.
+    """
     from adapters.forms import Form
     from adapters.images.qemu_img import QemuImg
 
     raw, tool = folder / "data.raw", QemuImg()
-    with raw.open("wb") as file:
-        file.truncate(2**30)
-        for megabyte in range(0, 640, 2):
-            file.seek(megabyte * 2**20)
-            file.write(os.urandom(2**20))
     pairs = [
         (Form.VMDK_STREAM, Form.QCOW2),
         (Form.QCOW2, Form.VHDX),
         (Form.VHD_DYNAMIC, Form.QCOW2),
         (Form.QCOW2, Form.VMDK_SPARSE),
     ]
-    for has, form in pairs:
-        source, target = folder / f"source.{has.name}", folder / f"target.{form.name}"
-        tool.convert(raw, Form.RAW.format, source, has, lambda _percent: None)
-        way = tool.fastest(folder, has, form)
-        told = f"{has.value} to {form.value}"
-        mine, *bare = in_turn(
-            5,
-            partial(_ours, source, has, target, form, way),
-            *(
-                partial(_bare, source, has, target, form, flags)
-                for flags in ([], ["-m", "16", "-W"])
-            ),
-        )
-        yield row("convert", 5, mine, min(bare), "qemu-img", filter=told)
-        source.unlink()
-        target.unlink()
+    for size_mib, runs, fill in _CONVERTED:
+        fill(raw, size_mib)
+        for has, form in pairs:
+            source, target = folder / f"source.{has.name}", folder / f"target.{form.name}"
+            tool.convert(raw, Form.RAW.format, source, has, lambda _percent: None)
+            way = tool.fastest(folder, has, form)
+            told = f"{has.value} to {form.value}"
+            mine, *bare = in_turn(
+                runs,
+                partial(_ours, source, has, target, form, way),
+                *(
+                    partial(_bare, source, has, target, form, flags)
+                    for flags in ([], ["-m", "16", "-W"])
+                ),
+            )
+            yield row("convert", runs, mine, min(bare), "qemu-img", filter=told, size=size_mib)
+            source.unlink()
+            target.unlink()
+        raw.unlink()
+
+
+def _scatter(raw: Path, size_mib: int) -> None:
+    """A disk of 1 GiB, with so much of it noise, a MiB here and there."""
+    with raw.open("wb") as file:
+        file.truncate(2**30)
+        for megabyte in range(0, 2 * size_mib, 2):
+            file.seek(megabyte * 2**20)
+            file.write(os.urandom(2**20))
+
+
+def _settle(raw: Path, size_mib: int) -> None:
+    """A disk that is half full of what this machine's own disk has: programs, texts, pictures."""
+    found = (each for each in cycle(sorted(Path("/usr").rglob("*"))) if not each.is_symlink())
+    with raw.open("wb") as file:
+        for each in found:
+            if each.is_file():
+                file.write(each.read_bytes()[: size_mib * 2**20 - file.tell()])
+            if file.tell() == size_mib * 2**20:
+                break
+        file.truncate(2 * size_mib * 2**20)
 
 
 def _ours(source: Path, has: "Form", target: Path, form: "Form", way: str) -> float:
@@ -124,6 +147,9 @@ def _bare(source: Path, has: "Form", target: Path, form: "Form", flags: list[str
     command = ["qemu-img", "convert", *flags, "-f", has.format, "-O", form.format, source, target]
     target.unlink(missing_ok=True)
     return timed(lambda: subprocess.run(command, check=True))
+
+
+_CONVERTED = ((320, 5, _scatter), (2048, 3, _settle))  # in MiB of data, how often, of what
 
 
 def bench_clone(folder: Path) -> Iterator[Row]:

@@ -432,7 +432,10 @@ def test_another_link_of_ours_by_that_name_is_left_alone(counterpart, switch, li
 
 
 def guard_of(counterpart: Counterpart, installation: UUID, last: int = 5, **more: Any) -> Guard:
-    said = {"mac": f"52:54:00:00:00:{last:02x}", "addresses": (f"10.77.101.{last}",)} | more
+    said = {
+        "mac": f"52:54:00:00:00:{last:02x}",
+        "addresses": (f"10.77.101.{last}", f"fd00::{last}"),
+    } | more
     if counterpart.kind is LinkKind.OVS:
         said |= {"switch": counterpart.name, "tag": counterpart.tags[0]}
     return Guard(nic=uuid4(), installation=installation, **said)

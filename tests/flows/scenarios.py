@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,6 +24,8 @@ from adapters.database.session import utc_now
 from adapters.images.inbox import placed_in
 from adapters.images.memory import write_image
 from adapters.images.repository import INBOX
+from adapters.images.vmdk import digest_of
+from adapters.placed import Shape
 from adapters.types import Chap, Family, Format, Source
 from api import tokens
 from api.tickets import use_up
@@ -39,6 +42,7 @@ from tests.worlds import (
     refill,
     refresh_identities,
     settings_in,
+    vmdk_set,
     write_package,
 )
 
@@ -632,6 +636,18 @@ def download_descriptor(world: World) -> Asked:
     return from_url(world, "ovf", path, f"https://images.example/{name}")
 
 
+def download_set(world: World) -> Asked:
+    """A VMDK in three files, of which one names the others."""
+    from adapters.images.memory import publish_source
+
+    (name, descriptor), *others = vmdk_set().items()
+    for other, content in others:
+        publish_source(cloud.world, f"https://images.example/{other}", content)
+    path = world.home / "descriptor"
+    path.write_bytes(descriptor)
+    return from_url(world, "vmdk", path, f"https://images.example/{name}")
+
+
 INDEX = b"""<RepositorySpace RepositoryName="public">
 <OVFDescription OVFFile="tiny/tiny.ovf" OVFCategories="OS"><Product>Tiny</Product></OVFDescription>
 <OVFDescription OVFFile="shop.ova" OVFCategories="Shops"><Product>Shop</Product></OVFDescription>
@@ -690,11 +706,16 @@ def import_package(world: World) -> Asked:
 
 
 def put_into_inbox(world: World, name: str, content: str = "found") -> Path:
-    """A pretended image, or, by its name, an archive or a folder of a package."""
+    """A pretended image, or, by its name, an archive, or a folder of a package or a set."""
     place = world.home / "repository" / INBOX / "default" / name
     place.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith(".vmdk"):
         write_image(place, Format.VMDK, 2**20, content)
+    elif name == "set":
+        place.mkdir()
+        for each, piece in vmdk_set(content).items():
+            (place / each).write_bytes(piece)
+        return place
     else:
         write_package(place, content, "more")
     if not place.suffix:
@@ -710,6 +731,9 @@ def import_found(world: World, *, name: str = "found.vmdk") -> Asked:
     put_into_inbox(world, name)
     repository = cloud.repository(world.datacenter)
     (placed,) = placed_in(repository)
+    digest = repository.digest(repository.path(placed.path))
+    if placed.shape is Shape.SET:
+        digest = digest_of([sha256(each).hexdigest() for each in vmdk_set("found").values()])
     template = {
         "id": str(uuid4()),
         "enterprise_id": str(FIRST_ENTERPRISE),
@@ -720,7 +744,7 @@ def import_found(world: World, *, name: str = "found.vmdk") -> Asked:
         "template": template,
         "placed": placed.model_dump(mode="json"),
         "format": format_of(placed),
-        "digest": repository.digest(repository.path(placed.path)),
+        "digest": digest,
     }
 
 
@@ -914,8 +938,10 @@ SCENARIOS = {
     "import_package": Scenario("import_package", import_package, takes="/upload-"),
     "import_found": Scenario("import_found", import_found),
     "import_found-folder": Scenario("import_found", partial(import_found, name="found")),
+    "import_found-set": Scenario("import_found", partial(import_found, name="set")),
     "import_from_url": Scenario("import_from_url", download_image, SECRET),
     "import_from_url-ovf": Scenario("import_from_url", download_descriptor, SECRET),
+    "import_from_url-set": Scenario("import_from_url", download_set, SECRET),
     "refresh_repository": Scenario("refresh_repository", refresh, LISTED),
     "convert_image": Scenario("convert_image", convert, LIBRARY),
     "delete_template": Scenario("delete_template", delete_template),

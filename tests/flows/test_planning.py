@@ -13,7 +13,8 @@ from adapters.plans import Outlook
 from adapters.types import Format, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
-from flows.downloads import Wanted, look_at, source_of
+from flows.downloads import look_at, source_of
+from flows.fetching import Wanted
 from flows.planning import look_ahead, with_pins
 from flows.unpacking import package_in
 from tests.flows.scenarios import SCENARIOS, rows
@@ -45,7 +46,7 @@ def known_of(request: Request) -> dict[str, Any]:
     sent: dict[str, Any] = {"size_mib": 1} if request.kind.startswith("import") else {}
     if request.kind == "import_from_url":
         wanted = Wanted.model_validate(request.arguments["wanted"])
-        sent["ova"] = look_at(source_of(wanted.source), wanted.format).package
+        sent = look_at(source_of(wanted.source), wanted.format).foreseen
     if request.kind == "import_package":
         scratch = cloud.repository(request.datacenter_id).find_scratch(request.arguments["upload"])
         sent |= {"ova": package_in(scratch)}

@@ -9,7 +9,7 @@ from adapters.types import Finding, OperationState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.flows.scenarios import put_into_inbox
-from tests.worlds import World
+from tests.worlds import World, vmdk_set
 
 
 def rescanned(world: World, **arguments: str) -> dict[str, str]:
@@ -36,11 +36,12 @@ def test_what_is_good_becomes_templates_and_is_gone_from_the_inbox(world):
     put_into_inbox(world, "Fresh image.vmdk")
     put_into_inbox(world, "packed.ova")
     put_into_inbox(world, "folder")
+    put_into_inbox(world, "set")
     said = rescanned(world)
     assert set(said.values()) == {"being-imported"}
-    assert carried_out(world) == ["succeeded"] * 3
+    assert carried_out(world) == ["succeeded"] * 4
     assert in_inbox(world) == []
-    for name in ("Fresh-image", "packed", "folder"):
+    for name in ("Fresh-image", "packed", "folder", "set"):
         assert cloud.library.has_name(FIRST_ENTERPRISE, world.datacenter, name)
     assert rescanned(world) == {}
 
@@ -71,6 +72,38 @@ def test_what_is_not_fit_stays_and_is_told_with_its_code(world):
     }
     assert in_inbox(world) == before
     assert not [*(world.home / "repository" / "incoming").iterdir()]
+
+
+def test_a_folder_of_vmdks_is_one_set_or_is_left(world):
+    """Its descriptor, by whatever name, names all others there, and nothing that is elsewhere."""
+    place = put_into_inbox(world, "set")
+    descriptor, one, two = (place / name for name in vmdk_set())
+    text = descriptor.read_bytes()
+    one.rename(place / "elsewhere.vmdk")
+    assert rescanned(world) == {"set": "image-truncated"}
+    (place / "elsewhere.vmdk").rename(one)
+    (place / "more.vmdk").write_bytes(b"")
+    assert rescanned(world) == {"set": "image-surplus-file"}
+    (place / "more.vmdk").unlink()
+    (place / "notes.txt").write_text("hello")
+    assert rescanned(world) == {"set": "package-missing-file"}
+    (place / "notes.txt").unlink()
+    descriptor.write_bytes(text.replace(b"d-f001.vmdk", b"/etc/passwd"))
+    assert rescanned(world) == {"set": "image-foreign-extent"}
+    descriptor.write_bytes(text)
+    content = one.read_bytes()
+    one.unlink()
+    one.symlink_to("/etc/passwd")
+    assert rescanned(world) == {"set": "package-not-a-file"}
+    one.unlink()
+    one.write_bytes(content)
+    descriptor.rename(place / "a.vmdk")
+    for kept in (place / "a.vmdk", one, two):
+        assert kept.exists()
+    assert not [*(world.home / "repository" / "incoming").iterdir()]
+    assert rescanned(world) == {"set": "being-imported"}
+    assert carried_out(world) == ["succeeded"]
+    assert in_inbox(world) == []
 
 
 def test_what_is_seen_twice_is_imported_once(world):

@@ -1,5 +1,6 @@
 """Networks of VMs on hosts of every kind: what each is asked for, and no more."""
 
+from ipaddress import IPv6Address
 from uuid import UUID, uuid4
 
 import pytest
@@ -46,6 +47,18 @@ def test_a_vm_is_plugged_in_as_its_host_has_networks(
     assert (gone.state, answered(gone.id)) == (OperationState.SUCCEEDED, 0)
     assert cloud.switch(record.host).links(installation) == []
     assert cloud.switch(record.host).guards(installation) == []
+
+
+def test_a_card_is_heard_at_the_address_that_it_gives_itself(world: World) -> None:
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Network).values(range6="fd00:0:0:7::/64"))
+    assert world.run("deploy_vm", vm).state is OperationState.SUCCEEDED
+    record, installation = cloud.inventory.vm(vm), cloud.inventory.installation
+    (guard,) = cloud.switch(record.host).guards(installation)
+    own = record.nics[0].mac.removeprefix("52:54:00:").replace(":", "")
+    address6 = IPv6Address(f"fd00::7:5054:ff:fe{own[:2]}:{own[2:]}")
+    assert guard.addresses == (record.plugs[0].address, address6)
 
 
 def test_a_vm_has_its_ports_of_open_vswitch_again_when_it_starts(world: World) -> None:

@@ -11,12 +11,18 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from adapters.database.schema import FIRST_ENTERPRISE
-from adapters.types import Format, OperationState, TemplateState
+from adapters.images.addresses import networks
+from adapters.images.downloads import HttpDownloads, Route
+from adapters.types import Format, OperationState, Source, TemplateState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
+from flows.downloads import kept
 from tests import worlds
+from tests.adapters.test_downloads import serving, whole
+from tests.flows.scenarios import _new_template
 
 pytestmark = pytest.mark.lab
 
@@ -177,3 +183,35 @@ def test_an_ordinary_image_is_offered_and_converted(build, form, world, tmp_path
     world.run("convert_image", template, format="qcow2")
     incoming = cloud.repository(world.datacenter).root / "incoming"
     assert not list(incoming.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse"])
+def test_a_set_at_an_address_is_downloaded_offered_and_converted(kind, world, tmp_path):
+    """As qemu-img writes it; what comes of it has the same content."""
+    made = tmp_path / "made" / "image.vmdk"
+    made.parent.mkdir()
+    convert(made, "vmdk", "-o", f"subformat={kind}")
+    route = Route(5, 60, None, networks(["127.0.0.0/8"]))
+    cloud.__dict__["downloads"] = HttpDownloads(route)
+
+    def answer(on) -> None:
+        whole((made.parent / on.path.rpartition("/")[2]).read_bytes())(on)
+
+    secret, template = uuid4(), _new_template(world, "imported")
+    with serving(answer) as server:
+        source = Source(url=SecretStr(server.url.replace("/image", "/image.vmdk")))
+        with cloud.database.write() as db:
+            cloud.secrets.keep(db, secret, kept(source))
+        wanted = {"source": str(secret), "format": "vmdk"}
+        asked = {"template": template, "wanted": wanted, "wishes": {}}
+        operation = world.accept("import_from_url", UUID(template["id"]), **asked)
+        ended = FLOWS["import_from_url"](operation.id)
+        assert ended.state is OperationState.SUCCEEDED, ended.error
+    [image] = cloud.library.images(UUID(template["id"]))
+    assert (image.subformat, image.virtual_size_mib) == (kind, 2)
+    world.run("convert_image", UUID(template["id"]), format="qcow2")
+    root = cloud.repository(world.datacenter).root
+    (converted,) = root.glob("conversions/*/*.qcow2")
+    compared = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", made.with_suffix(".source")]
+    subprocess.run([*compared, converted], check=True)
+    assert not list((root / "incoming").iterdir())

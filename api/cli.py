@@ -429,7 +429,7 @@ def _show_receipt(receipt: dict[str, Any]) -> None:
 infrastructure_verbs.add_to(app, _client, _show)
 composition_verbs.add_to(app)
 hardware_verbs.add_to(app, _finish)
-nic_verbs.add_to(app, _finish)
+nic_verbs.add_to(app)
 volume_verbs.add_to(app, _finish)
 library_verbs.add_to(app, _finish)
 template_verbs.add_to(app, _finish)

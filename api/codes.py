@@ -19,6 +19,8 @@ MEANINGS = {
     "copy-differs": "A volume, or the image of one, is not equal to what it was copied from.",
     "dependency-circle": "VMs wait for each other.",
     "depends-on-failed": "A VM was given up, since one that it depends on was.",
+    "dhcp-server-away": "Nobody answers at that address as a DHCP server of that kind does.",
+    "dhcp-server-unfit": "The DHCP server cannot do what it is needed for; it says what.",
     "disk-of-template": "The VM is made from this disk: it goes with the VM.",
     "duplicate-name": "Two things in one blueprint have the same name.",
     "elsewhere": "Two things are not in the same virtual datacenter.",

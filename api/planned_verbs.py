@@ -135,12 +135,13 @@ def ask(
     plan: UUID | None,
     wait: bool,
     quiet: bool = False,
+    method: str = "POST",
 ) -> UUID | None:
     """Have an action done, and answer the operation; or show what it would do."""
     if dry_run:
-        show(client.post(f"{path}?dry_run=true", body))
+        show(client.ask(method, f"{path}?dry_run=true", json=body).json())
         return None
-    started = client.start(f"{path}?plan={plan}" if plan else path, body)
+    started = client.start(f"{path}?plan={plan}" if plan else path, body, method=method)
     command_line.finish(client, started, wait=wait, quiet=quiet)
     return started.id
 

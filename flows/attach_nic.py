@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from adapters.database.operations import Operation
+from adapters.database.records import VmRecord
 from adapters.lan import NetworkKind
 from adapters.plugs import NewNic
 from adapters.types import Nic, Vm, VmState
@@ -11,12 +12,13 @@ from flows.addresses import reserve
 from flows.cloud import cloud
 from flows.definitions import redefine
 from flows.operation import operation
+from flows.planning import planning
 from flows.steps import step
 from flows.survey import survey_vm
 from flows.vm_networks import join_networks
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def attach_nic(request: Operation) -> None:
     """Write it down, with its address; let the VM's host have the network; plug it in."""
     nic = NewNic.model_validate(request.arguments["nic"])
@@ -24,7 +26,7 @@ def attach_nic(request: Operation) -> None:
     require_hot_nic(former, restricted=is_restricted(nic.network))
     enter_nic(nic, former.id)
     if former.host_id:
-        now = cloud.inventory.vm(former.id)
+        now = survey_nic(nic.id, former.id)
         join_networks([now.in_networks_of([nic.id])])
         if former.state is VmState.ON:
             plug_nic(now.card(nic.id), former.definition(), now.definition(), former.host)
@@ -50,6 +52,26 @@ def _(nic: NewNic, vm: UUID) -> None:
 @enter_nic.look
 def _(nic: NewNic, vm: UUID) -> bool:
     return cloud.cards.has(nic.id)
+
+
+@enter_nic.plan
+def _(nic: NewNic, vm: UUID) -> None:
+    now = cloud.cards.foreseen(nic, vm, reserve, cloud.inventory.installation)
+    address = next((x.address for x in now.plugs if x.nic == nic.id), None)
+    planning().notice(f"NIC of {now.name}", address=address or "none", state=now.state)
+    planning().foresee(nic.id, now)
+
+
+@step("survey-nic")
+def survey_nic(nic: UUID, vm: UUID) -> VmRecord:
+    """Tell the VM as it is with the NIC."""
+    return cloud.inventory.vm(vm)
+
+
+@survey_nic.plan
+def _(nic: UUID, vm: UUID) -> VmRecord:
+    found: VmRecord = planning().foreseen(nic)
+    return found
 
 
 @step("plug-nic")

@@ -368,8 +368,10 @@ class Cloud:
         return self.dhcp_at(record.kind, record.address, server)
 
     @handed_out
-    def dhcp_at(self, kind: str, address: str, server: UUID) -> DhcpServer:
-        """A DHCP server by what reaches it; a login is the secret of its id."""
+    def dhcp_at(
+        self, kind: str, address: str, server: UUID, login: Chap | None = None
+    ) -> DhcpServer:
+        """A DHCP server by what reaches it; a login that is not said is the secret of its id."""
         installation = self.inventory.installation
         if kind == "memory":
             return MemoryDhcp(self.world, server, installation)
@@ -384,7 +386,9 @@ class Cloud:
         if not address.startswith(("http://", "https://")):
             return Kea(KeaSocket(Path(address)), installation)
         turns = Turns(self.database, self.settings.home)
-        agent = KeaAgent(address, lambda: self._login_of(server), lambda: turns.at(server))
+        agent = KeaAgent(
+            address, lambda: login or self._login_of(server), lambda: turns.at(server)
+        )
         return Kea(agent, installation)
 
     def _login_of(self, server: UUID) -> Chap | None:

@@ -18,7 +18,7 @@ from flows.survey import survey_vm
 from flows.vm_networks import leave_links, leave_servers, needs_of, ready_cards, unguard_cards
 
 
-@operation("vm")
+@operation("vm", planned=True)
 def detach_nic(request: Operation) -> None:
     """Let the VM be without it; then nothing tells its address, and no host keeps its network."""
     vm, nic = survey_vm(request.target_id), UUID(request.arguments["nic"])

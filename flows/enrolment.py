@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database.conventions import Base
-from adapters.errors import Conflict, NotFound, Refused
+from adapters.errors import Conflict, NotAllowed, NotFound, Refused, Transient
 from adapters.images.repository import initialise
 from adapters.nodes.base import MARKER
 from adapters.types import Chap, Family, VmState
@@ -59,6 +59,18 @@ def ask_host_at(host: UUID, address: str, login: Chap | None = None) -> dict[str
         text = f"the host at {address} does not have VM {min(missing)}"
         raise Conflict(text, code="other-host")
     return {"address": address, "cpu": facts.cpu, "ram_mib": facts.ram_mib}
+
+
+def ask_dhcp_at(kind: str, address: str, server: UUID, login: Chap | None = None) -> None:
+    """Refuse a DHCP server that does not answer, or cannot do what it is needed for."""
+    try:
+        cloud.dhcp_at(kind, address, server, login).verify()
+    except Transient as error:
+        raise Refused(str(error), code="dhcp-server-away") from error
+    except NotAllowed:
+        raise
+    except Refused as error:
+        raise Refused(str(error), code="dhcp-server-unfit") from error
 
 
 def require_datastore(host: UUID, directory: str) -> None:

@@ -128,6 +128,8 @@ PLANNED = {
     "import_from_url",
     "resize_vm",
     "resize_volume",
+    "attach_nic",
+    "detach_nic",
 }
 
 

@@ -30,6 +30,9 @@ from adapters.lan import Lease, Reservation, Subnet
 class DhcpServer(Protocol):
     """One server, as far as it serves one installation."""
 
+    def verify(self) -> None:
+        """Ask whether it can do all that follows; nothing is changed. Raises `Refused`."""
+
     def ensure_subnet(self, subnet: Subnet) -> None:
         """Have a subnet like this. Raises `Conflict`, `InUse` where its range loses addresses."""
 

@@ -7,6 +7,7 @@ server is in. Its DNS serves names with the network's suffix. The runbook says h
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,7 +20,7 @@ import psutil
 from pydantic import ValidationError
 
 from adapters import programs
-from adapters.errors import AdapterError, NotAllowed, Transient
+from adapters.errors import AdapterError, NotAllowed, Transient, Unsupported
 from adapters.lan import Lease, Reservation, Subnet
 from adapters.networks.dnsmasq_text import (
     FOLDERS,
@@ -47,6 +48,13 @@ class Dnsmasq:
         self.folder = folder
         self.installation = installation
         self._owes = folder / "to-be-restarted"
+
+    def verify(self) -> None:
+        self._process()
+        if missing := [each for each in FOLDERS if not (self.folder / each).is_dir()]:
+            raise Unsupported(f"{self.folder} has no folder {', '.join(missing)}")
+        if shutil.which("dhcp_release") is None:
+            raise Unsupported("there is no dhcp_release here, which gives leases back")
 
     def ensure_subnet(self, subnet: Subnet) -> None:
         self._change(lambda held: held.with_subnet(subnet))

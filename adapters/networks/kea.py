@@ -31,6 +31,8 @@ PATIENCE_S = 20.0
 
 _DONE, _UNKNOWN_COMMAND, _NOTHING_FOUND = 0, 2, 3
 _TRIES = 5
+_CHANGING = frozenset({"config-get", "config-test", "config-set", "config-write"})
+_NEEDED = _CHANGING | {"lease4-get-all", "lease4-del"}
 _DECLINED = 1  # a guest has found that somebody else uses the address
 
 Json = dict[str, Any]
@@ -101,7 +103,7 @@ class KeaAgent:
                 raise NotAllowed(f"Kea's agent at {self.url} refuses our login")
             answer.raise_for_status()
             return _answer(answer.json())
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise Transient(f"Kea's agent does not answer at {self.url}: {error}") from error
 
     def turn(self) -> AbstractContextManager[None]:
@@ -114,6 +116,12 @@ class Kea:
     def __init__(self, channel: Channel, installation: UUID) -> None:
         self.channel = channel
         self.installation = installation
+
+    def verify(self) -> None:
+        self._configuration()
+        if missing := sorted(_NEEDED - {*self._ask("list-commands")}):
+            hook = ": is the hook lease_cmds loaded?" if missing[0].startswith("lease") else ""
+            raise Unsupported(f"Kea has no command {', '.join(missing)}{hook}")
 
     def ensure_subnet(self, subnet: Subnet) -> None:
         self._change(lambda held: held.with_subnet(subnet))

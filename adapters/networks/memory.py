@@ -26,6 +26,9 @@ class MemoryDhcp:
         self.server = server
         self.installation = installation
 
+    def verify(self) -> None:
+        self._ask("verify", lambda: None, None)
+
     def ensure_subnet(self, subnet: Subnet) -> None:
         self._change("ensure_subnet", lambda held: held.with_subnet(subnet))
 

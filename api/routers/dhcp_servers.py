@@ -18,6 +18,7 @@ from api.matching import Match
 from api.once import Answer
 from api.permissions import needs
 from api.routers.hosts import HostLogin
+from flows import enrolment
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/dhcp-servers", tags=["infrastructure"])
@@ -82,8 +83,10 @@ _shown = infrastructure.plainly(DhcpServer)
 def create_dhcp_server(
     request: Request, new: NewDhcpServer, caller: Caller, idempotency_key: Key = None
 ) -> Response:
-    """Add a DHCP server; networks of its datacenter are served by it from then on."""
+    """Add a DHCP server; it is asked whether it can serve networks of its datacenter, first."""
     once, made = once_without_secrets(request, caller, idempotency_key, new), uuid4()
+    login = new.login.chap if new.login else None
+    enrolment.ask_dhcp_at(new.kind, new.address, made, login)
 
     def act(db: Session) -> Answer:
         datacenter = finding.shared(db, models.Datacenter, new.datacenter).id
@@ -91,8 +94,8 @@ def create_dhcp_server(
         fields = new.model_dump(include={"name", "kind", "address"}, mode="json")
         row = models.DhcpServer(id=made, datacenter_id=datacenter, **fields)
         infrastructure.enter(db, row, row.name)
-        if new.login:
-            cloud.secrets.keep(db, made, new.login.chap)
+        if login:
+            cloud.secrets.keep(db, made, login)
         return infrastructure.created("dhcp-servers", DhcpServer.model_validate(row))
 
     return once.answer(act).response()
@@ -123,15 +126,22 @@ def read_dhcp_server(server_id: UUID) -> DhcpServer:
 
 @router.patch("/{server_id}", dependencies=[needs(Privilege.PHYS_DC_ALLOW_MODIFY_NETWORK)])
 def change_dhcp_server(server_id: UUID, wanted: DhcpServerChange, match: Match) -> DhcpServer:
-    """Change its name or login; or where it is found, while no network is served by it."""
+    """Change its name or login; or where it is found, while no network is served by it.
+
+    At a new address, and with a new login, it is asked first, as when it was added.
+    """
     values = wanted.model_dump(exclude_unset=True, exclude={"login"})
+    login = wanted.login.chap if wanted.login else None
+    if "address" in values or login:
+        now = read_dhcp_server(server_id)
+        enrolment.ask_dhcp_at(now.kind, values.get("address", now.address), server_id, login)
 
     def act(db: Session, row: models.DhcpServer) -> DhcpServer:
         if "address" in values and (users := [*uses.users_of(db, row)]):
             raise uses.in_use(row, users)
         infrastructure.assign(row, values)
-        if wanted.login:
-            cloud.secrets.keep(db, row.id, wanted.login.chap)
+        if login:
+            cloud.secrets.keep(db, row.id, login)
         return DhcpServer.model_validate(row)
 
     return infrastructure.change(models.DhcpServer, server_id, act, match, _shown)

@@ -1,7 +1,6 @@
 """A VM's NICs: attached to networks, and detached; while it is on, where its host can."""
 
 from ipaddress import IPv4Address
-from typing import Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
@@ -19,15 +18,13 @@ from api.dependencies import Caller, Name
 from api.matching import Match
 from api.networking import usable_networks
 from api.permissions import needs
-from api.reports import Operation
+from api.planning import ANSWERS, PlannedStarting
 from api.routers.vms import Nic, datacenter_of, tell_addresses, volume_locks
-from api.starting import Starting
 from flows.abilities import require_hot_nic
 from flows.attach_nic import is_restricted
 from flows.cloud import cloud
 
 router = APIRouter(prefix="/vms", tags=["vms"])
-_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": Operation}}
 
 
 class NicOfVm(BaseModel):
@@ -42,16 +39,16 @@ class NicOfVm(BaseModel):
 @router.post(
     "/{vm_id}/nics",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
-def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: Starting) -> Response:
+def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: PlannedStarting) -> Response:
     """Attach a NIC to a VM: its address is reserved at once.
 
     One that is on gets the card while it runs (`plug-nic`), where its host can that. The guest's
     packets go on leaving by the NIC by which they did.
     """
-    nic, asked = uuid4(), list[NewNic]()
+    nic, asked = starter.chosen("nic", uuid4), list[NewNic]()
 
     def plan(db: Session) -> accepted.Request:
         vm = finding.vm(db, caller, vm_id)
@@ -69,7 +66,7 @@ def attach_nic(vm_id: UUID, wanted: NicOfVm, caller: Caller, starter: Starting) 
         restricted = is_restricted(asked[0].network)
         require_hot_nic(cloud.inventory.vm(vm_id), restricted=restricted)
 
-    return starter.start(plan, check)
+    return starter.start(plan, check, wish=wanted)
 
 
 @router.get("/{vm_id}/nics/{nic_id}", dependencies=[needs(Privilege.VDC_ENUMERATE)])
@@ -82,11 +79,11 @@ def read_nic(vm_id: UUID, nic_id: UUID, caller: Caller) -> Nic:
 @router.delete(
     "/{vm_id}/nics/{nic_id}",
     status_code=202,
-    responses=_ACCEPTED,
+    responses=ANSWERS,
     dependencies=[needs(Privilege.VAPP_CUSTOMISE_SETTINGS)],
 )
 def detach_nic(
-    vm_id: UUID, nic_id: UUID, caller: Caller, starter: Starting, match: Match
+    vm_id: UUID, nic_id: UUID, caller: Caller, starter: PlannedStarting, match: Match
 ) -> Response:
     """Detach a NIC of a VM: its address is free again.
 

@@ -1,6 +1,8 @@
 """Networks and addresses: made, used, changed, deleted; and refused for what each is."""
 
+import os
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -350,7 +352,7 @@ def test_the_same_key_makes_one_network_and_buys_one_address(api: Api, server: s
 
 def test_a_dhcp_servers_password_is_never_told(api: Api) -> None:
     login = {"user": "kea", "password": "secret-word"}
-    body = {"datacenter": "main", "name": "d", "address": "http://127.0.0.1:1", "login": login}
+    body = {"datacenter": "main", "name": "d", "kind": "memory", "address": "m", "login": login}
     made = api.post("/v1/dhcp-servers", json=body, headers={"Idempotency-Key": "k"})
     assert made.status_code == 201, made.text
     path = made.headers["location"]
@@ -362,6 +364,33 @@ def test_a_dhcp_servers_password_is_never_told(api: Api) -> None:
     assert cloud.secrets.has(UUID(made.json()["id"]))
     assert api.delete(path).status_code == 204
     assert not cloud.secrets.has(UUID(made.json()["id"]))
+
+
+def test_a_dhcp_server_is_asked_when_it_is_added_and_when_it_is_found_elsewhere(
+    api: Api, tmp_path: Path
+) -> None:
+    body = {"datacenter": "main", "name": "d", "kind": "memory", "address": "m"}
+    (tmp_path / "dnsmasq.pid").write_text(f"{os.getpid()}\n")
+    for kind, address in (
+        ("kea", f"{tmp_path}/kea.sock"),
+        ("kea", "http://127.0.0.1:1/"),
+        ("kea", "http://[::1"),
+        ("dnsmasq", str(tmp_path)),
+    ):
+        asked = {**body, "kind": kind, "address": address}
+        told = refused(api.post("/v1/dhcp-servers", json=asked), 422, "dhcp-server-away")
+        assert address in told["detail"]
+    cloud.world.set_fate("dhcp.verify", "refuses")
+    refused(api.post("/v1/dhcp-servers", json=body), 422, "dhcp-server-unfit")
+    assert api.get("/v1/dhcp-servers").json() == []
+    path = api.post("/v1/dhcp-servers", json=body).headers["location"]
+    for change in ({"address": "n"}, {"login": {"user": "kea", "password": "secret-word"}}):
+        cloud.world.set_fate("dhcp.verify", "fails")
+        refused(api.call("PATCH", path, json=change), 422, "dhcp-server-away")
+    cloud.world.set_fate("dhcp.verify", "fails")
+    assert api.call("PATCH", path, json={"name": "e"}).status_code == 200
+    assert api.get(path).json()["address"] == "m"
+    assert not cloud.secrets.has(UUID(path.rpartition("/")[2]))
 
 
 def test_cards_come_and_go_while_a_vm_is_off(api: Api, server: str) -> None:

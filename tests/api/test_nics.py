@@ -122,3 +122,28 @@ def test_what_a_vm_that_is_on_cannot_be_given_is_refused_at_once(
     refused(api.post(f"{vm}/nics", json={"network": "default"}), 422, "nic-not-hot")
     refused(api.delete(nic), 422, "nic-not-hot")
     assert nics(api, vm) == before
+
+
+def test_a_nic_is_planned_with_its_address_and_whether_its_guest_runs(api: Api) -> None:
+    networked(api.world)
+    vm = f"/v1/vms/{api.appliance(WEB)['vms'][0]['id']}"
+    api.done(api.post(f"{vm}/deploy"))
+    asked, dry = {"network": "default"}, {"dry_run": "true"}
+    before = nics(api, vm)
+    plan = api.post(f"{vm}/nics", json=asked, params=dry).json()
+    assert "plug-nic" in steps(plan)
+    assert "define-anew" not in steps(plan)
+    assert nics(api, vm) == before
+    other = api.post(f"{vm}/nics", json=asked, params=dry).json()
+    api.done(api.post(f"{vm}/nics", json=asked, params={"plan": plan["id"]}))
+    assert [nic["address"] for nic in nics(api, vm)] == ["10.0.0.2", "10.0.0.3"]
+    late = api.post(f"{vm}/nics", json=asked, params={"plan": other["id"]})
+    refused(late, 409, "plan-outdated")
+    assert "address is 10.0.0.4, was 10.0.0.3" in late.text
+    nic = f"{vm}/nics/{nics(api, vm)[1]['id']}"
+    gone = api.delete(nic, params=dry).json()
+    assert "pull-nic" in steps(gone)
+    api.done(api.delete(nic, params={"plan": gone["id"]}))
+    assert nics(api, vm) == before
+    taken = api.post(f"{vm}/nics", json={**asked, "address": "10.0.0.2"}, params=dry)
+    refused(taken, 409, "address-taken")

@@ -465,7 +465,8 @@ def test_the_command_line_shows_a_plan_and_carries_it_out(
     assert re.search(r"virtual-datacenter +cpu +2 +1", away)
     assert run("power", "web", "off").exit_code == 0
     capture = ("capture", "web", "golden", "--all")
-    for words in (("persist", "web"), ("resize", "web", "--cpu", "2"), capture):
+    attach = ("attach-nic", "web", "default")
+    for words in (("persist", "web"), ("resize", "web", "--cpu", "2"), attach, capture):
         shown = run(*words, "--dry-run")
         assert shown.exit_code == 0, shown.output
         (plan,) = re.findall(r"--plan ([0-9a-f-]{36})", shown.output)

@@ -192,6 +192,14 @@ def addresses(leases: list[Lease]) -> list[str]:
 # --- subnets -----------------------------------------------------------------------------------
 
 
+def test_a_server_that_can_be_used_says_so_and_is_left_as_it_is(counterpart):
+    before, changes = counterpart.photograph(), counterpart.changes()
+    counterpart.server.verify()
+    if isinstance(counterpart, Memory):
+        return  # its photograph has that it was asked
+    assert (counterpart.photograph(), counterpart.changes()) == (before, changes)
+
+
 def test_a_subnet_is_as_it_was_said(server: DhcpServer) -> None:
     said = subnet(
         101,

@@ -100,7 +100,7 @@ def test_a_host_that_is_away_is_told_of_and_holds_up_no_other(world):
     assert cloud.switch(host).links(cloud.inventory.installation)
 
 
-@pytest.mark.parametrize("kind", ["ovs", "port-group"])
+@pytest.mark.parametrize("kind", ["ovs", "port-group", "distributed"])
 def test_links_of_every_kind_are_given_back(world, kind):
     vm, _ = deploy_networked(world)
     with cloud.database.write() as db:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from adapters.errors import Conflict, InUse, Transient
+from adapters.errors import Conflict, InUse, Transient, Unsupported
 from adapters.lan import Route
 from adapters.networks import dnsmasq as dnsmasq_adapter
 from adapters.networks.dnsmasq import Dnsmasq
@@ -108,6 +108,17 @@ def test_what_an_operator_adds_to_ours_stays(lab, server):
     with pytest.raises(InUse):
         server.delete_subnet(said.id)
     assert (lab.folder / "ranges" / "own.conf").exists()
+
+
+def test_a_server_without_its_folders_says_what_it_cannot(lab, server):
+    server.verify()
+    (lab.folder / "names").rmdir()
+    with pytest.raises(Unsupported, match="no folder names"):
+        server.verify()
+    (lab.folder / "names").mkdir()
+    lab.stop()
+    with pytest.raises(Transient):
+        server.verify()
 
 
 def test_what_changes_nothing_starts_nothing_anew(lab, server):

@@ -327,6 +327,16 @@ def test_a_runner_waits_for_its_turn_but_not_for_ever(lab, server, monkeypatch):
     server.ensure_subnet(subnet(101))
 
 
+def test_a_server_without_the_hook_for_leases_says_what_it_cannot(lab, server):
+    server.verify()
+    configure(lab, lambda dhcp4: dhcp4.pop("hooks-libraries"))
+    with pytest.raises(Unsupported, match=r"lease4-del, lease4-get-all: is the hook lease_cmds"):
+        server.verify()
+    lab.stop()
+    with pytest.raises(Transient):
+        server.verify()
+
+
 def test_an_agent_takes_the_same_for_a_password(tmp_path, lab, server):
     with started(LabAgent(tmp_path / "agent", lab.socket, "cloudloom", "secret word")) as agent:
 
@@ -337,6 +347,7 @@ def test_an_agent_takes_the_same_for_a_password(tmp_path, lab, server):
         said = subnet(101)
         nic = card(said, 5)
         remote = by("secret word")
+        remote.verify()
         remote.ensure_subnet(said)
         remote.ensure_reservations([nic])
         assert server.content() == remote.content() == ({said.id: said}, {nic.id: nic})
@@ -344,6 +355,8 @@ def test_an_agent_takes_the_same_for_a_password(tmp_path, lab, server):
             with pytest.raises(NotAllowed) as refusal:
                 by(wrong).content()
             assert "another" not in str(refusal.value)
+            with pytest.raises(NotAllowed):
+                by(wrong).verify()
         lab.lose()
         with pytest.raises((Transient, Refused)):
             remote.content()

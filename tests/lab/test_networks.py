@@ -256,6 +256,39 @@ def test_an_address_is_anothers_at_once(lab):
     assert lab.leases() == [(mac, "10.0.0.55")]
 
 
+ASK = (  # of a card that may just have come
+    "until [ -e /sys/class/net/eth1 ]; do sleep 1; done; ip link set eth1 up;"
+    " udhcpc -i eth1 -s /bin/lease -t 9 -T 3 -n -q >/dev/null 2>&1;"
+    " echo; echo TOLD-$(cat /tmp/address.eth1)"
+)
+
+
+def test_a_guest_that_runs_is_given_a_card_and_gives_it_back(lab):
+    vm, other = lab.vm(0, 55), lab.vm(1, 56)
+    lab.world.run("deploy_vm", vm)
+    lab.world.run("deploy_vm", other)
+    guest, nic = lab.guest(vm), uuid4()
+    lab.guest(other)
+    before = guest.tell("ip route | md5sum | sed s/^/ROUTES-/", "ROUTES-")
+    asked = {"id": str(nic), "network": str(lab.networks[1]), "address": "10.0.0.57"}
+    lab.world.run("attach_nic", vm, nic=asked)
+    assert guest.tell(ASK, "TOLD-1", 120) == "TOLD-10.0.0.57"
+    mac = cloud.inventory.vm(vm).card(nic).mac
+    assert (mac, "10.0.0.57") in lab.leases()
+    ping = "ping -I eth1 -c 1 -W 9 10.0.0.56 >/dev/null 2>&1; a=$?; echo; echo HEARD-it-$a"
+    assert guest.tell(ping, "HEARD-it-") == "HEARD-it-0"
+    assert synced(lab.world, dry_run=True) == {("dhcp-server", "in line"): 2}
+    lab.world.run("detach_nic", vm, nic=str(nic))
+    look = "[ -e /sys/class/net/eth1 ]; a=$?; echo; echo GONE-$a"
+    assert guest.tell(look, "GONE-") == "GONE-1"
+    assert "10.0.0.57" not in {address for _, address in lab.leases()}
+    assert lab.links() == [101, 102]
+    after = guest.tell("ip route | md5sum | sed s/^/AFTER-/", "AFTER-")
+    assert after.removeprefix("AFTER-") == before.removeprefix("ROUTES-")
+    assert cloud.hypervisor(lab.world.hosts[0]).has_vm(cloud.inventory.vm(vm).definition())
+    assert synced(lab.world) == {("dhcp-server", "in line"): 2}
+
+
 def killed(lab: Lab, kind: str, vm: UUID, step: str, words: Path) -> Operation:
     """An operation whose runner has died by SIGKILL right after a step's effect."""
     operation, settings = lab.world.accept(kind, vm), cloud.settings

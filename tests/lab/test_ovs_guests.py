@@ -96,3 +96,40 @@ def test_a_guest_hears_its_own_vlan_only(
     switch.delete_guards([guard])
     switch.delete_link(link)
     assert switch.links(OURS) == []
+
+
+def test_a_card_comes_to_a_guest_that_runs_and_again_when_it_has_gone(
+    wire: Wire,
+    wired_host: WiredHost,
+    kvm: KvmHost,
+    ovs: Ovs,
+    hypervisor: KvmHypervisor,
+    tmp_path: Path,
+    appliance_image: Path,
+) -> None:
+    switch = OpenVswitch(wired_host.namespace, ovs.database)
+    wire.switch.ip("address", "add", "10.0.101.1/24", "dev", "br101")
+    bare = appliance_vm(tmp_path, appliance_image).model_copy(update={"nics": ()})
+    nic = Nic(id=uuid4(), mac="52:54:00:00:00:05", kind="ovs", bridge="br0", tag=101)
+    vm = bare.model_copy(update={"nics": (nic,)})
+    define(hypervisor, bare)
+    hypervisor.set_power(vm.id, Power.ON, timeout_s=0)
+    guest = Guest(hypervisor, kvm.uri, vm.id)
+    guest.boot()
+    guard = Guard(
+        nic=nic.id, mac=nic.mac, addresses=("10.0.101.5",), switch="br0", tag=101,
+        installation=OURS,
+    )  # fmt: skip
+    for time in ("first", "again"):
+        switch.ensure_guards([guard])
+        hypervisor.set_nics(bare, vm)
+        ask = (
+            "until [ -e /sys/class/net/eth0 ]; do sleep 1; done; ip link set eth0 up;"
+            " ip addr add 10.0.101.5/24 dev eth0; a=no;"
+            f" ping -c 1 -W 9 10.0.101.1 >/dev/null 2>&1 && a=yes; echo; echo HEARD-{time}-$a"
+        )
+        assert guest.tell(ask, f"HEARD-{time}-", 120) == f"HEARD-{time}-yes"
+        hypervisor.set_nics(vm, bare)
+        assert card_of(nic.id) not in ovs.vsctl("list-ports", "br0")
+    switch.delete_guards([guard])
+    assert switch.guards(OURS) == []

@@ -1,4 +1,7 @@
-"""What pretended VMs have of cards: the MACs (`macs`) of those that are in networks."""
+"""What pretended VMs have of cards: the MACs (`macs`) of those that are in networks.
+
+Of these, a guest that runs may have let some go by itself (`let_go`): its next start has them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,14 +35,17 @@ class MemoryCards:
             for nic in gone:
                 if nic.mac in found["macs"]:
                     self._require_released(vm.id, "NIC", nic.id, "nic-in-use")
-            self.world.put("vm", vm.id, {**found, "digest": vm.digest, "macs": macs_of(vm)})
+            kept = {key: said for key, said in found.items() if key != "let_go"}
+            self.world.put("vm", vm.id, {**kept, "digest": vm.digest, "macs": macs_of(vm)})
 
         self.world.call("hypervisors.set_nics", vm.id, effect, None)
 
-    def has_nic(self, vm: UUID, nic: Nic, *, whole: bool = False) -> bool:  # noqa: ARG002 - never half
+    def has_nic(self, vm: UUID, nic: Nic, *, whole: bool = False) -> bool:
         def effect() -> bool:
             found = self._vm(vm)
-            return found is not None and nic.mac in found["macs"]
+            if found is None or nic.mac not in found["macs"]:
+                return False
+            return not (whole and nic.mac in found.get("let_go", ()))
 
         return self.world.call("hypervisors.has_nic", nic.id, effect, lie=False)
 

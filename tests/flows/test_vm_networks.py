@@ -77,6 +77,21 @@ def test_a_vm_has_its_ports_of_open_vswitch_again_when_it_starts(world: World) -
     assert switch.guards(installation) == [guard]
 
 
+def test_a_card_that_its_guest_keeps_has_its_port_of_open_vswitch(world: World) -> None:
+    """libvirt may have taken it away, and the card is given back into it."""
+    vm, _ = deploy_networked(world)
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(link_kind="ovs", switch="br0"))
+    world.run("deploy_vm", vm)
+    record = cloud.inventory.vm(vm)
+    cloud.hypervisor(record.host).guest_keeps(vm)
+    cloud.switch(record.host).delete_guards(record.guards)
+    asked = world.accept("detach_nic", vm, nic=str(record.nics[0].id))
+    ended = FLOWS["detach_nic"](asked.id)
+    assert (ended.state, ended.error["code"]) == (OperationState.FAILED, "nic-in-use")
+    assert cloud.switch(record.host).has_guards(record.guards)
+
+
 def test_a_port_group_of_all_hosts_goes_with_the_last_vm_of_any(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from adapters.types import Value
 MAC = r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$"
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 MTU = 1500  # what every switch can
+_LINK_LOCAL = IPv6Network("fe80::/64")
 
 
 class NetworkKind(StrEnum):
@@ -163,6 +164,12 @@ class Guard(Value):
         cls, said: tuple[IPv4Address | IPv6Address, ...] | None
     ) -> tuple[IPv4Address | IPv6Address, ...] | None:
         return None if said is None else tuple(sorted(said, key=lambda x: (x.version, int(x))))
+
+    @property
+    def addresses6(self) -> tuple[IPv6Address, ...]:
+        """Its IPv6 addresses, with the one that it gives itself wherever it is."""
+        own = [each for each in self.addresses or () if isinstance(each, IPv6Address)]
+        return (stateless(_LINK_LOCAL, self.mac), *own)
 
     @property
     def card(self) -> str:

@@ -3,7 +3,9 @@
 VMs that are concerned are under this operation until it ends; what others have is theirs.
 """
 
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from adapters.database.operations import LeaseLost, Operation
@@ -54,19 +56,9 @@ def hold_concerned(datacenter: UUID, found: list[HostDifference]) -> list[HostDi
 @step("mend-host", Effect.REMOVES)
 def mend_host(found: HostDifference, datacenter: UUID) -> Finding:
     """Make links whole, guard cards, put them back; what a host refuses is told."""
-    switch = cloud.switch(found.host)
-    try:
-        for link in dict.fromkeys(link for each in found.lost for link in each.links):
-            switch.ensure_link(link)
-        if guards := [guard for each in found.lost for guard in each.guards]:
-            switch.ensure_guards(guards)
-        for some in (some for each in found.lost for some in each.loose):
-            switch.plug(some.link, some.nics)
-    except LeaseLost:
-        raise
-    except AdapterError as error:
-        return Finding(what="host", name=found.name, state="not mended", detail=str(error))
-    return Finding(what="host", name=found.name, state="mended")
+    refusals = [said for each in _ways_back(found) if (said := _refusal(each))]
+    state = "not mended" if refusals else "mended"
+    return Finding(what="host", name=found.name, state=state, detail="; ".join(refusals))
 
 
 @mend_host.look
@@ -79,6 +71,28 @@ def _(found: HostDifference, datacenter: UUID) -> bool:
         or any(switch.loose(some.link, some.nics) for some in each.loose)
         for each in found.lost
     )
+
+
+def _ways_back(found: HostDifference) -> Iterator[Callable[[], None]]:
+    """What gives it all back: guards before the cards that they are for."""
+    switch = cloud.switch(found.host)
+    for link in dict.fromkeys(link for each in found.lost for link in each.links):
+        yield partial(switch.ensure_link, link)
+    if guards := [guard for each in found.lost for guard in each.guards]:
+        yield partial(switch.ensure_guards, guards)
+    for some in (some for each in found.lost for some in each.loose):
+        yield partial(switch.plug, some.link, some.nics)
+
+
+def _refusal(mend: Callable[[], None]) -> str:
+    """What the host says to this; it holds up nothing else."""
+    try:
+        mend()
+    except LeaseLost:
+        raise
+    except AdapterError as error:
+        return str(error)
+    return ""
 
 
 def _held(found: HostDifference) -> HostDifference:

@@ -35,13 +35,14 @@ _HEARD = (
     "priority=8,{card},{own},icmp6,icmp_type=134,actions=drop",
     "priority=8,{card},{own},udp6,tp_src=547,actions=drop",
     "priority=7,{card},{own},ipv6,ipv6_src=::,actions={ok}",
-    "priority=7,{card},{own},ipv6,ipv6_src=fe80::/10,actions={ok}",
+    "priority=8,{card},{own},icmp6,icmp_type=136,actions=drop",
 )
 _HEARD_AT = (
     "priority=7,{card},{own},arp,arp_sha={mac},arp_spa={address},actions={ok}",
     "priority=7,{card},{own},ip,nw_src={address},actions={ok}",
 )
 _HEARD_AT6 = "priority=7,{card},{own},ipv6,ipv6_src={address},actions={ok}"
+_TOLD6 = "priority=9,{card},{own},icmp6,ipv6_src={address},icmp_type=136,icmp_code=0,nd_target="
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,12 @@ class Place:
             return
         yield from (heard + each.format(**words) for each in _HEARD)
         for address in self.guard.addresses:
-            said = _HEARD_AT if address.version == 4 else (_HEARD_AT6,)  # noqa: PLR2004 - of IP
-            yield from (heard + each.format(**words, address=address) for each in said)
+            if address.version == 4:  # noqa: PLR2004 - of IP
+                yield from (heard + each.format(**words, address=address) for each in _HEARD_AT)
+        for address6 in self.guard.addresses6:
+            yield heard + _HEARD_AT6.format(**words, address=address6)
+            told = heard + _TOLD6.format(**words, address=address6)
+            yield from (f"{told}{each},actions={_ON}" for each in self.guard.addresses6)
 
     def changes(self) -> Iterator[str]:
         """What makes the port's flows these, for `ovs-ofctl`."""

@@ -31,6 +31,7 @@ table bridge {table} {{
     set macs {{ type ifname . ether_addr; {macs} }}
     set addresses {{ type ifname . ether_addr . ipv4_addr; {addresses} }}
     set addresses6 {{ type ifname . ether_addr . ipv6_addr; {addresses6} }}
+    set told6 {{ typeof iifname . @th,64,128; {told6} }}
     chain heard {{
         type filter hook prerouting priority -300; policy accept;
         iifname != @cards accept
@@ -43,7 +44,8 @@ table bridge {table} {{
         ether type ip iifname . ether saddr . ip saddr @addresses accept
         ether type ip6 icmpv6 type nd-router-advert drop
         ether type ip6 udp sport 547 drop
-        ether type ip6 ip6 saddr {{ ::, fe80::/10 }} accept
+        ether type ip6 icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @told6 drop
+        ether type ip6 ip6 saddr :: accept
         ether type ip6 iifname . ether saddr . ip6 saddr @addresses6 accept
         drop
     }}
@@ -153,16 +155,19 @@ def _script(installation: UUID, guards: Collection[Guard]) -> str:
         cards=_elements(f'"{each.card}" comment "{each.nic}"' for each in told),
         free=_elements(f'"{each.card}"' for each in told if each.addresses is None),
         macs=_elements(f'"{each.card}" . {each.mac}' for each in told),
-        addresses=_elements(_addressed(told, version=4)),
-        addresses6=_elements(_addressed(told, version=6)),
+        addresses=_elements(
+            f'"{each.card}" . {each.mac} . {address}'
+            for each in told
+            for address in each.addresses or ()
+            if address.version == 4  # noqa: PLR2004 - of IP
+        ),
+        addresses6=_elements(f'"{x.card}" . {x.mac} . {own}' for x, own in _addressed6(told)),
+        told6=_elements(f'"{x.card}" . {int(own):#x}' for x, own in _addressed6(told)),
     )
 
 
-def _addressed(guards: Collection[Guard], version: int) -> Iterator[str]:
-    for each in guards:
-        for address in each.addresses or ():
-            if address.version == version:
-                yield f'"{each.card}" . {each.mac} . {address}'
+def _addressed6(guards: Collection[Guard]) -> Iterator[tuple[Guard, IPv6Address]]:
+    return ((x, own) for x in guards if x.addresses is not None for own in x.addresses6)
 
 
 def _elements(each: Iterator[str]) -> str:
@@ -175,8 +180,10 @@ def _read(said: list[dict[str, Any]], installation: UUID) -> list[Guard]:
     macs = dict(each["concat"] for each in sets["macs"])
     addresses: dict[str, list[IPv4Address | IPv6Address]] = {}
     for each in (*sets["addresses"], *sets.get("addresses6", ())):
-        card, _, address = each["concat"]
-        addresses.setdefault(card, []).append(ip_address(address))
+        card, _, word = each["concat"]
+        address = ip_address(word)
+        if address.version == 4 or not address.is_link_local:  # noqa: PLR2004 - of IP
+            addresses.setdefault(card, []).append(address)
     return [
         Guard(
             nic=UUID(each["elem"]["comment"]),

@@ -22,7 +22,9 @@ class Passage:
 
     def start(self, port: int) -> None:
         """Start it, and wait until the port is there."""
-        self._here.spawn("socat", f"UNIX-LISTEN:{self._socket},fork", f"TCP:127.0.0.1:{port}")
+        self._here.spawn(
+            "socat", f"UNIX-LISTEN:{self._socket},fork,unlink-early", f"TCP:127.0.0.1:{port}"
+        )
         self._wait(self._here, self._socket.exists)
         self._there.spawn(
             *("ip", "netns", "exec", self._namespace.name, "socat"),

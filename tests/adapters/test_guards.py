@@ -1,5 +1,6 @@
 """Guarded cards of a host's switches, by packets: what is heard of them, and what is not."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -145,6 +146,42 @@ def test_a_guarded_card_has_the_ipv6_that_it_gives_itself(place):
     guest.network.ip("address", "add", "fd00::9/64", "dev", "eth0", "nodad")
     guest.network.ip("address", "delete", "fd00::5/64", "dev", "eth0")
     assert not guest.hears("fd00::6")
+
+
+CLAIM = """
+import socket, sys
+kind, mac, source, target = int(sys.argv[1]), *sys.argv[2:5]
+out = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+out.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+out.bind((source, 0, 0, socket.if_nametoindex("eth0")))
+about = socket.inet_pton(socket.AF_INET6, "fd00::7" if kind == 135 else target)
+told = bytes([1 if kind == 135 else 2, 1]) + bytes.fromhex(mac.replace(":", ""))
+head = bytes([kind, 0, 0, 0, 0x20 if kind == 136 else 0, 0, 0, 0])
+for _ in range(2):
+    out.sendto(head + about + told, ("fd00::7", 0))
+"""
+ASKS, ANSWERS = "135", "136"  # of neighbours, who tell their MACs by both
+
+
+@pytest.mark.parametrize(
+    ("kind", "victim"), [(ANSWERS, "fd00::6"), (ANSWERS, "fe80::6"), (ASKS, "fe80::6")]
+)
+def test_a_guarded_card_is_not_believed_to_have_a_peers_ipv6(place, kind, victim):
+    """Also not the address by which its router is known."""
+    guard = place.guard(MINE, "10.0.0.5", "fd00::5")
+    place.switch.ensure_guards([guard])
+    guest = place.guest(guard.card, MINE, "fd00::5/64")
+    third = place.guest("third", "52:54:00:00:00:07", "fd00::7/64")
+    known = ("neighbour", "replace", victim, "lladdr", OTHER, "dev", "eth0", "nud", "stale")
+    third.network.ip(*known)
+    assert guest.hears("fd00::7", tries=9)
+    source = "fd00::5"
+    if kind == ASKS:
+        guest.network.ip("address", "add", f"{victim}/128", "dev", "eth0", "nodad")
+        source = victim
+    guest.network.run(sys.executable, "-c", CLAIM, kind, MINE, source, victim)
+    (told,) = third.network.ask("neighbour", "show", victim)
+    assert told["lladdr"] == OTHER
 
 
 def test_a_card_with_any_address_still_has_its_own_mac(place):

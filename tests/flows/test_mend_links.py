@@ -86,6 +86,8 @@ def test_a_host_that_refuses_is_told_of_and_its_vms_are_free_again(world):
     assert report_of(operation.id)["host", "not mended"] == 1
     assert cloud.operations.read(operation.id).left_behind
     assert cloud.lans.idle_at(host)
+    guards = [guard for vm in cloud.lans.idle_at(host) for guard in vm.guards]
+    assert cloud.switch(host).has_guards(guards), "one refusal holds up no other thing"
     cloud.world.remove("uplink", f"{host}:up0")
     assert mended(world)["host", "mended"] == 1
 

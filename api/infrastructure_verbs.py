@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What it is called in the API, and what a list shows of it.
 _NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "datacenters": ("datacenters", ("id", "name", "repository", "repository_share")),
+    "datacenters": ("datacenters", ("id", "name", "repository", "repository_share", "relays")),
     "virtual-datacenters": ("virtual-datacenters", ("id", "name", "datacenter_id", "family")),
     "racks": ("racks", ("id", "name", "vlan_min", "vlan_max", "vlans_avoided", "vlans_usable")),
     "hosts": (

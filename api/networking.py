@@ -1,6 +1,6 @@
 """Networks as they are asked for: what fits together, and what is chosen where nobody says."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -66,8 +66,10 @@ def require_sound(network: NetworkRecord) -> None:
         return
     if not LARGEST <= network.range.prefixlen <= SMALLEST:
         raise _invalid(f"a range has a prefix of {LARGEST} to {SMALLEST}, unlike {network.range}")
+    if network.gateway and network.gateway not in network.range:
+        raise _invalid(f"gateway {network.gateway} is not in {network.range}")
     for each in (network.gateway, network.relay):
-        if each is not None and not _is_for_somebody(each, network.range):
+        if each in {network.range.network_address, network.range.broadcast_address}:
             raise _invalid(f"{each} is no address of {network.range} that anybody may have")
     for said in network.excluded:
         span(said)
@@ -124,11 +126,6 @@ def usable_networks(db: Session, vdc: UUID) -> dict[str, models.Network]:
     )
     own = select(table).where(table.virtual_datacenter_id == vdc)
     return {each.name: each for query in (operators, own) for each in db.scalars(query)}
-
-
-def _is_for_somebody(address: IPv4Address, within: IPv4Network) -> bool:
-    ends = (within.network_address, within.broadcast_address)
-    return address in within and address not in ends
 
 
 def _invalid(text: str) -> Problem:

@@ -12,7 +12,7 @@ from adapters.types import Family
 
 
 class Datacenter(Labelled, Base):
-    """A site, with its image repository."""
+    """A site, with its image repository; in VLAN n, its DHCP relay has the n-th of `relays`."""
 
     __tablename__ = "datacenters"
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -20,6 +20,7 @@ class Datacenter(Labelled, Base):
     repository: Mapped[str]
     repository_marker: Mapped[UUID]
     repository_share: Mapped[str | None] = mapped_column(String(400))
+    relays: Mapped[str | None] = mapped_column(String(18))
 
 
 class Rack(Labelled, Base):

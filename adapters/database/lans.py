@@ -1,7 +1,7 @@
 """Networks as DHCP servers are to know them: subnets, and the addresses of NICs."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 from uuid import UUID
 
@@ -84,17 +84,24 @@ class Lans:
         found = [*rows]
         wanted = [*{row.network_id for row in found}]
         networks = [network_of(row) for row in rows_having(db, _NETWORK.id, wanted)]
-        subnets = [subnet for x in networks if (subnet := self._subnet(x))]
+        sites = rows_having(db, models.Datacenter.id, [*{x.datacenter_id for x in networks}])
+        relays = {row.id: row.relays for row in sites}
+        subnets = [
+            subnet for x in networks if (subnet := self._subnet(x, relays[x.datacenter_id]))
+        ]
         served = {subnet.id for subnet in subnets}
         reservations = [_reservation(row) for row in found if row.network_id in served]
         return sorted(subnets, key=lambda each: each.number), reservations
 
-    def _subnet(self, network: NetworkRecord) -> Subnet | None:
+    def _subnet(self, network: NetworkRecord, relays: str | None) -> Subnet | None:
         if network.range is None or network.number is None:
             return None
-        said = ("id", "number", "range", "gateway", "dns", "suffix", "routes", "relay", "mtu")
+        relay = network.relay
+        if relay is None and relays and network.tag:
+            relay = IPv4Network(relays).network_address + network.tag
+        said = ("id", "number", "range", "gateway", "dns", "suffix", "routes", "mtu")
         values = {name: getattr(network, name) for name in said}
-        return Subnet(**values, installation=self._installation)
+        return Subnet(**values, relay=relay, installation=self._installation)
 
 
 def _cards(server: UUID) -> Select[Any]:

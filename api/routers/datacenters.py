@@ -1,15 +1,17 @@
 """Datacenters: sites, each with the directory of its images."""
 
+from ipaddress import IPv4Network
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.vlans import LAST
 from adapters.privileges import Privilege
 from adapters.shares import share_of
 from api import finding, infrastructure
@@ -24,6 +26,14 @@ from flows import enrolment
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 
+
+def of_all_vlans(relays: IPv4Network) -> IPv4Network:
+    """A range with an address for every VLAN."""
+    if relays.num_addresses <= LAST:
+        raise ValueError(f"{relays} has no address for each VLAN up to {LAST}: a /20 has")
+    return relays
+
+
 Share = Annotated[
     str,
     Field(
@@ -31,6 +41,15 @@ Share = Annotated[
         examples=["//nas.example.org/images"],
         description="The same directory as hosts that take CIFS find it: their paths of images "
         "are told in their own notation.",
+    ),
+]
+Relays = Annotated[
+    IPv4Network,
+    AfterValidator(of_all_vlans),
+    Field(
+        examples=["10.98.0.0/20"],
+        description="Where DHCP relays are: in VLAN n the one with the n-th address of these. "
+        "Networks with the same range are told apart by it.",
     ),
 ]
 router = APIRouter(prefix="/datacenters", tags=["infrastructure"])
@@ -44,6 +63,7 @@ class NewDatacenter(BaseModel):
     name: Name = Field(examples=["main"])
     repository: str = Field(max_length=255, examples=["/srv/cloudloom/repository"])
     repository_share: Share | None = None
+    relays: Relays | None = None
 
 
 class DatacenterChange(BaseModel):
@@ -55,6 +75,7 @@ class DatacenterChange(BaseModel):
         None, max_length=255, description="Where the same images are by now."
     )
     repository_share: Share | None = None
+    relays: Relays | None = Field(None, description="DHCP servers hear of it by `sync_dhcp`.")
 
 
 class Datacenter(BaseModel):
@@ -66,6 +87,7 @@ class Datacenter(BaseModel):
     name: str
     repository: str
     repository_share: str | None
+    relays: IPv4Network | None
     labels: dict[str, str]
 
 
@@ -105,6 +127,7 @@ def create_datacenter(new: NewDatacenter, once: Once) -> Response:
     def act(db: Session) -> Answer:
         row = db.get_one(models.Datacenter, entry(db))
         row.repository_share = new.repository_share and share_of(new.repository_share)
+        row.relays = str(new.relays) if new.relays else None
         return infrastructure.created("datacenters", Datacenter.model_validate(row))
 
     return once.answer(act).response()
@@ -132,7 +155,7 @@ def read_datacenter(datacenter_id: UUID) -> Datacenter:
 
 @router.patch("/{datacenter_id}", dependencies=[needs(Privilege.PHYS_DC_MANAGE)])
 def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Match) -> Datacenter:
-    """Say where its repository has moved to, a directory with the same marker; or its share."""
+    """Say where its repository has moved to, a directory with the same marker; or other parts."""
     with cloud.database.read() as db:
         marker = finding.shared(db, models.Datacenter, datacenter_id).repository_marker
     if wanted.repository is not None:
@@ -142,6 +165,8 @@ def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Matc
         row.repository = wanted.repository or row.repository
         if "repository_share" in wanted.model_fields_set:
             row.repository_share = wanted.repository_share and share_of(wanted.repository_share)
+        if "relays" in wanted.model_fields_set:
+            row.relays = str(wanted.relays) if wanted.relays else None
         return Datacenter.model_validate(row)
 
     return infrastructure.change(models.Datacenter, datacenter_id, act, match, _shown)

@@ -1,7 +1,7 @@
 """Networks and addresses: made, used, changed, deleted; and refused for what each is."""
 
 import os
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -336,6 +336,32 @@ def test_a_deployed_vm_is_told_its_address_in_its_networks_vlan(api: Api, server
     assert api.get(path).json()["tag"] is None
     assert cloud.dhcp(UUID(server)).content() == ({}, {})
     assert api.get(path).json()["addresses"]["reserved"] == 1
+
+
+def test_a_network_is_asked_for_by_its_vlans_relay(api: Api, server: str) -> None:
+    with cloud.database.write() as db:
+        db.execute(update(models.Host).values(uplink="eth1", link_kind="bridge"))
+        db.execute(update(models.Datacenter).values(relays="10.98.0.0/20"))
+    network(api, range="10.0.0.0/29")
+    appliance(api, "shop")
+    (vm,) = api.get("/v1/vms").json()
+    api.done(api.post(f"/v1/vms/{vm['id']}/deploy"))
+    dhcp = cloud.dhcp(UUID(server))
+    (subnet,) = dhcp.content()[0].values()
+    assert subnet.relay == IPv4Address("10.98.0.2")
+    moved = {"relays": "10.99.0.0/20"}
+    path = f"/v1/datacenters/{api.world.datacenter}"
+    assert api.call("PATCH", path, json=moved).json()["relays"] == moved["relays"]
+    api.done(api.post(f"{path}/maintenance", json={"kind": "sync_dhcp"}))
+    (subnet,) = dhcp.content()[0].values()
+    assert subnet.relay == IPv4Address("10.99.0.2")
+    refused(api.call("PATCH", path, json={"relays": "10.99.0.0/24"}), 422, "invalid-request")
+
+
+def test_an_operators_network_may_be_asked_for_from_elsewhere(api: Api, server: str) -> None:
+    assert public(api, relay="10.98.0.1")["relay"] == "10.98.0.1"
+    body = {"name": "more", "datacenter": "main", "kind": "external", "range": "10.0.0.0/24"}
+    refused(api.post("/v1/networks", json={**body, "relay": "10.0.0.0"}), 422, "invalid-network")
 
 
 def test_the_same_key_makes_one_network_and_buys_one_address(api: Api, server: str) -> None:

@@ -127,6 +127,7 @@ def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) 
     vdcs, enterprises = [world.vdc, uuid4()], [FIRST_ENTERPRISE, uuid4()]
     with cloud.database.write() as db:
         db.execute(update(models.Template).values(shared=True))
+        db.execute(update(models.Datacenter).values(relays="10.98.0.0/20"))
         db.add(models.Enterprise(id=enterprises[1], name="others"))
         db.flush()
         db.add(
@@ -161,7 +162,6 @@ def furnished(world: real_world.RealWorld, host: WiredHost, servers: list[Kea]) 
                     id=networks[n], virtual_datacenter_id=vdcs[n],
                     datacenter_id=world.datacenter, name=f"tenant-{n}", kind="private",
                     range="10.0.0.0/24", number=n + 1, dhcp_server_id=known,
-                    relay=f"10.98.0.{TAGS[n]}",
                 )
             )  # fmt: skip
     for network in networks:

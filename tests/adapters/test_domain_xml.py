@@ -12,6 +12,7 @@ import pytest
 
 from adapters.guests import Bus, Firmware
 from adapters.hypervisors import domain_xml
+from adapters.hypervisors.libvirt_nics import free_slot
 from adapters.types import (
     Base,
     Connection,
@@ -122,3 +123,11 @@ def test_serials_fit_into_virtio_and_differ():
 def test_each_connection_has_a_secret_of_its_own():
     secrets = {domain_xml.secret_id(a, b) for a in (VM, VOLUME) for b in (VM, VOLUME)}
     assert len(secrets) == 4
+
+
+def test_a_card_that_comes_is_where_no_other_card_is():
+    """Be they libvirt's, or words of QEMU's command line; in what runs, or at the next start."""
+    plugged, full = (ET.fromstring(CASES[name]) for name in ("vm-plugged", "vm-full"))
+    assert free_slot([plugged], 0x1F) == 0x1C
+    assert free_slot([full, plugged], 0x1E) == free_slot([plugged, full], 0x1D) == 0x1C
+    assert free_slot([full], 0x1A) == 0x1A

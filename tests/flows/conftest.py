@@ -3,12 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from adapters.database.session import engine
+from tests.flows.breaking import Breaker
 from tests.flows.scenarios import Worlds
 from tests.worlds import World
 
@@ -50,3 +51,16 @@ def prepared() -> Iterator[Worlds]:
 @pytest.fixture
 def world(prepared: Worlds) -> World:
     return prepared.new()
+
+
+@pytest.fixture
+def breaker(prepared: Worlds, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Breaker]:
+    """What breaks a scenario's operation at a place, and counts its effects."""
+
+    def make(name: str) -> Breaker:
+        made = Breaker(monkeypatch, prepared.put_back(name))
+        made.mind_the_dead()
+        made.count_effects()
+        return made
+
+    return make

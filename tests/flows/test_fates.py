@@ -34,17 +34,6 @@ from tests.flows.test_sagas import (
 )
 
 
-@pytest.fixture
-def breaker(prepared, monkeypatch):
-    def make(name: str) -> Breaker:
-        made = Breaker(monkeypatch, prepared.put_back(name))
-        made.mind_the_dead()
-        made.count_effects()
-        return made
-
-    return make
-
-
 def settle_again(operation: Operation) -> Operation:
     """What the reconciler does when a provisional receipt is due."""
     lapse(operation)

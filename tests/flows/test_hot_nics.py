@@ -21,17 +21,6 @@ NAMES = ["attach_nic-hot", "detach_nic-hot"]
 Breakers = Callable[[str], Breaker]
 
 
-@pytest.fixture
-def breaker(prepared, monkeypatch) -> Breakers:
-    def make(name: str) -> Breaker:
-        made = Breaker(monkeypatch, prepared.put_back(name))
-        made.mind_the_dead()
-        made.count_effects()
-        return made
-
-    return make
-
-
 def keep(vm: UUID) -> None:
     """Let the guest release nothing."""
     cloud.hypervisor(cloud.inventory.vm(vm).host).guest_keeps(vm)

@@ -47,18 +47,6 @@ from tests.flows.test_sagas import (
     require_nothing_left,
 )
 
-
-@pytest.fixture
-def breaker(prepared, monkeypatch):
-    def make(name: str) -> Breaker:
-        made = Breaker(monkeypatch, prepared.put_back(name))
-        made.mind_the_dead()
-        made.count_effects()
-        return made
-
-    return make
-
-
 FORWARD_ONLY = [
     "delete_iscsi_volume",
     "detach_volume",

@@ -23,7 +23,7 @@ from adapters.nodes.ovsdb import Ovsdb
 
 _KEY = "cloudloom-port-"
 _NUMBERS = range(0x4000, 0xC000)  # of ports; a bridge itself counts from 1
-_TRIES = 10  # of lanes that take the same number at once
+_TRIES = 10  # of lanes that take the same number, or write the same file, at once
 _WHOSE = 0xC10D << 48
 _OURS = f"cookie={_WHOSE:#x}/0xffff000000000000"
 _TABLE = 221
@@ -213,8 +213,11 @@ class FlowGuards:
 
     def _write_down(self, bridge: str) -> None:
         """Let them be there again when the host has been off, before its guests are."""
-        while not self._is_written(bridge):  # others write, too
-            self._start.keep(_file(bridge), self._script(bridge))
+        for _ in range(_TRIES):
+            if self._is_written(bridge):
+                return
+            self._start.keep(_file(bridge), self._script(bridge))  # others write, too
+        raise Transient(f"what guards {bridge} does not stay written down")
 
     def _is_written(self, bridge: str) -> bool:
         if self._start.cannot():

@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.errors import Conflict, Unsupported
+from adapters.errors import Conflict, Transient, Unsupported
 from adapters.lan import Guard, Link, LinkKind
+from adapters.nodes.boot_unit import UNIT
 from adapters.nodes.openvswitch import OpenVswitch
 from deployments.lab.ovs import Ovs
 from deployments.lab.process import wait_for
@@ -199,6 +200,14 @@ def test_guards_are_there_again_when_the_switch_was_off(wired_host, ovs, switch,
     wired_host.network.run("sh", str(etc / "cloudloom" / "networks.sh"))
     assert switch.has_guards([guard, other])
     assert guest.hears("10.0.0.6", tries=5)
+
+
+def test_what_does_not_stay_written_down_is_no_endless_task(switch, etc):
+    wanted = etc / "systemd" / "system" / "multi-user.target.wants"
+    wanted.mkdir()
+    (wanted / UNIT).symlink_to("/nowhere")
+    with pytest.raises(Transient, match="does not stay written down"):
+        switch.ensure_guards([guard_of()])
 
 
 def test_lost_guards_come_back_with_the_next(ovs, switch):

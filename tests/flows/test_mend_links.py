@@ -1,14 +1,17 @@
 """Hosts have what their VMs need of them, whatever somebody has deleted there by hand."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
 from sqlalchemy import update
 
 from adapters.database import models
+from adapters.database.locks import Locked
 from adapters.types import Finding
 from flows.cloud import cloud
+from tests.flows.breaking import Breaker, Place
 from tests.flows.scenarios import deploy_networked, networked, unlinked
 from tests.worlds import World
 
@@ -60,6 +63,52 @@ def test_what_an_operation_has_is_its_own(world):
         world.accept("undeploy_vm", vm.id)
     assert cloud.lans.idle_at(host) == []
     assert mended(world) == IN_LINE
+
+
+def test_who_asks_for_a_vm_first_has_it(world, monkeypatch):
+    host = linked_host(world)
+    broken = Breaker(monkeypatch, world.accept("mend_links", world.datacenter))
+    vms = [vm.id for vm in cloud.lans.idle_at(host)]
+
+    def taken(do, arguments):
+        for vm in vms:
+            world.accept("undeploy_vm", vm)
+        return do(**arguments)
+
+    broken.at(Place("hold-concerned", "", 0), taken)
+    assert ("host", "mended") not in report_of(broken.run().id)
+    assert cloud.switch(host).links(cloud.inventory.installation) == []
+
+
+def test_what_a_vm_has_given_up_meanwhile_is_not_made(world, monkeypatch):
+    host = linked_host(world)
+    broken = Breaker(monkeypatch, world.accept("mend_links", world.datacenter))
+    vms = [vm.id for vm in cloud.lans.idle_at(host)]
+
+    def gone(do, arguments):
+        with ThreadPoolExecutor() as elsewhere:
+            for vm in vms:
+                elsewhere.submit(world.run, "undeploy_vm", vm).result()
+        return do(**arguments)
+
+    broken.at(Place("hold-concerned", "", 0), gone)
+    assert ("host", "mended") not in report_of(broken.run().id)
+    assert cloud.switch(host).links(cloud.inventory.installation) == []
+
+
+def test_nobody_begins_with_a_vm_that_is_being_mended(world, monkeypatch):
+    host = linked_host(world)
+    broken = Breaker(monkeypatch, world.accept("mend_links", world.datacenter))
+    vms = [vm.id for vm in cloud.lans.idle_at(host)]
+
+    def asked(do, arguments):
+        for vm in vms:
+            with pytest.raises(Locked):
+                world.accept("undeploy_vm", vm)
+        return do(**arguments)
+
+    broken.at(Place("mend-host", "", 0), asked)
+    assert report_of(broken.run().id)["host", "mended"] == 1
 
 
 def test_what_a_vm_does_not_claim_is_not_made(world):

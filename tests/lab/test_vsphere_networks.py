@@ -195,6 +195,24 @@ def test_an_esxi_alone_is_at_no_distributed_switch(esxi):
     assert switch.links(OURS) == []
 
 
+def test_a_distributed_switch_that_the_host_is_not_at_is_none_of_its_own(hosts):
+    session, switch = hosts[0], VsphereSwitch(hosts[0], LinkKind.DISTRIBUTED)
+    spec = vim.DistributedVirtualSwitch.CreateSpec(
+        configSpec=vim.DistributedVirtualSwitch.ConfigSpec(name="elsewhere")
+    )
+    with session.speaking():
+        (datacenter,) = session.inventory(vim.Datacenter)
+        session.wait(datacenter.networkFolder.CreateDVS_Task(spec))
+        every = session.inventory(vim.DistributedVirtualSwitch)
+        made = next(each for each in every if each.name == "elsewhere")
+    try:
+        with pytest.raises(NotFound, match="no distributed switch elsewhere"):
+            switch.ensure_link(link_of("elsewhere"))
+    finally:
+        with session.speaking():
+            session.wait(made.Destroy_Task())
+
+
 def test_a_distributed_switch_has_the_mtu_that_it_has(hosts):
     with pytest.raises(Unsupported, match="an MTU of 1500, not 9000"):
         VsphereSwitch(hosts[0], LinkKind.DISTRIBUTED).ensure_link(link_of(mtu=9000))

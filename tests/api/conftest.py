@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import inspect, text
 
 from adapters.database.operations import Operation
@@ -106,14 +107,23 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return server.fresh()
 
 
+@pytest.fixture(scope="session")
+def app() -> FastAPI:
+    """One for all tests: its routes are half a second's work, and are never forgotten."""
+    return create_app()
+
+
 @pytest.fixture
-def api(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(
+    app: FastAPI, database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
     folder = tmp_path_factory.getbasetemp()
     if database_url:
         _empty(database_url)
     # One home: its engine stays warm.
     world = build(folder / "api", folder / "migrated.sqlite", database_url=database_url)
-    app = create_app()
+    app.middleware_stack = None  # what it counts is made anew
+    app.dependency_overrides.clear()
     token = tokens.first_token(cloud.database)
     assert token
     with TestClient(app, raise_server_exceptions=False, client=("127.0.0.1", 1)) as client:

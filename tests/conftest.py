@@ -3,10 +3,16 @@
 import gc
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows.catalog import CATALOG
 
 pytest_plugins = ["tests.labs"]
+
+# Without a clock, as a machine may stand still meanwhile, and without a folder of its own.
+_UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("house", database=None, **_UNTIMED)
+settings.load_profile("house")
 
 
 def pytest_collection_finish() -> None:

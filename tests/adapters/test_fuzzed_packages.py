@@ -19,7 +19,6 @@ from tests.refusing import MAX_VIRTUAL_MIB, OURS
 LONG_S = 150  # for each of four
 SHORT = settings(
     max_examples=60,
-    deadline=5000,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 LONG = settings(SHORT, max_examples=500)

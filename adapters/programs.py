@@ -1,8 +1,8 @@
 """External programs: bounded, stoppable, and gone when the process that runs them is.
 
 Every program runs in a session of its own behind `setpriv --pdeathsig KILL` and `prlimit`.
-The kernel fires that signal when the *thread* that forked dies, so one thread that lives as
-long as the process forks them all. What it cannot cover (a runner killed between its fork and
+The kernel fires that signal when the *thread* that forked dies, so threads that live as long
+as the process fork them all. What it cannot cover (a runner killed between its fork and
 setpriv's first act) `end_others` does: a program's environment names its runner.
 """
 
@@ -32,6 +32,7 @@ runner: ContextVar[str] = ContextVar("runner", default="")  # "<operation>/<epoc
 _KILLED_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 _ANY_EXIT_CODE = tuple(range(-signal.NSIG, 256))  # we look at it ourselves
 _STDERR_LINES = 1000  # a hostile image can make a tool complain without end
+_SPAWNERS = 2
 _LOOKS = 10  # at a program, until it is held to do nothing any more
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
@@ -126,14 +127,15 @@ class _Program:
         return 0.0
 
 
-class _Spawner(threading.Thread):
-    """Forks for everybody. A daemon: it is there for as long as anything else is."""
+class _Spawner:
+    """Forks for everybody: two can look at an image at once. Its threads live as long as we do."""
 
     def __init__(self) -> None:
-        super().__init__(name="spawner", daemon=True)
         self._jobs: SimpleQueue[tuple[Future[None], Callable[[], None]]] = SimpleQueue()
+        for number in range(_SPAWNERS):
+            threading.Thread(target=self._run, name=f"spawner-{number}", daemon=True).start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         while True:
             future, job = self._jobs.get()
             try:
@@ -175,7 +177,6 @@ def _spawner() -> _Spawner:
     with _lock:
         if not _spawners:
             _spawners.append(_Spawner())
-            _spawners[0].start()
         return _spawners[0]
 
 

@@ -188,11 +188,26 @@ def test_programs_are_forked_by_a_thread_that_outlives_them(monkeypatch):
         return real()
 
     monkeypatch.setattr(os, "fork", fork)
-    for _ in range(2):
+    for _ in range(4):
         assert start(lambda: programs.run("true"))() is None
-    (forker,) = set(forkers)
-    assert forker.daemon
-    assert forker.is_alive()
+    assert len(forkers) == 4
+    for forker in forkers:
+        assert forker.daemon
+        assert forker.is_alive()
+
+
+def test_programs_are_started_beside_each_other(monkeypatch):
+    """Next to a small image each start counts, so two look at it at once."""
+    real, both = os.fork, threading.Barrier(2, timeout=60)
+
+    def fork():
+        both.wait()  # breaks if nobody else is starting one
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    first, second = (start(lambda: programs.run("true")) for _ in range(2))
+    assert first() is None
+    assert second() is None
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import BadImage
+from adapters.errors import BadImage, NotFound
 from adapters.forms import Form
 from adapters.images import qemu_img
 from adapters.images.qemu_img import QemuImg
@@ -128,3 +128,10 @@ def test_what_kvm_boots_takes_an_overlay(made, tmp_path, form):
     base = ("-b", made[form], "-F", form.format)
     qemu("qemu-img", "create", "-f", "qcow2", *base, overlay)
     qemu("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "read 2M 64k", overlay)
+
+
+def test_what_went_wrong_is_told_also_where_nothing_can_be_cleared_up(tmp_path):
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(2**20))
+    with pytest.raises(NotFound):
+        tool.convert(raw, Format.RAW, tmp_path / "lost" / "disk.qcow2", Form.QCOW2, print)

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from adapters.errors import BadImage, NotFound, Transient
 
-
 MAX_NUMBERS = 2**22  # in a table: what qemu takes of qcow2, and more than other disks need
 
 

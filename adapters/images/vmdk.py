@@ -7,7 +7,6 @@ way than we do is refused.
 
 import hashlib
 import re
-import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

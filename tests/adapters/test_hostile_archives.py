@@ -353,6 +353,18 @@ def a_manifest_of_something_else(_):
 
 
 @case("package-surplus-file")
+def a_manifest_of_nothing(_):
+    return tar(("shop.ovf", descriptor()), ("shop.mf", b"\n"), ("disk1.qcow2", qcow2()))
+
+
+@case("package-unsupported")
+def a_disk_that_nothing_describes(_):
+    text = descriptor("disk1.qcow2", "disk2.qcow2")
+    text = text.replace(b"ovf:/disk/disk1", b"ovf:/file/file1")
+    return tar(("shop.ovf", text), ("disk1.qcow2", qcow2()), ("disk2.qcow2", qcow2()))
+
+
+@case("package-surplus-file")
 def a_disk_that_the_manifest_passes_over(_):
     text = descriptor()
 

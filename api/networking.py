@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models
 from adapters.database.addressing import Networks, enter_network
 from adapters.database.ledger import Ledger
+from adapters.database.ranges import ranges_of_relays
 from adapters.database.records import NetworkRecord
 from adapters.database.session import Joined
 from adapters.errors import Conflict
@@ -25,7 +26,7 @@ DEFAULT = "default"
 
 
 def servers_of(db: Session, datacenter: UUID) -> list[Server]:
-    """A datacenter's DHCP servers by name, with the ranges that they know."""
+    """A datacenter's DHCP servers by name, with the ranges that none of theirs may have."""
     network, server = models.Network, models.DhcpServer
     ranges: dict[UUID, list[IPv4Network]] = {}
     known = select(network.dhcp_server_id, network.range).where(
@@ -34,9 +35,10 @@ def servers_of(db: Session, datacenter: UUID) -> list[Server]:
     for key, said in db.execute(known):
         if key and said:
             ranges.setdefault(key, []).append(IPv4Network(said))
+    relays = ranges_of_relays(db, datacenter)
     query = select(server).filter_by(datacenter_id=datacenter).order_by(server.name)
     return [
-        Server(id=row.id, name=row.name, ranges=tuple(ranges.get(row.id, ())))
+        Server(id=row.id, name=row.name, ranges=(*ranges.get(row.id, ()), *relays))
         for row in db.scalars(query)
     ]
 

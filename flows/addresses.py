@@ -1,7 +1,8 @@
 """NICs get addresses of their networks: the next ones, or those that somebody has picked."""
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
+from itertools import combinations
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
@@ -12,6 +13,7 @@ from adapters.database.addressing import network_of
 from adapters.database.locks import Locked
 from adapters.database.records import NetworkRecord
 from adapters.database.session import utc_now
+from adapters.database.vms import parts
 from adapters.errors import Conflict
 from adapters.lan import NetworkKind
 from flows.policies.addressing import Space, next_places, picked
@@ -31,6 +33,7 @@ def reserve(
     One in another order than theirs would wait for the other: networks are locked by their ids.
     Raises `OutOfSpace`, `Conflict`, `Refused`.
     """
+    _require_apart(db, nics)
     by_network: dict[UUID, list[models.NicRow]] = {}
     for nic in nics:
         by_network.setdefault(nic.network_id, []).append(nic)
@@ -74,6 +77,23 @@ def enter(db: Session, network: NetworkRecord, place: int, **whose: UUID) -> mod
     row = _ADDRESS(id=uuid4(), network_id=network.id, place=place, address=address, **whose)
     db.add(row)
     return row
+
+
+def _require_apart(db: Session, nics: Sequence[models.NicRow]) -> None:
+    """Raise `Conflict` where a VM is in two networks that may give it the same address."""
+    table, network = models.NicRow, models.Network
+    columns = select(table.vm_id, network.id, network.name, network.range)
+    query = columns.join(network, network.id == table.network_id)
+    lans: dict[UUID, dict[UUID, tuple[str, IPv4Network]]] = {}
+    for some in parts([*{nic.vm_id for nic in nics}]):
+        mine = query.where(table.vm_id.in_(some), network.range.is_not(None)).distinct()
+        for vm, key, name, said in db.execute(mine):
+            lans.setdefault(vm, {})[key] = name, IPv4Network(said)
+    pairs = {pair for each in lans.values() for pair in combinations(sorted(each.values()), 2)}
+    for (name, one), (other, another) in sorted(pairs):
+        if one.overlaps(another):
+            text = f"no VM is in networks {name} ({one}) and {other} ({another}), which overlap"
+            raise Conflict(text, code="ranges-overlap")
 
 
 def _assign_free(

@@ -1,7 +1,6 @@
 """Networks as values, and the addresses of them that nobody has any more."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Network
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from adapters.amounts import Amounts, Charge
 from adapters.database import models
+from adapters.database.ranges import require_apart
 from adapters.database.records import NetworkRecord
 from adapters.database.session import Database, utc_now
 from adapters.database.vms import parts
@@ -43,7 +43,7 @@ class Networks:
             return db.get(models.Network, network) is not None
 
     def enter(self, network: NetworkRecord) -> None:
-        """Write a new network down. Raises `Conflict` when its name or tag is taken."""
+        """Write a new network down. Raises `Conflict` when its name, tag or range is taken."""
         with self._database.write() as db:
             if db.get(models.Network, network.id) is None:
                 enter_network(db, network)
@@ -87,10 +87,10 @@ def network_of(row: Any) -> NetworkRecord:
 
 
 def enter_network(db: Session, network: NetworkRecord) -> None:
-    """Write a new network down. Raises `Conflict` when its name or its tag is taken."""
+    """Write a new network down. Raises `Conflict` when its name, tag or range is taken."""
     db.get(models.Datacenter, network.datacenter_id, with_for_update=True)
     require_new(db, network)
-    _require_own_range(db, network)
+    require_apart(db, network)
     values = network.model_dump(mode="json")
     keys = {
         name: getattr(network, name) for name in values if name == "id" or name.endswith("_id")
@@ -117,20 +117,6 @@ def require_new(db: Session, network: NetworkRecord) -> None:
         is_operators = other.virtual_datacenter_id is None
         text = f"VLAN {network.tag} is of {'network ' + other.name if is_operators else 'another'}"
         raise Conflict(text, code="tag-of-external" if is_operators else "tag-taken")
-
-
-def _require_own_range(db: Session, network: NetworkRecord) -> None:
-    """Raise `Conflict` where its DHCP server knows of the range already."""
-    if network.range is None or network.dhcp_server_id is None:
-        return
-    table = models.Network
-    query = select(table.name, table.range).where(
-        table.dhcp_server_id == network.dhcp_server_id, table.id != network.id
-    )
-    for name, said in db.execute(query):
-        if said and network.range.overlaps(IPv4Network(said)):
-            text = f"the DHCP server knows {said} already, of network {name}"
-            raise Conflict(text, code="no-dhcp-server")
 
 
 def free_addresses(db: Session, nics: Iterable[UUID]) -> None:

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 from uuid import UUID
 
@@ -74,7 +75,7 @@ class Place:
             return
         yield from (heard + each.format(**words) for each in _HEARD)
         for address in self.guard.addresses:
-            if address.version == 4:  # noqa: PLR2004 - of IP
+            if isinstance(address, IPv4Address):
                 yield from (heard + each.format(**words, address=address) for each in _HEARD_AT)
         for address6 in self.guard.addresses6:
             yield heard + _HEARD_AT6.format(**words, address=address6)

@@ -159,7 +159,7 @@ def _script(installation: UUID, guards: Collection[Guard]) -> str:
             f'"{each.card}" . {each.mac} . {address}'
             for each in told
             for address in each.addresses or ()
-            if address.version == 4  # noqa: PLR2004 - of IP
+            if isinstance(address, IPv4Address)
         ),
         addresses6=_elements(f'"{x.card}" . {x.mac} . {own}' for x, own in _addressed6(told)),
         told6=_elements(f'"{x.card}" . {int(own):#x}' for x, own in _addressed6(told)),
@@ -182,7 +182,7 @@ def _read(said: list[dict[str, Any]], installation: UUID) -> list[Guard]:
     for each in (*sets["addresses"], *sets.get("addresses6", ())):
         card, _, word = each["concat"]
         address = ip_address(word)
-        if address.version == 4 or not address.is_link_local:  # noqa: PLR2004 - of IP
+        if isinstance(address, IPv4Address) or not address.is_link_local:
             addresses.setdefault(card, []).append(address)
     return [
         Guard(

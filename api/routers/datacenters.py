@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from adapters.database import models
 from adapters.database import operations as accepted
+from adapters.database.ranges import require_clear
 from adapters.database.vlans import LAST
 from adapters.privileges import Privilege
 from adapters.shares import share_of
@@ -49,7 +50,7 @@ Relays = Annotated[
     Field(
         examples=["10.98.0.0/20"],
         description="Where DHCP relays are: in VLAN n the one with the n-th address of these. "
-        "Networks with the same range are told apart by it.",
+        "Networks with the same range are told apart by it; none has any of these.",
     ),
 ]
 router = APIRouter(prefix="/datacenters", tags=["infrastructure"])
@@ -161,11 +162,13 @@ def change_datacenter(datacenter_id: UUID, wanted: DatacenterChange, match: Matc
     if wanted.repository is not None:
         enrolment.require_moved(wanted.repository, marker)
 
-    def act(_: Session, row: models.Datacenter) -> Datacenter:
+    def act(db: Session, row: models.Datacenter) -> Datacenter:
         row.repository = wanted.repository or row.repository
         if "repository_share" in wanted.model_fields_set:
             row.repository_share = wanted.repository_share and share_of(wanted.repository_share)
         if "relays" in wanted.model_fields_set:
+            if wanted.relays:
+                require_clear(db, row.id, wanted.relays)
             row.relays = str(wanted.relays) if wanted.relays else None
         return Datacenter.model_validate(row)
 

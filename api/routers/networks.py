@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from adapters.database import models, uses
 from adapters.database.addressing import network_of, require_new
 from adapters.database.operations import Request
+from adapters.database.ranges import require_apart
 from adapters.database.records import NetworkRecord
 from adapters.errors import Conflict
 from adapters.lan import LABEL, MTU, NetworkKind, Route
@@ -243,7 +244,8 @@ def _planned(db: Session, caller: Who, new: NewNetwork, made: UUID) -> NetworkRe
             raise _invalid("such a network has a range")
         ref = new.dhcp_server
         server = ref and finding.shared(db, models.DhcpServer, ref, datacenter_id=where).id
-        networking.require_sound(record.model_copy(update={"range": new.range or record.range}))
+        networking.require_sound(record)
+        require_apart(db, record)
         chosen_range, chosen_server = networking.served(db, where, new.range, server or None)
         update = {"range": chosen_range, "dhcp_server_id": chosen_server}
         record = record.model_copy(update=update)
@@ -257,8 +259,10 @@ def _planned(db: Session, caller: Who, new: NewNetwork, made: UUID) -> NetworkRe
 def _require_free_gateway(db: Session, network: NetworkRecord) -> None:
     table, gateway = models.AddressRow, str(network.gateway)
     query = select(table.id).filter_by(network_id=network.id, address=gateway)
-    if db.scalars(query.where(table.nic_id.is_not(None))).first():
-        raise Conflict(f"a VM has {gateway} of network {network.name}", code="address-taken")
+    somebodys = table.nic_id.is_not(None) | table.virtual_datacenter_id.is_not(None)
+    if db.scalars(query.where(somebodys)).first():
+        text = f"{gateway} of network {network.name} is a VM's, or was bought"
+        raise Conflict(text, code="address-taken")
 
 
 def _network(db: Session, row: models.Network) -> Network:

@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest

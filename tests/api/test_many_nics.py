@@ -11,7 +11,9 @@ from tests.api.conftest import Api
 MANY = """\
 appliance: many
 virtual_datacenter: demo
-vms: [{name: vm, template: tiny, replicas: 250, networks: [a, b, c, d]}]
+vms:
+- {name: front, template: tiny, replicas: 125, networks: [a, b, a, b]}
+- {name: back, template: tiny, replicas: 125, networks: [c, d, c, d]}
 """
 CHANGING = (
     "ensure_subnet",

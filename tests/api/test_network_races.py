@@ -57,3 +57,20 @@ def test_a_range_that_two_want_is_one_networks(crowd: Api) -> None:
     with cloud.database.read() as db:
         assert db.query(models.Network).filter_by(kind="private").count() == 1
     require_ledger_exact()
+
+
+def test_relays_and_a_network_are_not_in_one_place(crowd: Api) -> None:
+    assert crowd.post("/v1/dhcp-servers", json=DHCP).status_code == 201
+    path = f"/v1/datacenters/{crowd.world.datacenter}"
+    for _ in range(ROUNDS):
+        asked = crowd.post("/v1/networks", json=LAN).json()
+        ended, told = at_once(
+            partial(FLOWS["create_network"], UUID(asked["id"])),
+            partial(crowd.call, "PATCH", path, json={"relays": "10.0.0.0/20"}),
+        )
+        assert (ended.state == "succeeded") != succeeds(told), (ended, told.text)
+        if ended.state == "succeeded":
+            assert told.json()["code"] == "relays-overlap"
+            crowd.done(crowd.delete(f"/v1/networks/{asked['target']['id']}"))
+        assert succeeds(crowd.call("PATCH", path, json={"relays": None}))
+        require_ledger_exact()

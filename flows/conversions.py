@@ -10,6 +10,7 @@ from flows.cloud import cloud
 from flows.places import converting
 from flows.planning import planner, planning
 from flows.policies.conversion import needed_form
+from flows.published import require_published
 from flows.running import epoch, telling
 from flows.steps import Effect, step
 
@@ -55,6 +56,7 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
     if cloud.library.converted(conversion):
         return
+    require_published(conversion.source, conversion.datacenter_id)
     cloud.library.enqueue(conversion)
     repository = cloud.repository(conversion.datacenter_id)
     repository.clear(f"{operation_id}-{conversion.id}")

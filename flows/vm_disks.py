@@ -3,11 +3,11 @@
 from uuid import UUID
 
 from adapters.database.records import DiskRecord, Image, VmRecord
-from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
 from flows.conversions import bootable
 from flows.planning import planning
+from flows.published import require_published
 from flows.running import mark, running
 from flows.steps import step
 
@@ -36,12 +36,8 @@ def make_overlay(record: DiskRecord, image: Image, vm: VmRecord) -> Base:
 @step("choose-base")
 def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
     """The image itself where the host sees the repository, else a copy on its datastore."""
-    repository = cloud.repository(datacenter)
-    if repository.identity(image.path) != image.identity:
-        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
-    if cloud.library.is_condemned(image):
-        raise Refused(f"{image.path} is damaged", code="image-damaged")
-    repository.leave_mark(cloud.inventory.installation, mark())
+    require_published(image, datacenter)
+    cloud.repository(datacenter).leave_mark(cloud.inventory.installation, mark())
     return _base_of(image, host, datastore, datacenter)
 
 

@@ -5,6 +5,7 @@ import pytest
 from adapters.forms import Form
 from adapters.types import Format, OperationState
 from flows import conversions
+from flows.catalog import FLOWS
 from flows.cloud import cloud
 
 QCOW2 = "vmdk/monolithicSparse>qcow2"
@@ -29,6 +30,19 @@ def test_what_a_family_boots_is_left_alone(world):
     operation, found = converted(world, world.image("own", Format.RAW), family="kvm")
     assert found == set()
     assert cloud.journal.lines(operation.id) == []
+
+
+def test_what_was_changed_behind_our_back_is_not_converted(world):
+    """No tool opens it; and whoever has the same image would be given what became of it."""
+    template = world.image("foreign", Format.VMDK)
+    (image,) = cloud.library.images(template)
+    path = cloud.repository(world.datacenter).path(image.path)
+    path.write_text(path.read_text() + " ")
+    operation = FLOWS["convert_image"](world.accept("convert_image", template, format="qcow2").id)
+    assert operation.state is OperationState.FAILED
+    assert operation.error["code"] == "image-changed"
+    assert cloud.world.calls("images.convert") == []
+    assert cloud.library.conversions(world.datacenter) == []
 
 
 def test_one_image_in_two_forms_of_one_format_is_two_conversions(world):

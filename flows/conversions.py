@@ -10,7 +10,6 @@ from flows.cloud import cloud
 from flows.places import converting
 from flows.planning import planner, planning
 from flows.policies.conversion import needed_form
-from flows.published import require_published
 from flows.running import epoch, telling
 from flows.steps import Effect, step
 
@@ -27,6 +26,14 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
     if converted := cloud.library.converted(made) or planned:
         return converted
     raise Conflict(f"image {image.id} is not there as {wanted.value} yet", code="not-converted")
+
+
+def require_as_published(image: Image, datacenter: UUID) -> None:
+    """Refuse to make anything of a file that is not, or no longer, what it was."""
+    if cloud.repository(datacenter).identity(image.path) != image.identity:
+        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
+    if cloud.library.is_condemned(image):
+        raise Refused(f"{image.path} is damaged", code="image-damaged")
 
 
 def convert(conversion: Conversion, operation_id: UUID) -> None:
@@ -56,9 +63,9 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
     if cloud.library.converted(conversion):
         return
-    require_published(conversion.source, conversion.datacenter_id)
-    cloud.library.enqueue(conversion)
     repository = cloud.repository(conversion.datacenter_id)
+    require_as_published(conversion.source, conversion.datacenter_id)
+    cloud.library.enqueue(conversion)
     repository.clear(f"{operation_id}-{conversion.id}")
     source, has = repository.path(conversion.source.path), conversion.source.format
     needed = cloud.images.measure(source, has, conversion.form)

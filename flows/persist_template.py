@@ -7,6 +7,7 @@ from adapters.database.records import Image, NewTemplate, VolumeRecord
 from adapters.types import Role, TemplateState, Volume
 from flows.charges import charge_volume
 from flows.cloud import cloud
+from flows.conversions import require_as_published
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
 from flows.equipping import equip_template
 from flows.export_template import survey_template
@@ -16,7 +17,6 @@ from flows.operation import operation
 from flows.own_exports import are_open, close_exports
 from flows.places import at_repository
 from flows.planning import planning
-from flows.published import require_published
 from flows.steps import Effect, step
 
 
@@ -40,7 +40,7 @@ def persist_template(request: Operation) -> None:
 @step("pour-image", Effect.TEMPORARY)
 def pour_image(volume: Volume, pool: UUID, image: Image, datacenter: UUID) -> None:
     """Copy and compare. What is temporary is the export, as when a VM's disk is copied."""
-    require_published(image, datacenter)
+    require_as_published(image, datacenter)
     fill(volume, pool, cloud.repository(datacenter).path(image.path), image.format)
 
 

@@ -5,9 +5,8 @@ from uuid import UUID
 from adapters.database.records import DiskRecord, Image, VmRecord
 from adapters.types import Base, Disk
 from flows.cloud import cloud
-from flows.conversions import bootable
+from flows.conversions import bootable, require_as_published
 from flows.planning import planning
-from flows.published import require_published
 from flows.running import mark, running
 from flows.steps import step
 
@@ -36,7 +35,7 @@ def make_overlay(record: DiskRecord, image: Image, vm: VmRecord) -> Base:
 @step("choose-base")
 def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
     """The image itself where the host sees the repository, else a copy on its datastore."""
-    require_published(image, datacenter)
+    require_as_published(image, datacenter)
     cloud.repository(datacenter).leave_mark(cloud.inventory.installation, mark())
     return _base_of(image, host, datastore, datacenter)
 
@@ -95,8 +94,11 @@ def base_held(disk: UUID, base: Base, host: UUID) -> bool:
 
 
 def claim_on(base: Base, host: UUID) -> str:
-    """What a disk claims: the library's file, or one host's copy."""
-    return f"copy:{host}:{base.digest}" if base.is_copy else f"file:{base.path}"
+    """What a disk claims: the library's file, or a datastore's copy, whichever hosts have that."""
+    if not base.is_copy:
+        return f"file:{base.path}"
+    directory = base.path.rpartition("/")[0]
+    return f"copy:{cloud.inventory.datastore(host, directory)}:{base.digest}"
 
 
 @step("make-disk")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters.database.records import Kept
 from adapters.forms import Form
 from adapters.types import Format, OperationState
 from flows import conversions
@@ -32,19 +33,6 @@ def test_what_a_family_boots_is_left_alone(world):
     assert cloud.journal.lines(operation.id) == []
 
 
-def test_what_was_changed_behind_our_back_is_not_converted(world):
-    """No tool opens it; and whoever has the same image would be given what became of it."""
-    template = world.image("foreign", Format.VMDK)
-    (image,) = cloud.library.images(template)
-    path = cloud.repository(world.datacenter).path(image.path)
-    path.write_text(path.read_text() + " ")
-    operation = FLOWS["convert_image"](world.accept("convert_image", template, format="qcow2").id)
-    assert operation.state is OperationState.FAILED
-    assert operation.error["code"] == "image-changed"
-    assert cloud.world.calls("images.convert") == []
-    assert cloud.library.conversions(world.datacenter) == []
-
-
 def test_one_image_in_two_forms_of_one_format_is_two_conversions(world):
     template = world.image("foreign", Format.QCOW2)
     converted(world, template, format="vmdk")
@@ -71,6 +59,27 @@ def test_a_measurement_that_fails_is_tried_again_and_leaves_nothing(world, monke
     converted(world, world.image("one", Format.VMDK), family="kvm")
     repository = cloud.repository(world.datacenter)
     assert [each for each in repository.entries() if each.startswith("incoming/")] == []
+
+
+@pytest.mark.parametrize("how", ["changed", "damaged"])
+def test_nothing_is_made_of_a_file_that_is_not_what_it_was(world, how):
+    """A conversion goes by its source's digest: whoever has that image would start from it."""
+    template = world.image("foreign", Format.VMDK)
+    (image,) = cloud.library.images(template)
+    path = cloud.repository(world.datacenter).path(image.path)
+    if how == "changed":
+        path.write_text(path.read_text().replace("foreign", "another"))
+    else:
+        cloud.library.condemn(Kept(image=image, owner=template, is_conversion=False))
+    (vm,) = cloud.inventory.vms_of(world.appliance("db", template=template))
+    for kind, target, asked in (
+        ("convert_image", template, {"format": "vdi"}),
+        ("deploy_vm", vm.id, {}),
+    ):
+        refused = FLOWS[kind](world.accept(kind, target, **asked).id)
+        assert (refused.state, refused.error["code"]) == ("failed", f"image-{how}")
+        assert not refused.left_behind
+    assert cloud.library.conversions(world.datacenter) == []
 
 
 def test_a_step_says_how_far_it_is(world):

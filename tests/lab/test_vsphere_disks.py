@@ -214,3 +214,11 @@ def test_of_two_datacenters_of_one_name_the_hosts_own_has_its_files(tmp_path):
         hypervisor.ensure_seed(seed, b"a seed")
         assert hypervisor.has_seed(seed)
         assert [path.read_bytes() for path in vcsim.files().glob("seed-*")] == [b"a seed"]
+
+
+def test_what_a_guest_has_printed_goes_with_its_vm(world, vm):
+    console = world.files / str(world.datacenter) / f"console-{vm}.log"
+    console.write_bytes(b"READY")
+    assert cloud.hypervisor(world.hosts[0]).console(vm) == b"READY"
+    world.run("undeploy_vm", vm)
+    assert not console.exists()

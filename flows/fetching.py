@@ -160,7 +160,7 @@ class Fetching:
             _require_digest(path, wanted.checksums.get(each, ""))
             found[each] = path
         unfinished = self._folder / "bundle"
-        self._admit(0, 2 * self._done_bytes)
+        self._require_room(self._done_bytes)
         bundle(found, unfinished)
         unfinished.rename(self._folder / wanted.file)
         return self._folder
@@ -200,9 +200,12 @@ class Fetching:
         """Refuse what no limit, or the repository, has room for."""
         size_mib = max(1, -(-size_bytes // MIB))
         charge([cloud.ledger.of_template(self._template, size_mib)], self._force)
-        free_mib = self._repository.capacity().free_mib
-        if free_mib < -(-(size_bytes - has_bytes - self._done_bytes) // MIB):
-            text = f"{size_mib} MiB are needed in the repository, {free_mib} are free"
+        self._require_room(size_bytes - has_bytes - self._done_bytes)
+
+    def _require_room(self, more_bytes: int) -> None:
+        more_mib, free_mib = -(-more_bytes // MIB), self._repository.capacity().free_mib
+        if free_mib < more_mib:
+            text = f"{more_mib} MiB more are needed in the repository, {free_mib} are free"
             raise OutOfSpace(text)
 
 

@@ -109,6 +109,7 @@ class HttpDownloads:
         """Look what has come: the rest, or all of it anew."""
         if answer.status == _PARTIAL:
             if answer.continues(part):
+                part.mark = part.mark.model_copy(update={"total_bytes": answer.total})
                 return
             part.restart(Mark())  # the next attempt asks for all of it
             text = f"{answer.where} went on with something else"
@@ -208,14 +209,23 @@ class Answer:
         """The body, as it comes."""
         return iter(self._response.iter_stream())
 
+    @property
+    def total(self) -> int | None:
+        """How much all of it is, of which a part comes, if it says so."""
+        said = _RANGE.fullmatch(self.headers.get("content-range", ""))
+        return int(said[3]) if said and said[3] != "*" else None
+
     def continues(self, part: Partial) -> bool:
-        """Whether it goes on exactly where the part ends, with the same thing."""
+        """Whether it goes on exactly where the part ends, with the same thing, and says to where.
+
+        It may end before that: then it is asked for more.
+        """
         said = _RANGE.fullmatch(self.headers.get("content-range", ""))
         if said is None or int(said[1]) != part.size or not part.mark.tag:
             return False
         tag = self.headers.get("etag") or self.headers.get("last-modified") or part.mark.tag
-        total = part.mark.total_bytes
-        return tag == part.mark.tag and (total is None or said[3] == str(total))
+        is_same = self.total == (part.mark.total_bytes or self.total)
+        return self.total is not None and tag == part.mark.tag and is_same
 
     def require_fit(self) -> None:
         """Refuse what is no file, or none that can be told to be whole."""
@@ -302,9 +312,10 @@ def _require_small(size_bytes: int, wanted: Wanted) -> None:
 
 def _require_all(part: Partial, answer: Answer) -> None:
     """Refuse less, or more, than was said at first: HTTP only knows of this one answer."""
-    total = part.mark.total_bytes
-    if total is not None and part.size != total:
-        had, part_of = part.size, f"{total} bytes"
+    total, text = part.mark.total_bytes, f"{answer.where} sent {part.size} bytes in all"
+    if total is None or part.size == total:
+        return
+    if part.size > total:
         part.restart(Mark())
-        text = f"{answer.where} sent {had} of {part_of}"
-        raise Transient(text, code="source-changed")
+        raise Transient(f"{text}, not {total}", code="source-changed")
+    raise Transient(f"{text} of {total}", code="source-unreachable")

@@ -75,7 +75,8 @@ def _joined(url: str, link: str) -> str:
     try:
         joined = urljoin(url, link.strip())
         parts = urlsplit(joined)
-        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.username is None
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        fits = fits and parts.username is None
     except ValueError:
         return ""
     fits = fits and link.strip() and len(joined) <= _URL_MAX and not re.search(r"[\s\x00]", joined)

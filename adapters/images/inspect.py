@@ -150,8 +150,8 @@ def _inspect_qcow2(file: UntrustedFile, max_virtual_mib: int) -> ImageInfo:
     require_size(size, max_virtual_mib)
     file.require(l1 + 8 * l1_entries, "its table of clusters")
     file.require(refcounts + 8, "its table of reference counts")
-    places = struct.unpack(f">{l1_entries}Q", file.read(l1, 8 * l1_entries))
-    _require_clusters(file, {place & _QCOW2_OFFSET for place in places} - {0}, 1 << cluster_bits)
+    places = {place & _QCOW2_OFFSET for place in file.numbers(">Q", l1, l1_entries)} - {0}
+    _require_clusters(file, places, 1 << cluster_bits)
     return ImageInfo(format=Format.QCOW2, virtual_size_bytes=size, file_size_bytes=file.size)
 
 
@@ -159,7 +159,10 @@ def _require_clusters(file: UntrustedFile, tables: set[int], cluster_bytes: int)
     """Refuse a file that ends within a table or a cluster of data.
 
     The check leaves that to us, for other clusters may end early; whole ones it misses itself.
+    Tables that lay upon each other would be more to read than there is of the file.
     """
+    if any(place % cluster_bytes for place in tables):
+        raise corrupt(f"{file.path.name} has a table that is no cluster")
     file.require(max(tables, default=0) + cluster_bytes, "its table of clusters")
     beginning = file.size - file.size % cluster_bytes
     if beginning == file.size:
@@ -241,7 +244,7 @@ def _require_blocks(file: UntrustedFile, header: int) -> None:
     if magic != b"cxsparse" or not 2**9 <= block_bytes <= 2**28 or block_bytes & (block_bytes - 1):
         raise corrupt("the dynamic header makes no sense")
     file.require(table + 4 * entries, "its table of blocks")
-    places = struct.unpack(f">{entries}I", file.read(table, 4 * entries))
+    places = file.numbers(">I", table, entries)
     last = max((place for place in places if place != _NO_BLOCK), default=0)
     bitmap_bytes = -(-block_bytes // SECTOR // 8 // SECTOR) * SECTOR
     if last:

@@ -51,6 +51,8 @@ def read(text: bytes) -> dict[str, Digest]:
         if len(digest.hexadecimal) != 2 * hashlib.new(digest.algorithm).digest_size:
             raise BadPackage(f"the manifest has a digest of another length for {name}")
         digests[name] = digest
+    if not digests:  # as if there were none
+        raise BadPackage("the manifest names no file", code="package-surplus-file")
     return digests
 
 

@@ -34,7 +34,7 @@ MAX_DISKS = 24  # a VM's PCI slots hold no more
 MAX_FILES = 200
 _MAX_NICS = 24
 _NAMESPACES = tuple(f"http://schemas.dmtf.org/ovf/envelope/{version}" for version in (1, 2))
-_CPU, _MEMORY, _IDE, _SCSI, _NIC, _OTHER_STORAGE = "3", "4", "5", "6", "10", "20"
+_CPU, _MEMORY, _IDE, _SCSI, _NIC, _DISK, _OTHER_STORAGE = "3", "4", "5", "6", "10", "17", "20"
 _CONTROLLERS = {_IDE, _SCSI, _OTHER_STORAGE}
 _SUBTYPES = (  # a controller's bus, by a word in its subtype
     ("virtio", Bus.VIRTIO),
@@ -199,6 +199,8 @@ def _disks(
     used: set[str] = set()
     for item in items:
         resource = item.said.get("HostResource", "").removeprefix("ovf:")
+        if item.kind == _DISK and resource.startswith("/file/"):
+            raise _unsupported("a disk of a file that no disk is described by")
         if not resource.startswith("/disk/"):
             continue
         key = resource.removeprefix("/disk/")

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from adapters.errors import BadImage, NotFound, Transient
 
+MAX_NUMBERS = 2**22  # in a table: what qemu takes of qcow2, and more than other disks need
+
 
 class UntrustedFile:
     """A regular file, opened without following a link and never read past its end."""
@@ -50,6 +52,13 @@ class UntrustedFile:
     def unpack(self, layout: str, offset: int) -> tuple[Any, ...]:
         """Numbers at a place."""
         return struct.unpack(layout, self.read(offset, struct.calcsize(layout)))
+
+    def numbers(self, layout: str, offset: int, count: int) -> Iterator[int]:
+        """A table of numbers, one by one: a file may be all table, and take no room on a disk."""
+        if count > MAX_NUMBERS:
+            raise corrupt(f"{self.path.name} has a table of {count} numbers")
+        table = self.read(offset, count * struct.calcsize(layout))
+        return (number for (number,) in struct.iter_unpack(layout, table))
 
     def require(self, end: int, says: str) -> None:
         """Refuse a file that ends before what it declares."""

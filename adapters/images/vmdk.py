@@ -7,7 +7,6 @@ way than we do is refused.
 
 import hashlib
 import re
-import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -250,7 +249,7 @@ def _read_sparse(file: UntrustedFile, max_virtual_mib: int) -> _Sparse:
 def _last_grain(file: UntrustedFile, directory: int, tables: int, entries: int) -> int:
     """The sector of the grain that is nearest to the file's end."""
     file.require(directory * SECTOR + 4 * tables, "its grain directory")
-    places = struct.unpack(f"<{tables}I", file.read(directory * SECTOR, 4 * tables))
+    places = file.numbers("<I", directory * SECTOR, tables)
     layout = f"<{entries}I"
     return max(
         (max(file.unpack(layout, place * SECTOR)) for place in set(places) if place), default=0

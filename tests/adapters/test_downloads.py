@@ -295,6 +295,38 @@ def test_what_had_not_reached_the_disk_is_asked_for_again(target):
     assert target.read_bytes() == CONTENT
 
 
+def short(most: int) -> Answer:
+    """Answer with no more of a range than so much, as a server may."""
+
+    def answer(on: Handler) -> None:
+        start = int(on.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        some = CONTENT[start : start + most]
+        about = f"bytes {start}-{start + len(some) - 1}/{len(CONTENT)}"
+        on.say(206, Content_Range=about, Content_Length=len(some), ETag='"one"')
+        on.wfile.write(some)
+
+    return answer
+
+
+def of_unknown_length(on: Handler) -> None:
+    on.say(200, Transfer_Encoding="chunked", ETag='"one"')
+    on.wfile.write(b"%x\r\n%s\r\n" % (70_000, CONTENT[:70_000]))
+    on.close_connection = True
+
+
+@pytest.mark.parametrize(
+    "first", [breaking(70_000), of_unknown_length], ids=["its-length-is-said", "it-is-not"]
+)
+def test_a_server_that_sends_less_than_was_asked_for_is_asked_on(target, first):
+    """Nothing is taken for whole that is not, and nothing that has come goes."""
+    with serving(first, short(2**20 + 1)) as server:
+        refusal(Transient, "source-unreachable", server.url, target)
+        downloads().fetch(source(server.url), target, Heard().wanted)
+    assert target.read_bytes() == CONTENT
+    came = [70_000, 70_000 + 2**20 + 1, 70_000 + 2 * (2**20 + 1)]
+    assert [each.get("range") for each in server.asked[1:]] == [f"bytes={n}-" for n in came]
+
+
 @pytest.mark.parametrize("ranges", [True, False], ids=["if-range", "no-ranges"])
 def test_what_has_changed_meanwhile_is_begun_anew(target, ranges):
     with serving(breaking(2 * 2**20), whole(OTHER, '"two"', ranges=ranges)) as server:

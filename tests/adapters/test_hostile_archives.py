@@ -100,6 +100,24 @@ def sparse_vmdk(text: str = "", **changes: int) -> bytes:
     )
 
 
+def vhd(entries: int) -> bytes:
+    """The beginning of a dynamic VHD: a footer, as it is at the end, too, and a header."""
+    fields = 2, 0x10000, 512, 0, b"qem2", 0x50003, b"Wi2k", SIZE_BYTES, SIZE_BYTES
+    footer = struct.pack(">8sIIQI4sI4sQQHBBII", b"conectix", *fields, 60, 2, 17, 3, 0).ljust(
+        512, b"\0"
+    )
+    footer = footer[:64] + struct.pack(">I", ~sum(footer) & 0xFFFFFFFF) + footer[68:]
+    header = struct.pack(">8sQQIII", b"cxsparse", 2**64 - 1, 1536, 0x10000, entries, 2**21)
+    return footer + header.ljust(1024, b"\0") + b"\xff" * 512
+
+
+def sparse(path: Path, beginning: bytes, size: int) -> None:
+    """A file that is large, and takes no room."""
+    with path.open("wb") as file:
+        file.write(beginning)
+        file.truncate(size)
+
+
 def package(*names: str, capacity: int = SIZE_BYTES, form: Format = Format.QCOW2) -> Package:
     names = names or ("disk1.qcow2",)
     return Package(
@@ -332,6 +350,18 @@ def two_descriptors(_):
 @case("package-surplus-file")
 def a_manifest_of_something_else(_):
     return tar(("shop.ovf", descriptor()), ("other.mf", b""), ("disk1.qcow2", qcow2()))
+
+
+@case("package-surplus-file")
+def a_manifest_of_nothing(_):
+    return tar(("shop.ovf", descriptor()), ("shop.mf", b"\n"), ("disk1.qcow2", qcow2()))
+
+
+@case("package-unsupported")
+def a_disk_that_nothing_describes(_):
+    text = descriptor("disk1.qcow2", "disk2.qcow2")
+    text = text.replace(b"ovf:/disk/disk1", b"ovf:/file/file1")
+    return tar(("shop.ovf", text), ("disk1.qcow2", qcow2()), ("disk2.qcow2", qcow2()))
 
 
 @case("package-surplus-file")
@@ -678,6 +708,19 @@ def an_image_with_four_billion_tables(_):
 
 
 @case("image-corrupt", "qcow2")
+def an_image_that_is_one_great_table(path):
+    sparse(path, qcow2(l1_entries=2**29), 2**33)
+
+
+@case("image-corrupt", "qcow2")
+def an_image_whose_tables_lie_upon_each_other(path):
+    """Each of them is read; a file of 64 MiB would have a hundred gigabytes of them."""
+    count = 120_000
+    places = struct.pack(f">{count}Q", *range(2**20, 2**20 + 512 * count, 512))
+    sparse(path, qcow2(cluster_bits=20, l1_entries=count)[: 3 * 65536] + places, 2**26 + 512)
+
+
+@case("image-corrupt", "qcow2")
 def an_image_with_clusters_of_no_size(_):
     return qcow2(cluster_bits=63)
 
@@ -700,6 +743,18 @@ def a_vmdk_of_an_exabyte(_):
 @case("image-corrupt", "vmdk")
 def a_vmdk_of_grains_of_no_size(_):
     return sparse_vmdk(grain=0)
+
+
+@case("image-corrupt", "vmdk")
+def a_vmdk_that_is_one_great_directory(path):
+    sparse(path, sparse_vmdk(capacity=2**31, grain=1, entries=1), 2**34)
+
+
+@case("image-corrupt", "vpc")
+def a_vhd_that_is_one_great_table(path):
+    sparse(path, vhd(2**30), 2**33)
+    with path.open("ab") as file:
+        file.write(vhd(2**30)[:512])
 
 
 @case("image-truncated", "vmdk")
@@ -733,7 +788,12 @@ def test_the_pattern_of_them_all_is_good(tmp_path: Path, refusing: Refusing) -> 
     (tmp_path / "good.ova").write_bytes(good())
     assert refusing.ask(tmp_path / "good.ova", PACKAGE, tmp_path / "out") == ""
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["disk-0.qcow2"]
-    for form, image in ((Format.QCOW2, qcow2()), (Format.VMDK, sparse_vmdk())):
+    images = (
+        (Format.QCOW2, qcow2()),
+        (Format.VMDK, sparse_vmdk()),
+        (Format.VPC, vhd(1) + vhd(1)[:512]),
+    )
+    for form, image in images:
         (tmp_path / "good").write_bytes(image)
         assert refusing.ask(tmp_path / "good", form, tmp_path / "none") == ""
 

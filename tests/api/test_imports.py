@@ -18,6 +18,7 @@ from adapters.errors import AdapterError
 from adapters.images.addresses import networks
 from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
+from adapters.images.packing import pack, package_of
 from adapters.settings import Settings
 from adapters.types import OperationState
 from deployments.lab.process import wait_for
@@ -98,7 +99,12 @@ def test_a_package_at_an_address_becomes_a_template_of_its_disks(api: Api, tmp_p
 def descriptor(api: Api, tmp_path: Path) -> str:
     """The address of an OVF whose disks and manifest lie beside it."""
     write_package(tmp_path / "a", "system", "data", cpu=4)
-    with tarfile.open(tmp_path / "a") as archive:
+    return published(tmp_path / "a")
+
+
+def published(package: Path) -> str:
+    """The address of its descriptor; the rest lies beside that."""
+    with tarfile.open(package) as archive:
         for name in archive.getnames():
             content = archive.extractfile(name)
             assert content
@@ -220,6 +226,16 @@ def test_it_is_charged_what_it_takes_and_refunded_when_it_goes(api: Api) -> None
     assert used(api) == 1 + 4
     api.done(api.delete(f"/v1/templates/{template}"))
     assert used(api) == 1
+
+
+def test_what_lies_beside_a_descriptor_is_charged_once(api: Api, tmp_path: Path) -> None:
+    """Though for a moment there are two of each file: as it came, and in its archive."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(IMAGE + b" " * 3 * 2**20)
+    pack(package_of("packed", [(disk, 2**24)]), [disk], tmp_path / "a")
+    limit(1 + 4)
+    api.done(ask(api, url=published(tmp_path / "a"), format=None))
+    assert used(api) == 1 + 4
 
 
 def used(api: Api) -> int:

@@ -132,12 +132,31 @@ def test_a_refresh_keeps_what_stays_and_drops_what_has_gone(api: Api, path: str)
             "index-invalid",
         ),
         (
+            '<RepositorySpace><OVFDescription OVFFile="//c:99999/d.ovf"/></RepositorySpace>',
+            "index-invalid",
+        ),
+        (
+            '<RepositorySpace><OVFDescription OVFFile="//c:0/d.ovf"/></RepositorySpace>',
+            "index-invalid",
+        ),
+        (
             "<RepositorySpace>" + 10_001 * "<OVFDescription OVFFile='a'/>" + "</RepositorySpace>",
             "package-too-large",
         ),
         ("x" * (2**23 + 1), "source-too-large"),
     ],
-    ids=["cut-off", "another", "entities", "nowhere", "a-file", "a-user", "too-many", "too-long"],
+    ids=[
+        "cut-off",
+        "another",
+        "entities",
+        "nowhere",
+        "a-file",
+        "a-user",
+        "no-port",
+        "port-0",
+        "too-many",
+        "too-long",
+    ],
 )
 def test_an_index_that_makes_no_sense_changes_nothing(
     api: Api, path: str, text: str, code: str

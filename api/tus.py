@@ -88,9 +88,9 @@ async def describe_upload(signed: str) -> Response:  # noqa: ARG001 - the same f
 
 
 @router.head("/uploads/{signed}", dependencies=_SPOKEN, response_class=Response)
-async def read_upload(signed: str) -> Response:
+async def read_upload(signed: str, send: Sender) -> Response:
     """Tell how much has come; once all has, `Location` is the import's."""
-    return await asyncio.to_thread(_state, signed)
+    return await asyncio.to_thread(_state, signed, send)
 
 
 @router.patch("/uploads/{signed}", dependencies=_SPOKEN, **_NO_CONTENT)
@@ -165,14 +165,32 @@ def _opened(signed: str) -> tuple[Resumable, tokens.Caller]:
     return upload, caller
 
 
-def _state(signed: str) -> Response:
-    upload, _ = _opened(signed)
+def _state(signed: str, send: Send) -> Response:
+    upload, caller = _opened(signed)
     size = upload.has_come
     if cloud.operations.is_known(upload.operation):
         return _arrived(upload, 200)
     if size is None:
         raise _gone()
+    if size == upload.length:
+        return _completed(upload, caller, send)
     return _answer(upload, size, 200)
+
+
+def _completed(upload: Resumable, caller: tokens.Caller, send: Send) -> Response:
+    """Start the import that the last go has not: whoever hears that all has come sends no more."""
+    try:
+        growing = _growing(upload)
+    except Problem:  # somebody is at it
+        return _answer(upload, upload.length, 200)
+    if growing is None:
+        return _arrived(upload, 200)
+    try:
+        answer = _finish(upload, caller, growing, send)
+    finally:
+        _leave(upload, growing)
+    answer.status_code = 200
+    return answer
 
 
 def _growing(upload: Resumable) -> Growing | None:

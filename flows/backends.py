@@ -12,6 +12,7 @@ from adapters.lan import Link
 from adapters.types import Kind, Thing
 from flows.cloud import cloud
 from flows.running import running
+from flows.vm_disks import claim_on
 from flows.vm_networks import link_claims
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -131,12 +132,12 @@ def _remove_seed(thing: Thing) -> None:
 
 
 def _remove_copy(thing: Thing) -> None:
-    with _unclaimed(f"copy:{thing.place}:{thing.name}"):
-        for _, datastore in _host(thing).datastores:
-            copies = cloud.node(thing.place).copies(datastore, cloud.inventory.installation)
-            for copy in copies:
-                if copy.digest == thing.name:
-                    cloud.node(thing.place).delete_copy(copy)
+    node = cloud.node(thing.place)
+    for _, datastore in _host(thing).datastores:
+        for copy in node.copies(datastore, cloud.inventory.installation):
+            if copy.digest == thing.name:
+                with _unclaimed(claim_on(copy, thing.place)):
+                    node.delete_copy(copy)
 
 
 def _remove_link(thing: Thing) -> None:

@@ -28,6 +28,14 @@ def bootable(image: Image, family: Family, datacenter: UUID) -> Image:
     raise Conflict(f"image {image.id} is not there as {wanted.value} yet", code="not-converted")
 
 
+def require_as_published(image: Image, datacenter: UUID) -> None:
+    """Refuse to make anything of a file that is not, or no longer, what it was."""
+    if cloud.repository(datacenter).identity(image.path) != image.identity:
+        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
+    if cloud.library.is_condemned(image):
+        raise Refused(f"{image.path} is damaged", code="image-damaged")
+
+
 def convert(conversion: Conversion, operation_id: UUID) -> None:
     """Convert one image, unless that has been done."""
     with converting(conversion.datacenter_id):
@@ -53,10 +61,11 @@ def _(prefix: str, datacenter: UUID) -> bool:
 @step("convert-disk", Effect.STAYS)
 def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
-    if cloud.library.converted(conversion):
+    if _is_there(conversion):
         return
-    cloud.library.enqueue(conversion)
     repository = cloud.repository(conversion.datacenter_id)
+    require_as_published(conversion.source, conversion.datacenter_id)
+    cloud.library.enqueue(conversion)
     repository.clear(f"{operation_id}-{conversion.id}")
     source, has = repository.path(conversion.source.path), conversion.source.format
     needed = cloud.images.measure(source, has, conversion.form)
@@ -79,7 +88,7 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
 
 @convert_disk.plan
 def _(conversion: Conversion, operation_id: UUID) -> None:
-    if cloud.library.converted(conversion) is None:
+    if not _is_there(conversion):
         planning().copy(conversion.path, conversion.source.identity.size_bytes)
         planning().foresee(conversion.id, conversion.planned())
 
@@ -93,7 +102,13 @@ def _(conversion: Conversion, operation_id: UUID) -> None:
 
 @convert_disk.look
 def _(conversion: Conversion, operation_id: UUID) -> bool:
-    return cloud.library.converted(conversion) is not None
+    return _is_there(conversion)
+
+
+def _is_there(conversion: Conversion) -> bool:
+    """Whether it was finished, and nobody has removed it since."""
+    finished = cloud.library.converted(conversion) is not None
+    return finished and cloud.repository(conversion.datacenter_id).has(conversion.path)
 
 
 def _way(conversion: Conversion, folder: Path) -> str:

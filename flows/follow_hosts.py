@@ -59,21 +59,31 @@ def _follow(host: UUID, stop: Event) -> None:
 
 def listen(host: UUID, stop: Event) -> None:
     """Hear a host for a while, from what there is to what happens."""
-    until, there = time.monotonic() + ANEW_S, dict[UUID, Power]()
+    until, there, is_known = time.monotonic() + ANEW_S, dict[UUID, Power](), False
     with closing(cloud.hypervisor(host).changes(_LOOK_S)) as changes:
-        for n, news in enumerate(changes):
+        for news in changes:
             for vm, power in news.items():
                 there.pop(vm, None) if power is None else there.update({vm: power})
-            if news or not n:
-                bring_up_to_date(host, there)
+            if news or not is_known:
+                is_known = bring_up_to_date(host, there)
             if stop.is_set() or time.monotonic() > until:
                 return
 
 
-def bring_up_to_date(host: UUID, there: dict[UUID, Power]) -> None:
-    """Have the states be what the host says; a VM that it does not name may have moved."""
+def bring_up_to_date(host: UUID, there: dict[UUID, Power]) -> bool:
+    """Have the states be what the host says; a VM that it does not name may have moved.
+
+    False: there are some that could not be asked for now.
+    """
+    is_known = True
     for vm, former in cloud.following.of(host).items():
-        power = there.get(vm) or cloud.hypervisor(host).power(vm)
+        try:
+            power = there.get(vm) or cloud.hypervisor(host).power(vm)
+        except AdapterError as error:
+            log.info("VM %s: %s", vm, error)
+            is_known = False
+            continue
         state = seen_as(former, power)
         if state is not former and cloud.following.record(vm, former, state):
             log.info("VM %s was %s, and is %s", vm, former, state)
+    return is_known

@@ -12,16 +12,21 @@ from flows.cloud import cloud
 from flows.running import running
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ON_DATASTORES = {Kind.DISK, Kind.SEED}
 _ALONG = {Kind.COPY, Kind.LINK, Kind.GUARD}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Sweep(Value):
-    """What was found: of ours without a row, idle or still used; rows alone; silent backends."""
+    """What was found: of ours without a row, idle or still used; rows alone; silent backends.
+
+    And VMs that are not where their rows say, but at another host: somebody has moved them.
+    """
 
     orphans: list[Thing]
     used: list[Thing]
     missing: list[Thing]
+    moved: tuple[Thing, ...] = ()
     away: list[Finding]
     seen: int
 
@@ -34,12 +39,16 @@ def compare(datacenter: UUID) -> Sweep:
     """
     seen, answered, away = everything(datacenter)
     rows = cloud.explanations.things(datacenter)
+    gone = {x for x in rows - seen.keys() if x.kind is not Kind.FILE}
+    elsewhere = {x.name for x in gone if x.kind is Kind.VM}
     stray = of_nobody((x for x in seen if x not in rows), datacenter)
-    gone = (x for x in rows - seen.keys() if x.place in answered and x.kind is not Kind.FILE)
+    moved = tuple(x for x in stray if x.kind is Kind.VM and x.name in elsewhere)
+    used = _used(seen, answered)
     return Sweep(
-        orphans=[x for x in stray if not seen[x]],
-        used=[x for x in stray if seen[x] and not backends.is_scratch(x)],
-        missing=of_nobody(gone, datacenter),
+        orphans=[x for x in stray if x not in used and x not in moved],
+        used=[x for x in stray if x in used and x not in moved and not backends.is_scratch(x)],
+        missing=of_nobody((x for x in gone if x.place in answered), datacenter),
+        moved=moved,
         away=away,
         seen=len(seen),
     )
@@ -66,6 +75,21 @@ def everything(datacenter: UUID) -> tuple[backends.Seen, set[UUID], list[Finding
     name = cloud.inventory.datacenter_name(datacenter)
     ask("repository", datacenter, name, partial(backends.in_repository, datacenter))
     return seen, answered, away
+
+
+def _used(seen: backends.Seen, answered: set[UUID]) -> set[Thing]:
+    """What is still used, also if only a host says so that shows the same datastore.
+
+    One that has not answered might.
+    """
+    neighbours = cloud.explanations.neighbours()
+    used = {x for x, is_used in seen.items() if is_used}
+    for thing in (x for x in seen if x.kind in _ON_DATASTORES):
+        others = neighbours.get(thing.place, set()) - {thing.place}
+        there = {thing.model_copy(update={"place": other}) for other in others}
+        if others - answered or used & there:
+            used.add(thing)
+    return used
 
 
 def of_nobody(things: Iterable[Thing], datacenter: UUID) -> list[Thing]:
@@ -105,6 +129,7 @@ def told(found: Sweep, removed: list[Thing], refusal: str) -> list[Finding]:
         *(_finding(x, "removed" if x in removed else "orphan") for x in found.orphans),
         *(_finding(x, "orphan, in use") for x in found.used),
         *(_finding(x, "missing") for x in found.missing),
+        *(_finding(x, "moved") for x in found.moved),
     ]
 
 

@@ -4,10 +4,10 @@ from uuid import UUID
 
 from adapters.database.operations import Operation
 from adapters.database.records import Image, NewTemplate, VolumeRecord
-from adapters.errors import Refused
 from adapters.types import Role, TemplateState, Volume
 from flows.charges import charge_volume
 from flows.cloud import cloud
+from flows.conversions import require_as_published
 from flows.create_iscsi_volume import as_volume, carve, enter_volume
 from flows.equipping import equip_template
 from flows.export_template import survey_template
@@ -40,12 +40,8 @@ def persist_template(request: Operation) -> None:
 @step("pour-image", Effect.TEMPORARY)
 def pour_image(volume: Volume, pool: UUID, image: Image, datacenter: UUID) -> None:
     """Copy and compare. What is temporary is the export, as when a VM's disk is copied."""
-    repository = cloud.repository(datacenter)
-    if repository.identity(image.path) != image.identity:
-        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
-    if cloud.library.is_condemned(image):
-        raise Refused(f"{image.path} is damaged", code="image-damaged")
-    fill(volume, pool, repository.path(image.path), image.format)
+    require_as_published(image, datacenter)
+    fill(volume, pool, cloud.repository(datacenter).path(image.path), image.format)
 
 
 @pour_image.plan

@@ -6,7 +6,7 @@ from uuid import UUID
 from adapters.database.operations import Operation
 from adapters.database.records import Kept
 from adapters.errors import InUse, Refused
-from adapters.types import Finding
+from adapters.types import Finding, TemplateState
 from flows.cloud import cloud
 from flows.operation import operation
 from flows.running import running
@@ -50,12 +50,12 @@ def verify_image(kept: Kept, datacenter: UUID) -> Finding:
     repository = cloud.repository(datacenter)
     what, path = "conversion" if kept.is_conversion else "template", kept.image.path
     try:
-        if repository.digest(repository.path(path)) != kept.image.digest:
+        if not _is_whole(kept, datacenter):
             return Finding(what=what, name=path, state="broken", detail=_users(kept, datacenter))
         identity = repository.identity(path)
     except Refused as error:
         return Finding(what=what, name=path, state="gone", detail=str(error))
-    cloud.library.vouch(kept, identity)
+    cloud.library.vouch(kept, identity, offered=not _is_beside_damage(kept, datacenter))
     return Finding(what=what, name=path, state=OK)
 
 
@@ -79,6 +79,26 @@ def _(kept: Kept, datacenter: UUID) -> bool:
     removable = kept.is_conversion and not cloud.claims.holders(_file(kept, datacenter))
     there = removable and cloud.repository(datacenter).has(kept.image.path)
     return there or cloud.library.is_offered(kept)
+
+
+def _is_whole(kept: Kept, datacenter: UUID) -> bool:
+    """Whether it has its digest. Raises `Refused` when it is not there."""
+    repository = cloud.repository(datacenter)
+    return repository.digest(repository.path(kept.image.path)) == kept.image.digest
+
+
+def _is_beside_damage(kept: Kept, datacenter: UUID) -> bool:
+    """Whether another disk of a template in ERROR is broken, too: all of them are read then."""
+    if cloud.library.template_state(kept.owner) is not TemplateState.ERROR:
+        return False
+    for each in cloud.library.kept(datacenter):
+        if each.owner == kept.owner and each.id != kept.id:
+            try:
+                if not _is_whole(each, datacenter):
+                    return True
+            except Refused:
+                return True
+    return False
 
 
 def _file(kept: Kept, datacenter: UUID) -> str:

@@ -3,10 +3,9 @@
 from uuid import UUID
 
 from adapters.database.records import DiskRecord, Image, VmRecord
-from adapters.errors import Refused
 from adapters.types import Base, Disk
 from flows.cloud import cloud
-from flows.conversions import bootable
+from flows.conversions import bootable, require_as_published
 from flows.planning import planning
 from flows.running import mark, running
 from flows.steps import step
@@ -36,12 +35,8 @@ def make_overlay(record: DiskRecord, image: Image, vm: VmRecord) -> Base:
 @step("choose-base")
 def choose_base(disk: UUID, image: Image, host: UUID, datastore: str, datacenter: UUID) -> Base:
     """The image itself where the host sees the repository, else a copy on its datastore."""
-    repository = cloud.repository(datacenter)
-    if repository.identity(image.path) != image.identity:
-        raise Refused(f"{image.path} is not the file that was published", code="image-changed")
-    if cloud.library.is_condemned(image):
-        raise Refused(f"{image.path} is damaged", code="image-damaged")
-    repository.leave_mark(cloud.inventory.installation, mark())
+    require_as_published(image, datacenter)
+    cloud.repository(datacenter).leave_mark(cloud.inventory.installation, mark())
     return _base_of(image, host, datastore, datacenter)
 
 
@@ -99,8 +94,11 @@ def base_held(disk: UUID, base: Base, host: UUID) -> bool:
 
 
 def claim_on(base: Base, host: UUID) -> str:
-    """What a disk claims: the library's file, or one host's copy."""
-    return f"copy:{host}:{base.digest}" if base.is_copy else f"file:{base.path}"
+    """What a disk claims: the library's file, or a datastore's copy, whichever hosts have that."""
+    if not base.is_copy:
+        return f"file:{base.path}"
+    directory = base.path.rpartition("/")[0]
+    return f"copy:{cloud.inventory.datastore(host, directory)}:{base.digest}"
 
 
 @step("make-disk")

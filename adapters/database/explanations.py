@@ -1,7 +1,7 @@
 """What the database says should be on the backends, and what of it operations are at work on."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from uuid import UUID
 
 from sqlalchemy import or_, select
@@ -33,6 +33,13 @@ class Explanations:
                 *_in_pools(db),
                 *_in_library(db, datacenter),
             }
+
+    def neighbours(self) -> dict[UUID, set[UUID]]:
+        """Of each host, those that have a datastore of its own, too: they show the same files."""
+        with self._database.read() as db:
+            having = _having(db.scalars(select(models.Datastore))).values()
+            every = set().union(*having)
+            return {host: set().union(*(x for x in having if host in x)) for host in every}
 
     def under_way(self, but: UUID) -> str:
         """All that operations say which are not settled: whatever is named there is theirs."""
@@ -100,23 +107,39 @@ def _on_hosts(db: Session, datacenter: UUID) -> list[Thing]:
     vms = {row.id: row for row in db.scalars(deployed)}
     disks = select(models.VmDisk).where(models.VmDisk.volume_id.is_(None))
     copies = select(models.Claim.thing).where(models.Claim.thing.startswith("copy:")).distinct()
+    stores = list(db.scalars(select(models.Datastore)))
+    uuids, hosts = {store.id: store.uuid for store in stores}, _having(stores)
+
+    def kept(kind: Kind, vm: UUID, name: UUID) -> Iterator[Thing]:
+        """On the VM's datastore, which each host that has it shows."""
+        row = vms[vm]
+        store = uuids[row.datastore_id] if row.datastore_id else None
+        for host in hosts.get(store, {row.host_id}):
+            yield Thing(kind=kind, place=host, name=str(name))
+
     return [
         *(Thing(kind=Kind.VM, place=row.host_id, name=str(vm)) for vm, row in vms.items()),
+        *(x for vm, row in vms.items() if row.user_data_id for x in kept(Kind.SEED, vm, vm)),
         *(
-            Thing(kind=Kind.SEED, place=row.host_id, name=str(vm))
-            for vm, row in vms.items()
-            if row.user_data_id
-        ),
-        *(
-            Thing(kind=Kind.DISK, place=vms[disk.vm_id].host_id, name=str(disk.id))
+            x
             for disk in db.scalars(disks)
             if disk.vm_id in vms
+            for x in kept(Kind.DISK, disk.vm_id, disk.id)
         ),
         *(
-            Thing(kind=Kind.COPY, place=UUID(claim.split(":")[1]), name=claim.split(":")[2])
+            Thing(kind=Kind.COPY, place=host, name=claim.split(":")[2])
             for claim in db.scalars(copies)
+            for host in hosts.get(UUID(claim.split(":")[1]), ())
         ),
     ]
+
+
+def _having(stores: Iterable[models.Datastore]) -> dict[UUID | None, set[UUID]]:
+    """The hosts that have each datastore, by its `uuid`."""
+    hosts: dict[UUID | None, set[UUID]] = {}
+    for store in stores:
+        hosts.setdefault(store.uuid, set()).add(store.host_id)
+    return hosts
 
 
 def _in_networks(db: Session, datacenter: UUID) -> list[Thing]:

@@ -73,6 +73,15 @@ class Inventory:
             row = _get(db, models.Host, host)
             return HostRecord(**{name: getattr(row, name) for name in HostRecord.model_fields})
 
+    def datastore(self, host: UUID, directory: str) -> UUID:
+        """Which one that is: the same on all hosts that share it. Raises `NotFound`."""
+        store = models.Datastore
+        with self._database.read() as db:
+            found = db.scalars(select(store.uuid).filter_by(host_id=host, directory=directory))
+            if (uuid := found.first()) is None:
+                raise NotFound(f"host {host} has no datastore {directory}")
+            return uuid
+
     def pool(self, pool: UUID) -> PoolRecord:
         """A storage pool. Raises `NotFound`."""
         with self._database.read() as db:

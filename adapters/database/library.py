@@ -233,8 +233,8 @@ class Library:
             ]
         return originals + made
 
-    def vouch(self, kept: Kept, identity: Identity) -> None:
-        """The file has its digest: it is known by this fingerprint, and offered (again)."""
+    def vouch(self, kept: Kept, identity: Identity, *, offered: bool) -> None:
+        """The file has its digest: it is known by this fingerprint, and may be offered (again)."""
         with self._database.write() as db:
             if kept.is_conversion and (conversion := db.get(models.Conversion, kept.id)):
                 conversion.identity = identity.model_dump()
@@ -243,7 +243,7 @@ class Library:
             elif disk := db.get(models.TemplateDisk, kept.id):
                 disk.identity = identity.model_dump()
                 template = db.get_one(models.Template, disk.template_id)
-                if template.state is TemplateState.ERROR:
+                if offered and template.state is TemplateState.ERROR:
                     template.state = TemplateState.AVAILABLE
 
     def condemn(self, kept: Kept) -> None:

@@ -260,10 +260,11 @@ def _whole(target: Path, form: Form) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in target.parent.iterdir():
-            extent = _OF_SET.fullmatch(path.stem) if form.is_set else None
-            if path == target or (extent and extent[1] == target.stem):
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # of a directory that is lost; what went wrong is known
+            for path in target.parent.iterdir():
+                extent = _OF_SET.fullmatch(path.stem) if form.is_set else None
+                if path == target or (extent and extent[1] == target.stem):
+                    path.unlink(missing_ok=True)
         raise
 
 

@@ -176,12 +176,14 @@ class Datastores:
         return b"" if status == http.client.NOT_FOUND else content
 
     def write(self, path: str, content: bytes) -> None:
-        """Make a file of that content, or an old one anew."""
-        self._file("PUT", path, content)
+        """Make a file of that content, or an old one anew. Raises `NotFound`."""
+        status, _ = self._file("PUT", path, content)
+        if status == http.client.NOT_FOUND:
+            raise NotFound(f"there is no folder for {path}")
 
     def _file(self, method: str, path: str, content: bytes | None = None) -> tuple[int, bytes]:
         place = Place.parse(path)
-        asked = urlencode({"dcPath": self._datacenter.name, "dsName": place.datastore})
+        asked = urlencode({"dcPath": self._session.datacenter_path, "dsName": place.datastore})
         connection = self._session.connection()
         try:
             connection.request(

@@ -146,6 +146,15 @@ class Session:
         return above
 
     @cached_property
+    def datacenter_path(self) -> str:
+        """Where in the inventory that datacenter is: below folders, maybe."""
+        path, above = [], self.datacenter
+        while above != self._content.rootFolder:
+            path.append(above.name)
+            above = above.parent
+        return "/".join(reversed(path))
+
+    @cached_property
     def folder(self) -> Any:
         """Where VMs are in the inventory."""
         return self.datacenter.vmFolder
@@ -301,7 +310,7 @@ class Session:
     def _forget(self) -> None:
         """What was there may be somewhere else: look for all of it again."""
         self._host, self._datastores, self._vms = None, {}, {}
-        for name in ("datacenter", "folder", "pool", "network", "network_name"):
+        for name in ("datacenter", "datacenter_path", "folder", "pool", "network", "network_name"):
             self.__dict__.pop(name, None)
 
     def inventory(self, kind: Any) -> list[Any]:

@@ -121,7 +121,9 @@ class Transfers:
         return connection, urlsplit(url).path, headers
 
     def _discard_stale_uploads(self) -> None:
-        names = self._session.properties(self._session.folder.childEntity, "name")
+        folders_and_vms = self._session.folder.childEntity
+        vms = [each for each in folders_and_vms if isinstance(each, vim.VirtualMachine)]
+        names = self._session.properties(vms, "name")
         for name in (has["name"] for has in names.values()):
             word, _, rest = name.partition("-")
             began = rest.partition("-")[0]
@@ -182,6 +184,8 @@ def _write(answer: http.client.HTTPResponse, target: Path, size_mib: int, tell: 
             while piece := answer.read(_MIB):
                 file.write(piece)
                 tell(file.tell(), size_mib * _MIB)
+        if answer.length:  # `read` says nothing of a connection that ended early
+            raise Transient(f"a transfer ended {answer.length} bytes early")
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise OutOfSpace(f"no room for {target.name}") from error

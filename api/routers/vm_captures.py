@@ -13,6 +13,7 @@ from adapters.database import operations as accepted
 from adapters.database.persistent import master_of
 from adapters.database.records import NewTemplate
 from adapters.errors import Conflict, NotFound
+from adapters.guests import Bus, Firmware
 from adapters.packages import About, Hardware, WishedNic, Wishes
 from adapters.privileges import Privilege
 from api import finding
@@ -23,6 +24,7 @@ from api.planning import ANSWERS, PlannedStarting
 from api.routers.vms import datacenter_of, volume_locks
 from flows.capture_image import require_capturable
 from flows.cloud import cloud
+from flows.policies.guests import BUSES, disk_bus
 
 router = APIRouter(prefix="/vms", tags=["vms"])
 
@@ -106,17 +108,22 @@ def _held(
 
 
 def _wishes(db: Session, vm: models.VirtualMachine, positions: Sequence[int]) -> Wishes:
-    """What the VM is, and what its master says that it is."""
+    """What the VM is, in its master's words where those became just that."""
     master = db.get_one(models.Template, vm.template_id)
-    hardware = Hardware.model_validate(master.hardware or {})
+    appliance = db.get_one(models.Appliance, vm.appliance_id)
+    family = db.get_one(models.VirtualDatacenter, appliance.virtual_datacenter_id).family
+    said = Hardware.model_validate(master.hardware or {}).buses
+    buses = tuple(said[n] for n in positions if n < len(said))
+    if vm.bus != disk_bus(family, said):  # the blueprint said otherwise
+        buses = (Bus(vm.bus) if vm.bus else BUSES[family][0],) * len(positions)
     models_ = select(models.NicRow.model).filter_by(vm_id=vm.id).order_by(models.NicRow.position)
-    buses = hardware.buses
     return Wishes(
         cpu=vm.cpu,
         ram_mib=vm.ram_mib,
         hardware=Hardware(
-            firmware=hardware.firmware,
-            buses=tuple(buses[n] for n in positions if n < len(buses)),
+            firmware=Firmware(vm.firmware or Firmware.BIOS),
+            buses=buses,
+            system=vm.guest_system or "",
             nics=tuple(WishedNic(model=model or "") for model in db.scalars(models_)),
         ),
         about=About.model_validate(master.about or {}),

@@ -2,12 +2,11 @@
 
 import random
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from adapters.errors import BadImage
+from adapters.errors import BadImage, NotFound
 from adapters.forms import Form
 from adapters.images import qemu_img
 from adapters.images.qemu_img import QemuImg
@@ -115,11 +114,12 @@ def test_the_fastest_way_is_a_right_one(made, tmp_path, monkeypatch, form):
     assert tool.equal(made[Form.RAW], Format.RAW, target, form.format)
 
 
-def test_where_nothing_may_pass_by_the_cache_the_other_ways_are_left(monkeypatch):
-    """A tmpfs knows no direct I/O: that way fails, and is not chosen."""
+def test_a_way_that_fails_is_none_however_soon(tmp_path, monkeypatch):
+    """As where a file system knows no direct I/O."""
     monkeypatch.setattr(qemu_img, "_SAMPLE_MIB", 2)
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        assert "-T" not in qemu_img._WAYS[tool.fastest(Path(folder), Form.RAW, Form.QCOW2)]
+    monkeypatch.setattr(qemu_img, "_WAYS", {"": (), "failing": ("-T", "a way unknown to qemu")})
+    assert tool.fastest(tmp_path, Form.RAW, Form.QCOW2) == ""
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("form", sorted(DIETS[Family.KVM].boots, key=str), ids=lambda x: x.value)
@@ -128,3 +128,10 @@ def test_what_kvm_boots_takes_an_overlay(made, tmp_path, form):
     base = ("-b", made[form], "-F", form.format)
     qemu("qemu-img", "create", "-f", "qcow2", *base, overlay)
     qemu("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "read 2M 64k", overlay)
+
+
+def test_what_went_wrong_is_told_also_where_nothing_can_be_cleared_up(tmp_path):
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(2**20))
+    with pytest.raises(NotFound):
+        tool.convert(raw, Format.RAW, tmp_path / "lost" / "disk.qcow2", Form.QCOW2, print)

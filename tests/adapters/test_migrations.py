@@ -7,9 +7,10 @@ from sqlalchemy import column as named
 from sqlalchemy import insert, select, table, text
 
 from adapters.database import models
+from adapters.database.claims import Claims
 from adapters.database.schema import differences, go_back, migrate
-from adapters.database.session import Database
-from adapters.types import VolumeState
+from adapters.database.session import Database, utc_now
+from adapters.types import TemplateState, VmState, VolumeState
 
 BOTH = ["sqlite", pytest.param("mariadb", marks=pytest.mark.lab)]
 
@@ -161,3 +162,59 @@ def test_networks_of_old_are_the_restricted_ones_that_they_were(database, kept, 
             ("default", "unmanaged")
         ]
     migrate(database, tmp_path)
+
+
+def test_copies_that_were_claimed_at_a_host_are_claimed_at_its_datastore(database, kept, tmp_path):
+    dc, host, store, vm, disk = (uuid4() for _ in range(5))
+    with database.write() as db:
+        appliance, template = uuid4(), uuid4()
+        vdc = db.scalars(select(models.VirtualDatacenter.id)).one()
+        for row in (
+            models.Datacenter(id=dc, name="north", repository="/r", repository_marker=uuid4()),
+            models.Host(
+                id=host, datacenter_id=dc, name="h", family="memory", address="", cpu=4, ram_mib=64
+            ),
+            models.Datastore(id=store, host_id=host, uuid=uuid4(), directory="/d"),
+            models.Appliance(
+                id=appliance, virtual_datacenter_id=vdc, name="shop", created_at=utc_now()
+            ),
+            models.Template(
+                id=template,
+                enterprise_id=db.scalars(select(models.Enterprise.id)).one(),
+                datacenter_id=dc,
+                name="tiny",
+                state=TemplateState.AVAILABLE,
+                cpu=1,
+                ram_mib=64,
+                created_at=utc_now(),
+            ),
+            models.VirtualMachine(
+                id=vm,
+                appliance_id=appliance,
+                template_id=template,
+                host_id=host,
+                datastore_id=store,
+                name="db",
+                position=0,
+                depends_on=[],
+                cpu=1,
+                ram_mib=64,
+                state=VmState.ON,
+            ),
+            models.VmDisk(id=disk, vm_id=vm, position=0, size_mib=8),
+        ):
+            db.add(row)
+            db.flush()
+        uuid = db.get_one(models.Datastore, store).uuid
+    claims = Claims(database)
+    claims.claim(f"copy:{uuid}:abc", f"disk:{disk}")
+    claims.claim("file:/r/x", "disk:other")
+    go_back(database, tmp_path, "0025")
+    with database.read() as db:
+        found = db.execute(select(models.Claim.thing, models.Claim.holder)).all()
+        assert {*found} == {(f"copy:{host}:abc", f"disk:{disk}"), ("file:/r/x", "disk:other")}
+    migrate(database, tmp_path)
+    assert claims.holders(f"copy:{uuid}:abc") == (f"disk:{disk}",)
+    with database.read() as db:
+        names = {*db.scalars(select(models.SharedThing.name))}
+    assert names == {f"copy:{uuid}:abc", "file:/r/x"}

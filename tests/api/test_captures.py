@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from adapters.database import models
 from adapters.hypervisors.memory import MemoryHypervisor
 from flows.cloud import cloud
 from tests.api.conftest import Api, refused
@@ -72,6 +73,24 @@ def test_what_a_guest_has_written_is_in_a_vm_of_its_capture(
     vm = f"/v1/vms/{again['vms'][0]['id']}"
     api.done(api.post(f"{vm}/deploy"))
     assert content(api, captured(api, vm, "third")) == "by the guest"
+
+
+@pytest.mark.parametrize("said", [{"firmware": "efi", "bus": "sata"}, {"bus": "virtio"}, {}])
+def test_a_vm_of_a_capture_is_what_the_captured_one_was(api: Api, said: dict[str, str]) -> None:
+    """Whatever its template said: an installed guest starts by that firmware, from that bus."""
+    wishes = {"system": "debian12_64Guest", "buses": ["lsisas"]}
+    with cloud.database.write() as db:
+        db.get_one(models.Template, api.world.template).hardware = wishes
+    words = "".join(f"{key}: {value}, " for key, value in said.items())
+    shop = api.appliance(SHOP.replace("cpu: 2, ", words))
+    api.done(api.post(f"/v1/appliances/{shop['id']}/deploy"))
+    vm = f"/v1/vms/{shop['vms'][0]['id']}"
+    template = captured(api, vm)
+    assert template["hardware"]["system"] == "debian12_64Guest"
+    assert template["hardware"]["buses"] == [said.get("bus", "lsisas")]
+    again = api.appliance(SHOP.replace("shop", "again").replace("tiny", "golden"))
+    for key in ("firmware", "bus"):
+        assert again["vms"][0][key] == api.get(vm).json()[key]
 
 
 def test_disks_and_volumes_are_captured_that_are_asked_for(api: Api, web: str) -> None:

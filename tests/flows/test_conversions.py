@@ -2,9 +2,11 @@
 
 import pytest
 
+from adapters.database.records import Kept
 from adapters.forms import Form
 from adapters.types import Format, OperationState
 from flows import conversions
+from flows.catalog import FLOWS
 from flows.cloud import cloud
 
 QCOW2 = "vmdk/monolithicSparse>qcow2"
@@ -57,6 +59,39 @@ def test_a_measurement_that_fails_is_tried_again_and_leaves_nothing(world, monke
     converted(world, world.image("one", Format.VMDK), family="kvm")
     repository = cloud.repository(world.datacenter)
     assert [each for each in repository.entries() if each.startswith("incoming/")] == []
+
+
+def test_a_conversion_that_somebody_has_removed_is_made_anew(world):
+    template = world.image("foreign", Format.VMDK)
+    converted(world, template, family="kvm")
+    repository = cloud.repository(world.datacenter)
+    (image,) = cloud.library.conversions(world.datacenter)
+    repository.path(image.path).unlink()
+    (vm,) = cloud.inventory.vms_of(world.appliance("db", template=template))
+    world.run("deploy_vm", vm.id)
+    (anew,) = cloud.library.conversions(world.datacenter)
+    assert repository.identity(image.path) == anew.identity
+
+
+@pytest.mark.parametrize("how", ["changed", "damaged"])
+def test_nothing_is_made_of_a_file_that_is_not_what_it_was(world, how):
+    """A conversion goes by its source's digest: whoever has that image would start from it."""
+    template = world.image("foreign", Format.VMDK)
+    (image,) = cloud.library.images(template)
+    path = cloud.repository(world.datacenter).path(image.path)
+    if how == "changed":
+        path.write_text(path.read_text().replace("foreign", "another"))
+    else:
+        cloud.library.condemn(Kept(image=image, owner=template, is_conversion=False))
+    (vm,) = cloud.inventory.vms_of(world.appliance("db", template=template))
+    for kind, target, asked in (
+        ("convert_image", template, {"format": "vdi"}),
+        ("deploy_vm", vm.id, {}),
+    ):
+        refused = FLOWS[kind](world.accept(kind, target, **asked).id)
+        assert (refused.state, refused.error["code"]) == ("failed", f"image-{how}")
+        assert not refused.left_behind
+    assert cloud.library.conversions(world.datacenter) == []
 
 
 def test_a_step_says_how_far_it_is(world):

@@ -95,6 +95,25 @@ def test_a_host_that_does_not_answer_is_heard_again(vm, monkeypatch):
         becomes(vm, VmState.ON)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_vm_that_cannot_be_asked_for_holds_up_no_other(world, which):
+    """As one whose datastore is away: its host names it no more, and says nothing of it."""
+    with cloud.database.write() as db:
+        db.get_one(models.Host, world.hosts[1]).maintenance = True
+    vms = cloud.inventory.vms_of(world.appliance("db", "web"))
+    for each in vms:
+        world.run("deploy_vm", each.id)
+    lost, other = vms[which].id, vms[1 - which].id
+    kept = cloud.world.find("vm", lost)
+    with following():
+        cloud.world.put("vm", lost, {**kept, "installation": "another's"})
+        switch(other, "off")
+        becomes(other, VmState.OFF)
+        assert cloud.inventory.state(lost) is VmState.ON
+        cloud.world.put("vm", lost, {**kept, "power": "off"})
+        becomes(lost, VmState.OFF)
+
+
 def test_a_host_that_tells_no_news_is_not_followed(world, vm):
     with cloud.database.write() as db:
         db.execute(update(models.Host).values(address="memory?without=news"))

@@ -134,6 +134,21 @@ def test_a_vm_that_runs_and_a_volume_that_a_guest_has_written_stay(world):
     assert cloud.world.all("volume")
 
 
+def test_a_vm_that_somebody_has_moved_to_another_host_is_no_orphan(world):
+    vm = deployed(world, "db")
+    (here, other) = sorted(world.hosts, key=lambda host: host != cloud.inventory.vm(vm).host)
+    found = cloud.world.find("vm", vm)
+    cloud.world.put("vm", vm, {**found, "host": str(other)})
+    report = swept(world, sweep_max_percent=100)
+    assert states(report) == {("vm", "moved"), ("vm", "missing")}
+    assert [each.detail for each in report if each.state == "moved"] == [f"at {other}"]
+    assert cloud.world.find("vm", vm)
+    cloud.world.set_fate("hypervisors.vms", "fails", times=9)  # of the first that is asked
+    swept(world, sweep_max_percent=100)
+    assert cloud.world.find("vm", vm)
+    assert here != other
+
+
 def test_rows_without_their_objects_are_told(world):
     vm = deployed(world, "db")
     volume = cloud.inventory.vm(vm).volumes[0].id

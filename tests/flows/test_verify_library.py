@@ -7,6 +7,7 @@ from adapters.errors import NotFound
 from adapters.types import ConversionState, Finding, Format, OperationState, TemplateState
 from flows.catalog import FLOWS
 from flows.cloud import cloud
+from tests.flows.scenarios import packed_template
 from tests.worlds import World
 
 
@@ -51,6 +52,23 @@ def test_a_template_that_is_broken_is_offered_again_once_it_is_whole(world):
     assert verified(world)[image.path].state == "ok"
     assert cloud.library.template_state(world.template) is TemplateState.AVAILABLE
     world.run("deploy_vm", vm)
+
+
+def test_a_template_is_offered_again_once_all_of_its_disks_are_whole(world):
+    template = packed_template(world)
+    first, _ = cloud.library.images(template)
+    whole = damage(world, first.path)
+    assert verified(world)[first.path].state == "broken"
+    cloud.become(cloud.settings.model_copy(update={"verify_mib": 1e-9}))  # a disk a day
+
+    def days() -> set[TemplateState | None]:
+        every = len(cloud.library.kept(world.datacenter))
+        return {cloud.library.template_state(template) for _ in range(every) if verified(world)}
+
+    assert days() == {TemplateState.ERROR}
+    cloud.repository(world.datacenter).path(first.path).write_bytes(whole)
+    days()
+    assert cloud.library.template_state(template) is TemplateState.AVAILABLE
 
 
 def test_a_template_that_is_gone_is_in_error(world):

@@ -1,6 +1,9 @@
 """A session at a simulated vCenter: whom it believes, what it says, and when it ends."""
 
+import http.client
+import socket
 import threading
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -11,6 +14,7 @@ from adapters.errors import NotAllowed, NotFound, Refused, Transient
 from adapters.types import Chap
 from adapters.vsphere.address import Address
 from adapters.vsphere.session import Session, _sorted
+from adapters.vsphere.transfers import _write
 
 pytestmark = pytest.mark.lab
 
@@ -109,6 +113,18 @@ def test_news_of_a_thing_end_the_wait(session):
         later.join()
         session.wait(folder.Destroy_Task())
     assert has == {"name": "renamed"}
+
+
+def test_what_a_host_breaks_off_is_no_whole_file(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        asked = http.client.HTTPConnection(*host.getsockname(), timeout=60)
+        asked.request("GET", "/nfc/1/disk.vmdk")
+        there, _ = host.accept()
+        with there:
+            there.recv(4096)
+            there.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        with closing(asked), pytest.raises(Transient):
+            _write(asked.getresponse(), tmp_path / "disk.vmdk", 1, lambda *_: None)
 
 
 def test_faults_are_sorted_by_what_to_do_next():

@@ -5,15 +5,20 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 from pyVmomi import vim
 
 from adapters.errors import Conflict, InUse, Unsupported
-from adapters.types import Power
+from adapters.hypervisors.vsphere import VsphereHypervisor
+from adapters.types import Chap, Power, Seed
 from adapters.vsphere.datastores import machine
+from adapters.vsphere.session import Session
+from deployments.lab.vcsim import Vcsim
 from flows.catalog import FLOWS
 from flows.cloud import cloud
 from tests.flows.scenarios import SCENARIOS
 from tests.lab import vsphere_world
+from tests.labs import started
 
 pytestmark = pytest.mark.lab
 
@@ -173,3 +178,39 @@ def leave_machine(hypervisor, name, path, size_mib):
     with hypervisor._session.speaking():
         spec = machine(name, "LocalDS_0", backing, size_mib, is_new=False)
         hypervisor._session.create(spec)
+
+
+def test_what_killed_uploads_have_left_goes_also_where_the_inventory_has_folders(vcenter, world):
+    session = cloud.hypervisor(world.hosts[0])._session
+    with session.speaking():
+        folder = session.folder.CreateFolder(f"Discovered virtual machine {uuid4()}")
+        backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+            fileName="[LocalDS_0]", diskMode="persistent", thinProvisioned=True
+        )
+        left = session.create(machine(f"upload-1-{uuid4().hex}", "LocalDS_0", backing, 1)).name
+        (vm,) = cloud.inventory.vms_of(world.appliance("db"))
+    world.run("deploy_vm", vm.id)
+    with session.speaking():
+        assert session.child(left) is None
+        session.wait(folder.Destroy_Task())
+
+
+def test_of_two_datacenters_of_one_name_the_hosts_own_has_its_files(tmp_path):
+    with started(Vcsim(tmp_path)) as vcsim:
+        login = Chap(user=vcsim.user, password=SecretStr(vcsim.password))
+        session = Session(vcsim.address, lambda: login)
+        with session.speaking() as content:
+            europe, asia = map(content.rootFolder.CreateFolder, ("Europe", "Asia"))
+            session.wait(europe.MoveIntoFolder_Task([session.datacenter]))
+            asia.CreateDatacenter(session.datacenter.name)
+        hypervisor = VsphereHypervisor(session, uuid4())
+        seed = Seed(
+            id=uuid4(),
+            hostname="web",
+            secret=uuid4(),
+            datastore="[LocalDS_0]",
+            installation=hypervisor._installation,
+        )
+        hypervisor.ensure_seed(seed, b"a seed")
+        assert hypervisor.has_seed(seed)
+        assert [path.read_bytes() for path in vcsim.files().glob("seed-*")] == [b"a seed"]

@@ -305,6 +305,15 @@ def test_what_is_written_is_read_again(version):
     assert ovf.read(packing.describe(PACKAGE, version)) == PACKAGE
 
 
+def test_a_note_with_what_no_xml_may_have_in_it_is_written_without():
+    """Else nobody could read any of it."""
+    about = PACKAGE.about.model_copy(
+        update={"description": "a\uffff\ufffe b", "licence": "\ufffe"}
+    )
+    read = ovf.read(packing.describe(PACKAGE.model_copy(update={"about": about})))
+    assert (read.about.description, read.about.licence) == ("a\ufffd\ufffd b", "\ufffd")
+
+
 @pytest.mark.parametrize("bus", Bus)
 def test_every_bus_is_written_so_that_it_is_read(bus):
     hardware = PACKAGE.hardware.model_copy(update={"buses": (bus,) * 3})

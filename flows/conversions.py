@@ -61,7 +61,7 @@ def _(prefix: str, datacenter: UUID) -> bool:
 @step("convert-disk", Effect.STAYS)
 def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
     """Convert under a name of this attempt's own, publish by a rename, remember the digest."""
-    if cloud.library.converted(conversion):
+    if _is_there(conversion):
         return
     repository = cloud.repository(conversion.datacenter_id)
     require_as_published(conversion.source, conversion.datacenter_id)
@@ -88,7 +88,7 @@ def convert_disk(conversion: Conversion, operation_id: UUID) -> None:
 
 @convert_disk.plan
 def _(conversion: Conversion, operation_id: UUID) -> None:
-    if cloud.library.converted(conversion) is None:
+    if not _is_there(conversion):
         planning().copy(conversion.path, conversion.source.identity.size_bytes)
         planning().foresee(conversion.id, conversion.planned())
 
@@ -102,7 +102,13 @@ def _(conversion: Conversion, operation_id: UUID) -> None:
 
 @convert_disk.look
 def _(conversion: Conversion, operation_id: UUID) -> bool:
-    return cloud.library.converted(conversion) is not None
+    return _is_there(conversion)
+
+
+def _is_there(conversion: Conversion) -> bool:
+    """Whether it was finished, and nobody has removed it since."""
+    finished = cloud.library.converted(conversion) is not None
+    return finished and cloud.repository(conversion.datacenter_id).has(conversion.path)
 
 
 def _way(conversion: Conversion, folder: Path) -> str:

@@ -27,13 +27,14 @@ class Places:
         self._operations = operations
 
     def line_up(self, thing: str, lease: Lease) -> UUID:
-        """Stand in line for one of its places; answers a ticket."""
+        """Stand in line for one of its places, once; answers a ticket."""
         ticket, waiting = uuid4(), select(func.max(_WAITER.turn)).where(_WAITER.thing == thing)
         with self._operations.holding(lease) as db:
             served = max(place.turn for place in _places(db, thing, 1))
+            mine = _WAITER.operation_id == lease.operation  # whose answer was lost
+            db.execute(delete(_WAITER).where(_WAITER.thing == thing, mine | ~_lives(_WAITER)))
             whose = db.get_one(_OPERATION, lease.operation).enterprise_id
             last = db.scalar(waiting.where(_WAITER.enterprise_id == whose)) or 0
-            db.execute(delete(_WAITER).where(_WAITER.thing == thing, ~_lives(_WAITER)))
             db.add(
                 _WAITER(
                     id=ticket,
@@ -56,6 +57,10 @@ class Places:
         """Take one of the thing's places; None while all are taken, or are others' turn."""
         with self._operations.holding(lease) as db:
             places = [place for place in _places(db, thing, limit) if place.number < limit]
+            if ticket and db.get(_WAITER, ticket) is None:  # it was served; the answer was lost
+                whose = lease.operation, lease.epoch
+                held = (x for x in places if (x.operation_id, x.epoch) == whose)
+                return next((place.number for place in held), None)
             free = [place for place in places if not _is_held(db, place)]
             turn = _turn(db, thing, len(free), ticket) if ticket else 0
             if not free or turn is None:

@@ -61,6 +61,18 @@ def test_a_measurement_that_fails_is_tried_again_and_leaves_nothing(world, monke
     assert [each for each in repository.entries() if each.startswith("incoming/")] == []
 
 
+def test_a_conversion_that_somebody_has_removed_is_made_anew(world):
+    template = world.image("foreign", Format.VMDK)
+    converted(world, template, family="kvm")
+    repository = cloud.repository(world.datacenter)
+    (image,) = cloud.library.conversions(world.datacenter)
+    repository.path(image.path).unlink()
+    (vm,) = cloud.inventory.vms_of(world.appliance("db", template=template))
+    world.run("deploy_vm", vm.id)
+    (anew,) = cloud.library.conversions(world.datacenter)
+    assert repository.identity(image.path) == anew.identity
+
+
 @pytest.mark.parametrize("how", ["changed", "damaged"])
 def test_nothing_is_made_of_a_file_that_is_not_what_it_was(world, how):
     """A conversion goes by its source's digest: whoever has that image would start from it."""

@@ -152,6 +152,18 @@ def test_who_has_lost_its_lease_waits_no_more(world):
         assert len(db.scalars(select(models.Waiter)).all()) == 1
 
 
+def test_an_answer_that_was_lost_holds_up_nobody(world):
+    """As when the database goes while it commits: who asks once more has one ticket, one place."""
+    asks_again, other = leased(world), leased(world)
+    cloud.places.line_up("conversions:1", asks_again)
+    ticket = cloud.places.line_up("conversions:1", asks_again)
+    behind = cloud.places.line_up("conversions:1", other)
+    for _ in range(2):
+        assert cloud.places.take("conversions:1", 1, asks_again, ticket) == 0
+    cloud.places.leave("conversions:1", 0, asks_again)
+    assert cloud.places.take("conversions:1", 1, other, behind) == 0
+
+
 def test_a_conversion_that_is_cancelled_while_it_waits_leaves_the_line(world):
     holder = leased(world)
     assert cloud.places.take(f"conversions:{world.datacenter}", 1, holder) == 0

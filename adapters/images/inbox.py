@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 from contextlib import suppress
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from adapters.errors import BadImage, Refused
@@ -25,19 +26,18 @@ MOST = 200  # things that one look takes in, and files in one of them
 def placed_in(repository: ImageRepository, owner: str | None = None) -> list[Placed]:
     """What lies in every folder of the inbox, or in that of one; hidden names are passed over.
 
+    Where there is more than one look takes in, each folder has its turn: none holds others up.
     Ages are by the clock of the file system, which a look has just written to.
     """
     repository.verify()
     root = repository.path(INBOX)
     now_s = (repository.root / INCOMING).stat().st_mtime
-    found: list[Placed] = []
     with speaking_directory(root):
-        for folder in _entries(root):
-            if owner not in {None, folder.name}:
-                continue
-            each = [folder] if not folder.is_dir(follow_symlinks=False) else _entries(folder)
-            found += (_placed(repository, entry, folder.name, now_s) for entry in each)
-    return found[:MOST]
+        whose = [folder for folder in _entries(root) if owner in {None, folder.name}]
+        found = [[(entry, each.name) for entry in _within(each)] for each in whose]
+        in_turn = (each for turn in zip_longest(*found) for each in turn if each)
+        some = islice(in_turn, MOST)
+        return [_placed(repository, entry, name, now_s) for entry, name in some]
 
 
 def identity_of(repository: ImageRepository, path: str) -> Identity:
@@ -97,6 +97,11 @@ def take_away(repository: ImageRepository, path: str, identity: Identity) -> Non
             Path(each.path).unlink(missing_ok=True)
         with suppress(OSError):  # somebody's hidden files are his
             source.rmdir()
+
+
+def _within(entry: "os.DirEntry[str]") -> list["os.DirEntry[str]"]:
+    """What is in a folder; of anything else, that itself."""
+    return _entries(entry) if entry.is_dir(follow_symlinks=False) else [entry]
 
 
 def _entries(folder: "Path | os.DirEntry[str]") -> list["os.DirEntry[str]"]:

@@ -5,6 +5,7 @@ is too large for that. A disk is never in memory whole.
 """
 
 import hashlib
+import re
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ _CONTROLLERS = {  # resource type and subtype
     Bus.NVME: ("20", "vmware.nvme.controller"),
 }
 _MODELS = {"vmxnet3": "VmxNet3", "e1000": "E1000", "e1000e": "E1000e", "pcnet32": "PCNet32"}
+_NO_XML = re.compile("[\ufffe\uffff]")  # though they are letters of notes
 _SLOTS = {Bus.IDE: 2}  # others take as many as there are
 _PIECE_BYTES = 2**20
 _USTAR_MAX_BYTES = 2**33 - 1
@@ -248,7 +250,7 @@ class _Descriptor:
         section = self._element(tag, system)
         self._info(section, info)
         for name, text in said.items():
-            self._element(name, section).text = text
+            self._element(name, section).text = _NO_XML.sub("\ufffd", text)
 
     def _info(self, section: ET.Element, text: str) -> None:
         self._element("Info", section).text = text

@@ -305,6 +305,15 @@ def test_what_is_written_is_read_again(version):
     assert ovf.read(packing.describe(PACKAGE, version)) == PACKAGE
 
 
+def test_a_note_with_what_no_xml_may_have_in_it_is_written_without():
+    """Else nobody could read any of it."""
+    about = PACKAGE.about.model_copy(
+        update={"description": "a\uffff\ufffe b", "licence": "\ufffe"}
+    )
+    read = ovf.read(packing.describe(PACKAGE.model_copy(update={"about": about})))
+    assert (read.about.description, read.about.licence) == ("a\ufffd\ufffd b", "\ufffd")
+
+
 @pytest.mark.parametrize("bus", Bus)
 def test_every_bus_is_written_so_that_it_is_read(bus):
     hardware = PACKAGE.hardware.model_copy(update={"buses": (bus,) * 3})
@@ -419,12 +428,12 @@ def keys():
     return [rsa.generate_private_key(65537, 2048) for _ in range(2)]
 
 
-def signed(tmp_path, key, signer, manifest=None, algorithm=None):
+def signed(tmp_path, key, signer, manifest=None, algorithm=None, name="shop.mf"):
     listed = manifest_of(MEMBERS)
     algorithm = algorithm or hashes.SHA256()
     signature = key.sign(manifest or listed, padding.PKCS1v15(), algorithm)
     pem = signer.public_bytes(serialization.Encoding.PEM)
-    text = f"{algorithm.name.upper()}(shop.mf)= {signature.hex()}\n".encode() + pem
+    text = f"{algorithm.name.upper()}({name})= {signature.hex()}\n".encode() + pem
     members = [MEMBERS[0], ("shop.mf", listed), ("shop.cert", text), *MEMBERS[1:]]
     return archive(tmp_path / "x.ova", members)
 
@@ -437,6 +446,11 @@ def test_a_signed_package_is_taken(tmp_path, keys, algorithm):
 
 def test_a_signature_on_another_manifest_is_refused(tmp_path, keys):
     path = signed(tmp_path, keys[0], certificate("vendor", keys[0]), b"SHA1(other)= 00")
+    assert code_of(path, tmp_path / "out") == "package-signature-invalid"
+
+
+def test_a_signature_that_names_another_file_is_refused(tmp_path, keys):
+    path = signed(tmp_path, keys[0], certificate("vendor", keys[0]), name="shop.ovf")
     assert code_of(path, tmp_path / "out") == "package-signature-invalid"
 
 
@@ -455,8 +469,9 @@ def test_who_signs_has_to_be_trusted_where_somebody_is(tmp_path, keys):
     assert code_of(path, tmp_path / "no", [stranger]) == "package-signer-unknown"
     expired = signed(tmp_path, keys[0], certificate("vendor", keys[0], root, keys[1], days=-1))
     assert code_of(expired, tmp_path / "no", [root]) == "package-signer-unknown"
-    unsigned = archive(tmp_path / "y.ova", full(tmp_path))
-    assert code_of(unsigned, tmp_path / "no", [root]) == "package-signature-invalid"
+    for members in (full(tmp_path), MEMBERS):  # with a manifest, and without
+        unsigned = archive(tmp_path / "y.ova", members)
+        assert code_of(unsigned, tmp_path / "no", [root]) == "package-signature-invalid"
 
 
 @pytest.mark.parametrize("version", [1, 2])

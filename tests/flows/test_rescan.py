@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from adapters.database.schema import FIRST_ENTERPRISE
+from adapters.images import inbox
 from adapters.images.repository import DirectoryRepository, initialise
 from adapters.types import Finding, OperationState
 from flows.catalog import FLOWS
@@ -150,6 +151,18 @@ def test_of_one_enterprise_only_its_folder_is_looked_at(world):
     put_into_inbox(world, "good.vmdk")
     assert rescanned(world, owner="others") == {}
     assert rescanned(world, owner="default") == {"good.vmdk": "being-imported"}
+
+
+def test_what_one_enterprise_leaves_lying_holds_up_no_other(world, monkeypatch):
+    """A rescan takes in so many things, of each folder in turn."""
+    monkeypatch.setattr(inbox, "MOST", 3)
+    good = put_into_inbox(world, "good.vmdk")
+    before = good.parent.with_name("aside")
+    before.mkdir()
+    for n in range(5):
+        (before / f"junk-{n}").touch()
+    unknown = dict.fromkeys(("junk-0", "junk-1"), "unknown-enterprise")
+    assert rescanned(world) == {"good.vmdk": "being-imported", **unknown}
 
 
 def test_where_there_are_no_links_it_is_copied(world, monkeypatch):

@@ -20,6 +20,7 @@ MEANINGS = {
     "dependency-circle": "VMs wait for each other.",
     "depends-on-failed": "A VM was given up, since one that it depends on was.",
     "dhcp-server-away": "Nobody answers at that address as a DHCP server of that kind does.",
+    "dhcp-server-known": "A DHCP server is added once: there is one at that address.",
     "dhcp-server-unfit": "The DHCP server cannot do what it is needed for; it says what.",
     "disk-of-template": "The VM is made from this disk: it goes with the VM.",
     "duplicate-name": "Two things in one blueprint have the same name.",

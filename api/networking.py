@@ -26,7 +26,7 @@ DEFAULT = "default"
 
 
 def servers_of(db: Session, datacenter: UUID) -> list[Server]:
-    """A datacenter's DHCP servers by name, with the ranges that none of theirs may have."""
+    """A datacenter's DHCP servers by name, with the ranges that they know."""
     network, server = models.Network, models.DhcpServer
     ranges: dict[UUID, list[IPv4Network]] = {}
     known = select(network.dhcp_server_id, network.range).where(
@@ -35,10 +35,9 @@ def servers_of(db: Session, datacenter: UUID) -> list[Server]:
     for key, said in db.execute(known):
         if key and said:
             ranges.setdefault(key, []).append(IPv4Network(said))
-    relays = ranges_of_relays(db, datacenter)
     query = select(server).filter_by(datacenter_id=datacenter).order_by(server.name)
     return [
-        Server(id=row.id, name=row.name, ranges=(*ranges.get(row.id, ()), *relays))
+        Server(id=row.id, name=row.name, ranges=tuple(ranges.get(row.id, ())))
         for row in db.scalars(query)
     ]
 
@@ -52,7 +51,7 @@ def served(
         servers = [each for each in servers if each.id == server]
     if wanted:
         return wanted, server_for(wanted, servers)
-    if (found := new_range(servers)) is None:
+    if (found := new_range(servers, ranges_of_relays(db, datacenter))) is None:
         text = "the datacenter has no DHCP server with room for another range"
         raise Conflict(text, code="no-dhcp-server")
     return found
@@ -90,7 +89,8 @@ def enter_default(db: Session, vdc: models.VirtualDatacenter) -> None:
     found = None
     if db.scalars(linked.filter_by(datacenter_id=vdc.datacenter_id)).first():
         db.get(models.Datacenter, vdc.datacenter_id, with_for_update=True)
-        found = new_range(servers_of(db, vdc.datacenter_id))
+        relays = ranges_of_relays(db, vdc.datacenter_id)
+        found = new_range(servers_of(db, vdc.datacenter_id), relays)
     record = NetworkRecord(
         id=uuid4(),
         name=DEFAULT,

@@ -67,6 +67,10 @@ def require_apart(db: Session, network: NetworkRecord) -> None:
             if asked.asked_from is not None and asked.asked_from in has.range:
                 text = f"{has.range} has the address {asked.asked_from} of a DHCP relay"
                 raise Conflict(text, code="relays-overlap")
+        share = lan.server is not None and lan.server == other.server
+        if share and lan.relay and lan.relay == other.relay:
+            text = f"{lan.relay} is the relay of network {other.name} at the same DHCP server"
+            raise Conflict(text, code="relays-overlap")
         if lan.range.overlaps(other.range):
             _require_strangers(lan, other)
 

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapters.database import models, uses
+from adapters.errors import Conflict
 from adapters.privileges import Privilege
 from api import finding, infrastructure
 from api.dependencies import Caller, Key, Name, Pages, Reference, once_without_secrets
@@ -93,6 +94,7 @@ def create_dhcp_server(
         uses.held(db, models.Datacenter, datacenter)
         fields = new.model_dump(include={"name", "kind", "address"}, mode="json")
         row = models.DhcpServer(id=made, datacenter_id=datacenter, **fields)
+        _require_new(db, row)
         infrastructure.enter(db, row, row.name)
         if login:
             cloud.secrets.keep(db, made, login)
@@ -140,6 +142,8 @@ def change_dhcp_server(server_id: UUID, wanted: DhcpServerChange, match: Match) 
         if "address" in values and (users := [*uses.users_of(db, row)]):
             raise uses.in_use(row, users)
         infrastructure.assign(row, values)
+        if "address" in values:
+            _require_new(db, row)
         if login:
             cloud.secrets.keep(db, row.id, login)
         return DhcpServer.model_validate(row)
@@ -153,3 +157,19 @@ def change_dhcp_server(server_id: UUID, wanted: DhcpServerChange, match: Match) 
 def delete_dhcp_server(server_id: UUID, match: Match) -> None:
     """Forget a DHCP server that no network is served by; nothing of it is touched."""
     infrastructure.remove(models.DhcpServer, server_id, match, _shown)
+
+
+def _require_new(db: Session, row: models.DhcpServer) -> None:
+    """Raise `Conflict` where another one is the same: each would undo what the other is told.
+
+    A path is the same only within a datacenter, whose worker has it.
+    """
+    table, place = models.DhcpServer, row.address.rstrip("/")
+    others = select(table).where(table.id != row.id, table.kind == row.kind)
+    if "://" not in place:
+        others = others.where(table.datacenter_id == row.datacenter_id)
+    with db.no_autoflush:
+        for other in db.scalars(others):
+            if other.address.rstrip("/") == place:
+                text = f"the DHCP server at {row.address} is there already, as {other.name}"
+                raise Conflict(text, code="dhcp-server-known")

@@ -245,7 +245,6 @@ def _planned(db: Session, caller: Who, new: NewNetwork, made: UUID) -> NetworkRe
         ref = new.dhcp_server
         server = ref and finding.shared(db, models.DhcpServer, ref, datacenter_id=where).id
         networking.require_sound(record)
-        require_apart(db, record)
         chosen_range, chosen_server = networking.served(db, where, new.range, server or None)
         update = {"range": chosen_range, "dhcp_server_id": chosen_server}
         record = record.model_copy(update=update)
@@ -253,6 +252,7 @@ def _planned(db: Session, caller: Who, new: NewNetwork, made: UUID) -> NetworkRe
         raise _invalid("an unmanaged network has no addresses of ours")
     networking.require_sound(record)
     require_new(db, record)
+    require_apart(db, record)
     return record
 
 

@@ -115,11 +115,16 @@ def server_for(wanted: IPv4Network, servers: Sequence[Server]) -> UUID:
     raise Conflict(text, code="no-dhcp-server")
 
 
-def new_range(servers: Sequence[Server], prefix: int = USUAL) -> tuple[IPv4Network, UUID] | None:
-    """A range of that size that overlaps nothing on some server, and the server; else None."""
+def new_range(
+    servers: Sequence[Server], beside: Sequence[IPv4Network] = (), prefix: int = USUAL
+) -> tuple[IPv4Network, UUID] | None:
+    """A range of that size that overlaps nothing on some server, and the server; else None.
+
+    Nor does it overlap what it is to be beside.
+    """
     for each in servers:
         for whole in _OWN:
-            if (found := _gap(whole, prefix, each.ranges)) is not None:
+            if (found := _gap(whole, prefix, (*each.ranges, *beside))) is not None:
                 return found, each.id
     return None
 

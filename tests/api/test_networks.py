@@ -223,7 +223,7 @@ def test_a_range_is_once_on_a_server_and_a_tag_once_in_a_datacenter(api: Api, se
     network(api, range="10.0.0.0/24")
     body = {"name": "more", "virtual_datacenter": "demo", "range": "10.0.0.128/25"}
     refused(api.post("/v1/networks", json=body), 409, "no-dhcp-server")
-    second = {"datacenter": "main", "name": "dhcp-2", "kind": "memory", "address": "memory"}
+    second = {"datacenter": "main", "name": "dhcp-2", "kind": "memory", "address": "second"}
     assert api.post("/v1/dhcp-servers", json=second).status_code == 201
     assert network(api, **body)["dhcp_server_id"] != server
     refused(api.delete(f"/v1/dhcp-servers/{server}"), 409, "in-use")

@@ -17,7 +17,7 @@ YAML = {"Content-Type": "application/yaml"}
 
 
 def second_server(api: Api) -> None:
-    body = {"datacenter": "main", "name": "dhcp-2", "kind": "memory", "address": "memory"}
+    body = {"datacenter": "main", "name": "dhcp-2", "kind": "memory", "address": "second"}
     assert api.post("/v1/dhcp-servers", json=body).status_code == 201
 
 
@@ -112,6 +112,14 @@ def test_a_relay_is_in_no_other_networks_range(api: Api, server: str) -> None:
     refused(api.post("/v1/networks", json=strange), 409, "relays-overlap")
 
 
+def test_a_relay_is_one_networks_at_a_dhcp_server(api: Api, server: str) -> None:
+    second_server(api)
+    network(api, **external("office", "10.3.0.0/24", tag=901, relay="10.98.0.1"))
+    asked = external("lab", "10.4.0.0/24", tag=902, relay="10.98.0.1", dhcp_server="dhcp-1")
+    refused(api.post("/v1/networks", json=asked), 409, "relays-overlap")
+    network(api, **{**asked, "dhcp_server": "dhcp-2"})
+
+
 def test_a_relay_that_a_network_says_is_no_other_vlans(api: Api, server: str) -> None:
     relayed(api)
     for tag in (900, None):
@@ -164,3 +172,16 @@ def test_no_vm_is_in_two_networks_that_overlap(api: Api, server: str) -> None:
     ended = api.run(api.post(f"/v1/vms/{vm['id']}/nics", json={"network": "back"}))
     assert (ended["state"], ended["error"]["code"]) == ("failed", "ranges-overlap")
     assert api.get(f"/v1/vms/{vm['id']}").json()["nics"] == nics
+
+
+def test_a_dhcp_server_is_added_once(api: Api, server: str) -> None:
+    same = {"datacenter": "main", "name": "again", "kind": "memory", "address": "memory/"}
+    told = refused(api.post("/v1/dhcp-servers", json=same), 409, "dhcp-server-known")
+    assert "as dhcp-1" in told["detail"]
+    path = api.post("/v1/dhcp-servers", json={**same, "address": "other"}).headers["location"]
+    refused(api.call("PATCH", path, json={"address": "memory"}), 409, "dhcp-server-known")
+    assert api.call("PATCH", path, json={"address": "other/"}).status_code == 200
+    far = {"name": "far", "repository": str(api.world.home / "far")}
+    (api.world.home / "far").mkdir()
+    assert api.post("/v1/datacenters", json=far).status_code == 201
+    assert api.post("/v1/dhcp-servers", json={**same, "datacenter": "far"}).status_code == 201

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -67,10 +68,11 @@ class Lab:
                 .values(network_id=self.networks[network], is_default=True)
             )
             db.get_one(models.VirtualMachine, found.id).ram_mib = 96
+            said = db.get_one(models.Network, self.networks[network]).range or ""
             db.add(
                 models.AddressRow(
                     id=uuid4(), network_id=self.networks[network], place=place,
-                    address=f"10.0.0.{place}", nic_id=found.nics[0].id,
+                    address=str(IPv4Network(said)[place]), nic_id=found.nics[0].id,
                 )
             )  # fmt: skip
         return found.id
@@ -264,24 +266,26 @@ ASK = (  # of a card that may just have come
 
 
 def test_a_guest_that_runs_is_given_a_card_and_gives_it_back(lab):
+    with cloud.database.write() as db:
+        db.get_one(models.Network, lab.networks[1]).range = "10.0.1.0/24"
     vm, other = lab.vm(0, 55), lab.vm(1, 56)
     lab.world.run("deploy_vm", vm)
     lab.world.run("deploy_vm", other)
     guest, nic = lab.guest(vm), uuid4()
     lab.guest(other)
     before = guest.tell("ip route | md5sum | sed s/^/ROUTES-/", "ROUTES-")
-    asked = {"id": str(nic), "network": str(lab.networks[1]), "address": "10.0.0.57"}
+    asked = {"id": str(nic), "network": str(lab.networks[1]), "address": "10.0.1.57"}
     lab.world.run("attach_nic", vm, nic=asked)
-    assert guest.tell(ASK, "TOLD-1", 120) == "TOLD-10.0.0.57"
+    assert guest.tell(ASK, "TOLD-1", 120) == "TOLD-10.0.1.57"
     mac = cloud.inventory.vm(vm).card(nic).mac
-    assert (mac, "10.0.0.57") in lab.leases()
-    ping = "ping -I eth1 -c 1 -W 9 10.0.0.56 >/dev/null 2>&1; a=$?; echo; echo HEARD-it-$a"
+    assert (mac, "10.0.1.57") in lab.leases()
+    ping = "ping -I eth1 -c 1 -W 9 10.0.1.56 >/dev/null 2>&1; a=$?; echo; echo HEARD-it-$a"
     assert guest.tell(ping, "HEARD-it-") == "HEARD-it-0"
     assert synced(lab.world, dry_run=True) == {("dhcp-server", "in line"): 2}
     lab.world.run("detach_nic", vm, nic=str(nic))
     look = "[ -e /sys/class/net/eth1 ]; a=$?; echo; echo GONE-$a"
     assert guest.tell(look, "GONE-") == "GONE-1"
-    assert "10.0.0.57" not in {address for _, address in lab.leases()}
+    assert "10.0.1.57" not in {address for _, address in lab.leases()}
     assert lab.links() == [101, 102]
     after = guest.tell("ip route | md5sum | sed s/^/AFTER-/", "AFTER-")
     assert after.removeprefix("AFTER-") == before.removeprefix("ROUTES-")

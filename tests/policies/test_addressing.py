@@ -107,12 +107,12 @@ def test_a_server_is_the_first_that_the_range_has_for_itself(known, wanted):
     assert refusal.value.code == "no-dhcp-server"
 
 
-@given(st.lists(RANGES, max_size=12), st.integers(22, 30))
-def test_a_new_range_overlaps_nothing_and_is_the_first_such(known, prefix):
+@given(st.lists(RANGES, max_size=12), st.lists(RANGES, max_size=3), st.integers(22, 30))
+def test_a_new_range_overlaps_nothing_and_is_the_first_such(known, beside, prefix):
     server = Server(id=uuid4(), name="s", ranges=tuple(known))
-    found = new_range([server], prefix)
+    found = new_range([server], beside, prefix)
     whole = IPv4Network("192.168.0.0/16").subnets(new_prefix=prefix)
-    first = next(each for each in whole if not any(each.overlaps(x) for x in known))
+    first = next(each for each in whole if not any(each.overlaps(x) for x in known + beside))
     assert found == (first, server.id)
 
 

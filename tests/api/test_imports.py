@@ -19,8 +19,10 @@ from adapters.images.addresses import networks
 from adapters.images.downloads import HttpDownloads, Route
 from adapters.images.memory import publish_source
 from adapters.images.packing import pack, package_of
+from adapters.images.partial import Pen
+from adapters.images.repository import DirectoryRepository
 from adapters.settings import Settings
-from adapters.types import OperationState
+from adapters.types import Capacity, OperationState
 from deployments.lab.process import wait_for
 from flows.catalog import FLOWS
 from flows.cloud import cloud
@@ -209,13 +211,15 @@ def limit(mib: int) -> None:
     cloud.ledger.set_limits(FIRST_ENTERPRISE, whose, Amounts(), hard, lambda *_: None)
 
 
-def test_limits_hold_before_a_byte_is_written(api: Api) -> None:
+def test_limits_hold_before_a_byte_is_written(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(Pen, "write", lambda _self, piece: written.append(piece))
     before = left(api)
     publish_source(cloud.world, URL, IMAGE + b" " * 3 * 2**20)
     limit(3)  # 1 MiB is used, and as much has to be there before anybody looks
     ended = api.run(ask(api))
     assert (ended["state"], ended["error"]["code"]) == ("failed", "hard-limit")
-    assert (left(api), secrets()) == (before, 0)
+    assert (left(api), secrets(), written) == (before, 0, [])
     limit(1)
     refused(ask(api), 409, "hard-limit")
 
@@ -236,6 +240,19 @@ def test_what_lies_beside_a_descriptor_is_charged_once(api: Api, tmp_path: Path)
     limit(1 + 4)
     api.done(ask(api, url=published(tmp_path / "a"), format=None))
     assert used(api) == 1 + 4
+
+
+def test_there_has_to_be_room_for_it_and_for_its_archive(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").write_bytes(IMAGE.ljust(3 * 2**20))
+    pack(package_of("packed", [(tmp_path / "disk", 2**24)]), [tmp_path / "disk"], tmp_path / "a")
+    before, where = left(api), published(tmp_path / "a")
+    room = Capacity(total_mib=9, free_mib=3)  # for the disk, and for not a byte more than that
+    monkeypatch.setattr(DirectoryRepository, "capacity", lambda _self: room)
+    ended = api.run(ask(api, url=where, format=None))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "out-of-space")
+    assert left(api) == before
 
 
 def used(api: Api) -> int:

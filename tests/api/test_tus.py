@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.errors import Transient
+from adapters.errors import NotFound, Transient
 from adapters.images.arriving import GrowingFile
 from api import tokens, transfers, tus
 from flows.catalog import FLOWS
@@ -284,6 +284,21 @@ def test_a_body_is_never_whole_in_memory(api: Api) -> None:
 
     send_slowly(api, where, 0, *[bytes(2**20)] * 8, before=look)
     assert on_disk == [piece * 2**20 for piece in range(9)]
+
+
+@pytest.mark.parametrize("another", [False, True], ids=["gone", "another-there"])
+def test_what_is_removed_under_its_sender_is_not_whole(tmp_path: Any, another: bool) -> None:
+    """Who removes what nobody has gone on with asks for no lock."""
+    path = tmp_path / "upload"
+    GrowingFile.begin(path)
+    growing = GrowingFile(path)
+    growing.write(IMAGE)
+    path.unlink()
+    if another:
+        GrowingFile.begin(path)
+    with pytest.raises(NotFound):
+        growing.finish()
+    growing.close()
 
 
 def test_it_can_be_given_up(api: Api) -> None:

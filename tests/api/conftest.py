@@ -154,4 +154,6 @@ def _empty(database_url: str) -> None:
         for table in METADATA.sorted_tables:
             if table.name in there:
                 connection.execute(table.delete())
+                if table.autoincrement_column is not None:  # a gap is waited for
+                    connection.execute(text(f"ALTER TABLE {table.name} AUTO_INCREMENT = 1"))
         connection.execute(text("SET FOREIGN_KEY_CHECKS=1"))

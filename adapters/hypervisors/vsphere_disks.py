@@ -69,8 +69,10 @@ class VsphereDisks:
         return [disk for disk in disks if not _is_among(there, disk)]
 
     def delete(self, disk: Disk) -> None:
-        """Remove it, with the machine that was to make it; absent is success."""
+        """Remove it, with what was to become it, or to make it; absent is success."""
         self._datastores.discard_machine(_maker(disk), keep_disks=True)
+        if disk.base:
+            self._datastores.delete_unfinished(self.path(disk))
         if self.has(disk):
             self._datastores.delete(self.path(disk))
 

@@ -123,8 +123,7 @@ class Datastores:
 
     def copy(self, source: str, path: str, size_mib: int) -> None:
         """Make a disk of that size of another one's content."""
-        place = Place.parse(path)
-        target, unfinished = str(place), str(place.folder / f"part-{place.name}")
+        target, unfinished = str(Place.parse(path)), _unfinished(path)
         self.delete(unfinished)
         datacenter, manager = self._datacenter, self._manager
         source = str(Place.parse(source))
@@ -156,6 +155,10 @@ class Datastores:
             self.discard_machine(name, keep_disks=True)
             made = self._session.create(spec)
         self._discard(made)
+
+    def delete_unfinished(self, path: str) -> None:
+        """Remove what a `copy` has left that was broken off; absent is success."""
+        self.delete(_unfinished(path))
 
     def delete(self, path: str) -> None:
         """Remove a disk; absent is success."""
@@ -237,6 +240,12 @@ class Datastores:
     @property
     def _manager(self) -> Any:
         return self._session.content.virtualDiskManager
+
+
+def _unfinished(path: str) -> str:
+    """How a copy is called until it is whole."""
+    place = Place.parse(path)
+    return str(place.folder / f"part-{place.name}")
 
 
 def machine(name: str, datastore: str, backing: Any, size_mib: int, *, is_new: bool = True) -> Any:

@@ -134,6 +134,23 @@ def test_a_vm_that_runs_and_a_volume_that_a_guest_has_written_stay(world):
     assert cloud.world.all("volume")
 
 
+def test_what_hosts_share_goes_once_all_of_them_say_that_nobody_uses_it(world):
+    first, second = (host.id for host in cloud.inventory.loads(world.datacenter))
+    with cloud.database.write() as db:
+        db.execute(update(models.Datastore).values(uuid=uuid4()))
+        db.get_one(models.Host, first).maintenance = True
+    vm = deployed(world, "db")
+    (disk,) = cloud.world.all("disk")
+    assert cloud.inventory.vm(vm).host == second
+    forget_tenants()
+    swept(world, sweep_max_percent=100)  # its VM goes
+    cloud.world.set_fate("hypervisors.vms", "fails")  # of the first that is asked
+    report = swept(world, sweep_max_percent=100)
+    assert {("host", "away"), ("disk", "orphan, in use")} <= states(report)
+    assert ("disk", "removed") in states(swept(world, sweep_max_percent=100))
+    assert disk not in cloud.world.all("disk")
+
+
 def test_a_vm_that_somebody_has_moved_to_another_host_is_no_orphan(world):
     vm = deployed(world, "db")
     (here, other) = sorted(world.hosts, key=lambda host: host != cloud.inventory.vm(vm).host)

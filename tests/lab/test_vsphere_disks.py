@@ -11,7 +11,7 @@ from pyVmomi import vim
 from adapters.errors import Conflict, InUse, Unsupported
 from adapters.hypervisors.vsphere import VsphereHypervisor
 from adapters.types import Chap, Power, Seed
-from adapters.vsphere.datastores import machine
+from adapters.vsphere.datastores import Place, machine
 from adapters.vsphere.session import Session
 from deployments.lab.vcsim import Vcsim
 from flows.catalog import FLOWS
@@ -214,3 +214,26 @@ def test_of_two_datacenters_of_one_name_the_hosts_own_has_its_files(tmp_path):
         hypervisor.ensure_seed(seed, b"a seed")
         assert hypervisor.has_seed(seed)
         assert [path.read_bytes() for path in vcsim.files().glob("seed-*")] == [b"a seed"]
+
+
+def test_what_a_guest_has_printed_goes_with_its_vm(world, vm):
+    console = world.files / str(world.datacenter) / f"console-{vm}.log"
+    console.write_bytes(b"READY")
+    assert cloud.hypervisor(world.hosts[0]).console(vm) == b"READY"
+    world.run("undeploy_vm", vm)
+    assert not console.exists()
+
+
+def test_what_a_killed_copy_has_left_is_written_over_and_goes_with_its_disk(world, vm):
+    hypervisor, record = cloud.hypervisor(world.hosts[0]), cloud.inventory.vm(vm)
+    disk = record.disk(record.local_disks[0])
+    larger = disk.model_copy(update={"id": uuid4(), "size_mib": disk.size_mib * 2})
+    path = Place.parse(hypervisor.disk_path(larger))
+    for made in (True, False):
+        with hypervisor._session.speaking():
+            hypervisor._datastores.create(str(path.folder / f"part-{path.name}"), 1)
+        if made:
+            hypervisor.ensure_disk(larger)
+            assert hypervisor.has_disk(larger)
+        hypervisor.delete_disk(larger)
+        assert not list(world.files.glob(f"*/*{larger.id}*"))

@@ -159,6 +159,7 @@ def test_what_is_done_with_files_is_refused_of_it(api: Api) -> None:
     body = {"name": "again", "virtual_datacenter": "demo"}
     refused(api.post(f"{made}/persist", json=body), 409, "template-persistent")
     refused(api.post(f"{made}/export"), 409, "template-persistent")
+    refused(api.call("PATCH", made, json={"shared": True}), 409, "template-persistent")
     answer = api.post(f"{made}/conversions", json={"format": "vmdk"})
     refused(answer, 409, "template-persistent")
 

@@ -148,7 +148,12 @@ def test_an_owner_is_one_of_the_enterprise(api: Api, stranger: Api) -> None:
     user(api, Stock.USER, name="bob")
     (bob,) = [x["id"] for x in api.get("/v1/users").json() if x["name"] == "bob"]
     assert change(api, owner_id=bob).json()["owner_id"] == bob
-    refused(change(api, owner_id=str(uuid4())), 404, "unknown-user")
+    others = cloud.library.enterprise_called("others")
+    assert others
+    user(api, Stock.USER, name="eve", enterprise=others)
+    (eve,) = [x["id"] for x in stranger.get("/v1/users").json()]
+    for each in (eve, str(uuid4())):
+        refused(change(api, owner_id=each), 404, "unknown-user")
     assert change(api, owner_id=None).json()["owner_id"] is None
 
 

@@ -78,7 +78,7 @@ def everything(api: Api) -> dict[str, str]:
 
 
 def is_still_unfit(case: Any) -> bool:
-    """Not so once sent: in a query all is text, and a number is a word where words are asked for."""
+    """Not so once sent: in a query a number is a word where words are asked for."""
     said, unfit = case.query or {}, True
     for each in case.operation.query:
         asked = json.dumps(each.definition)

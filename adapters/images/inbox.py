@@ -1,8 +1,8 @@
 """The inbox of a repository: what people put there by hand, in a folder for each enterprise.
 
 Whoever takes something over borrows it first: a link to the same bytes under a name of one's own,
-or a copy where there are no links. So it stays where it was put until it is a template, whatever
-dies in between.
+or a copy where there are no links, or somebody else may write to those bytes once they have been
+looked at. So it stays where it was put until it is a template, whatever dies in between.
 """
 
 import os
@@ -20,6 +20,7 @@ from adapters.images.vmdk import DESCRIPTOR_MAX_BYTES, described_by
 from adapters.placed import Placed, Shape
 from adapters.types import Format, Identity
 
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 200  # things that one look takes in, and files in one of them
 
 
@@ -156,9 +157,14 @@ def _borrow(source: Path, target: Path) -> None:
         raise
     except OSError:  # across mounts, of another user, on a share without links
         _copy(source, target)
-    if not stat.S_ISREG(target.lstat().st_mode):
+        return
+    linked = target.lstat()
+    if not stat.S_ISREG(linked.st_mode):
         target.unlink()
         raise _no_file(source)
+    if linked.st_uid != os.geteuid() or linked.st_mode & _BY_OTHERS:
+        target.unlink()
+        _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from adapters.database.schema import FIRST_ENTERPRISE
 from adapters.images import inbox
 from adapters.images.repository import DirectoryRepository, initialise
@@ -175,6 +177,32 @@ def test_where_there_are_no_links_it_is_copied(world, monkeypatch):
     rescanned(world)
     assert carried_out(world) == ["succeeded"] * 2
     assert in_inbox(world) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_ours", "is_linked"),
+    [(0o644, True, True), (0o664, True, False), (0o646, True, False), (0o644, False, False)],
+)
+def test_what_others_may_write_to_is_copied(world, monkeypatch, mode, is_ours, is_linked):
+    """Else they could make it something else once it has been looked at."""
+    if not is_ours:
+        somebody = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: somebody)
+    put_into_inbox(world, "good.vmdk")
+    place = world.home / "repository" / "inbox" / "default" / "good.vmdk"
+    place.chmod(mode)
+    before = published(world)
+    with place.open("rb") as theirs:
+        rescanned(world)
+        assert carried_out(world) == ["succeeded"]
+        (image,) = published(world) - before
+        with image.open("rb") as ours:
+            assert os.path.sameopenfile(theirs.fileno(), ours.fileno()) == is_linked
+    assert in_inbox(world) == []
+
+
+def published(world: World) -> set[Path]:
+    return set((world.home / "repository" / "templates").rglob("*.vmdk"))
 
 
 def test_it_runs_by_itself_only_where_that_is_wanted(world, monkeypatch):

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from adapters.database.addressing import network_of, require_new
 from adapters.database.operations import Request
 from adapters.database.ranges import require_apart
 from adapters.database.records import NetworkRecord
+from adapters.database.vlans import LAST
 from adapters.errors import Conflict
 from adapters.lan import LABEL, MTU, NetworkKind, Route
 from adapters.privileges import Privilege
@@ -145,7 +146,7 @@ def list_networks(
     kind: NetworkKind | None = None,
     virtual_datacenter_id: UUID | None = None,
     datacenter_id: UUID | None = None,
-    tag: int | None = None,
+    tag: Annotated[int | None, Query(ge=1, le=LAST)] = None,
 ) -> list[Network]:
     """List networks."""
     query = chosen(

@@ -96,7 +96,7 @@ def read_steps(
     response: Response,
     lane: str | None = None,
     state: StepState | None = None,
-    after: Annotated[int, Query(ge=0, description="A step's position.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="A step's position.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 500,
 ) -> list[Step]:
     """Read an operation's steps in their order, some at a time, of one lane or in one state."""

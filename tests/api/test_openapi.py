@@ -54,6 +54,32 @@ def test_every_operation_tells_what_may_be_refused(api: Api) -> None:
                 assert list(told[status]["content"]) == ["application/problem+json"], name
 
 
+def test_every_number_that_is_asked_for_is_bounded(api: Api) -> None:
+    """Databases know no numbers without end: such a one was a defect of ours, not the caller's."""
+    document = api.client.get("/openapi.json").json()
+    told = operations(api)
+    asked = [each[2].get(part) for each in told.values() for part in ("parameters", "requestBody")]
+    seen: set[str] = set()
+    unbounded: list[Any] = []
+
+    def look(schema: Any) -> None:
+        if isinstance(schema, list):
+            for each in schema:
+                look(each)
+        elif isinstance(schema, dict):
+            if schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum"} & {*schema}:
+                unbounded.append(schema)
+            if (name := str(schema.get("$ref", "")).rpartition("/")[2]) not in {"", *seen}:
+                seen.add(name)
+                look(document["components"]["schemas"][name])
+            for each in schema.values():
+                look(each)
+
+    look(asked)
+    assert len(seen) > 20
+    assert unbounded == []
+
+
 @pytest.fixture
 def generated(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A client made by openapi-python-client."""

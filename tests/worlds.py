@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -82,25 +83,37 @@ def settings_in(home: Path, **changes: Any) -> Settings:
     return Settings(**{**fields, **changes})
 
 
-def migrated(template: Path) -> Path:
-    """A migrated database without rows, made once."""
-    if not template.exists():
-        database = Database(f"sqlite:///{template}")
-        migrate(database, template.parent)
-        database.engine.dispose()
-    return template
+@cache
+def migrated() -> sqlite3.Connection:
+    """A migrated database without rows: in memory, made once."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    with TemporaryDirectory() as folder:
+        made = Database(f"sqlite:///{folder}/{DATABASE}")
+        migrate(made, Path(folder))
+        with closing(made.engine.raw_connection()) as source:
+            cast(sqlite3.Connection, source.driver_connection).backup(memory)
+        made.engine.dispose()
+    return memory
 
 
-def refill(kept: Path) -> None:
-    """Make the cloud's SQLite hold what this file holds, under the connections that it has.
+def put_migrated(file: Path) -> None:
+    """Make an SQLite file of it."""
+    with closing(sqlite3.connect(file)) as target:
+        migrated().backup(target)
+
+
+def refill(kept: Path | sqlite3.Connection) -> None:
+    """Make the cloud's SQLite hold what this holds, under the connections that it has.
 
     Its engine stays, and with it every statement that it has compiled.
     """
-    with (
-        closing(sqlite3.connect(kept)) as source,
-        closing(cloud.database.engine.raw_connection()) as target,
-    ):
-        source.backup(cast(sqlite3.Connection, target.driver_connection))
+    with closing(cloud.database.engine.raw_connection()) as raw:
+        target = cast(sqlite3.Connection, raw.driver_connection)
+        if isinstance(kept, Path):
+            with closing(sqlite3.connect(kept)) as source:
+                source.backup(target)
+        else:
+            kept.backup(target)
 
 
 def keep(kept: Path) -> None:
@@ -309,7 +322,7 @@ def away_from_disks(database: Path) -> None:
         database.symlink_to(Path(memory, f"{uuid4()}.sqlite"))
 
 
-def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> World:
+def build(home: Path, *, hosts: int = 2, **changes: Any) -> World:
     """A datacenter with a repository, hosts, a pool, a VDC with a network, and a template.
 
     A home that was used before is used again, with the engine of its database.
@@ -322,7 +335,7 @@ def build(home: Path, template: Path, *, hosts: int = 2, **changes: Any) -> Worl
     if cloud.settings.database_url:
         migrate(cloud.database, home)
     else:
-        refill(migrated(template))
+        refill(migrated())
     repository = home / "repository"
     repository.mkdir()
     marker = initialise(repository)

@@ -37,6 +37,7 @@ from adapters.errors import AdapterError, Conflict, InUse, NotAllowed, OutOfSpac
 from adapters.settings import Settings
 from adapters.types import Family, OperationState, StepState, TemplateState, VmState
 from deployments.lab.mariadb import MariaDb
+from tests.worlds import put_migrated
 
 BOTH = ["sqlite", pytest.param("mariadb", marks=pytest.mark.lab)]
 PATIENCE_S = 30
@@ -54,7 +55,10 @@ def url(request, tmp_path):
 @pytest.fixture
 def database(url, tmp_path):
     made = Database(url)
-    migrate(made, tmp_path)
+    if url.startswith("sqlite"):
+        put_migrated(tmp_path / "test.sqlite")
+    else:
+        migrate(made, tmp_path)
     yield made
     made.engine.dispose()
 

@@ -18,6 +18,7 @@ from adapters.database.session import Database, utc_now
 from adapters.errors import Conflict, NotFound
 from adapters.types import Family, Format, OperationState, TemplateState, VmState, VolumeState
 from flows.policies.limits import HardLimitExceeded, SoftLimitExceeded, require_settable, within
+from tests.worlds import put_migrated
 
 BOTH = ["sqlite", pytest.param("mariadb", marks=pytest.mark.lab)]
 PATIENCE_S = 60
@@ -35,7 +36,10 @@ def url(request, tmp_path):
 @pytest.fixture
 def database(url, tmp_path):
     made = Database(url)
-    migrate(made, tmp_path)
+    if url.startswith("sqlite"):
+        put_migrated(tmp_path / "test.sqlite")
+    else:
+        migrate(made, tmp_path)
     yield made
     made.engine.dispose()
 

@@ -121,7 +121,7 @@ def api(
     if database_url:
         _empty(database_url)
     # One home: its engine stays warm.
-    world = build(folder / "api", folder / "migrated.sqlite", database_url=database_url)
+    world = build(folder / "api", database_url=database_url)
     app.middleware_stack = None  # what it counts is made anew
     app.dependency_overrides.clear()
     token = tokens.first_token(cloud.database)

@@ -31,7 +31,7 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
     changes = {}
     if request.param == "mariadb":
         changes["database_url"] = request.getfixturevalue("mariadb").fresh()
-    world: World = build(tmp_path / "home", tmp_path / "template.sqlite", **changes)
+    world: World = build(tmp_path / "home", **changes)
     token, app = tokens.first_token(cloud.database), create_app()
     assert token
     with TestClient(app, raise_server_exceptions=False) as client:

@@ -94,7 +94,7 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crowd]:
     }
     if asked > 16:
         changes["database_url"] = request.getfixturevalue("mariadb").fresh()
-    world = build(tmp_path / "home", tmp_path / "template.sqlite", hosts=HOSTS, **changes)
+    world = build(tmp_path / "home", hosts=HOSTS, **changes)
     ours = prefect_env.environment(cloud.settings) | cloud.settings.variables()
     ports = [free_port() for _ in range(REPLICAS)]
     processes = [

@@ -21,7 +21,7 @@ VMS = """{appliance: shop, virtual_datacenter: demo, vms: [
 @pytest.fixture
 def on_mariadb(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("dump")
-    world = build(folder / "home", folder / "none.sqlite", database_url=mariadb.fresh())
+    world = build(folder / "home", database_url=mariadb.fresh())
     app = create_app()
     token = tokens.first_token(cloud.database)
     assert token

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,7 +26,7 @@ from flows.trim_history import trim_history
 from tests.api.conftest import Api, refused
 from tests.api.test_cli import Workers, workers  # noqa: F401 - a fixture
 from tests.api.test_gateway import IMAGE
-from tests.worlds import migrated
+from tests.worlds import put_migrated
 
 REQUEST = "a-request-of-ours"
 WITH_VOLUME = """{appliance: shop, virtual_datacenter: demo, vms: [
@@ -785,13 +786,13 @@ def test_pages_follow_each_other(api: Api, sort: str) -> None:
     ids=lambda wanted: next(iter(wanted), "all"),
 )
 def test_a_page_is_read_from_an_index_in_its_order(
-    api: Api, wanted: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    api: Api, wanted: dict[str, Any], tmp_path: Path
 ) -> None:
     """As SQLite says, which goes by what there could be; MariaDB rather sorts what is little."""
     caller = tokens.bearer(cloud.database, api.token)
     assert caller
-    template = migrated(tmp_path_factory.getbasetemp() / "migrated.sqlite")
-    database = Database(f"sqlite:///{template}")
+    put_migrated(tmp_path / "empty.sqlite")
+    database = Database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
     row = told.EventRow
     query = router.Wanted(caller, **wanted).query().order_by(row.at.desc(), row.id.desc())
     text = str(query.compile(database.engine, compile_kwargs={"literal_binds": True}))

@@ -104,7 +104,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     ca, key = certificate(tmp_path)
     changes = {"port": free_port(), "tls_certificate": ca, "tls_key": key}
     changes["prefect_url"] = f"http://127.0.0.1:{free_port()}/api"
-    build(tmp_path / "home", tmp_path / "template.sqlite", **changes)
+    build(tmp_path / "home", **changes)
     (service,) = [each for each in services(cloud.settings) if each.name == "api"]
     try:
         service.start()

@@ -182,7 +182,7 @@ def test_many_cost_no_more_questions_than_one(api: Api) -> None:
 def many(mariadb: Any, tmp_path: Path) -> Iterator[Any]:
     """2,000 VMs on MariaDB, and the API as the largest of 40 enterprises sees it."""
     url = mariadb.fresh()
-    world = build(tmp_path / "home", tmp_path / "template.sqlite", hosts=200, database_url=url)
+    world = build(tmp_path / "home", hosts=200, database_url=url)
     largest = fill(world, vms=2000, enterprises=40)
     with cloud.database.write() as db:
         for table in models.Base.metadata.tables:

@@ -140,7 +140,7 @@ def test_of_many_who_read_the_same_one_changes_it(
     changes = {}
     if database == "mariadb":
         changes["database_url"] = request.getfixturevalue("mariadb").fresh()
-    build(tmp_path / "home", tmp_path / "template.sqlite", **changes)
+    build(tmp_path / "home", **changes)
     token = tokens.first_token(cloud.database)
     headers = {"Authorization": f"Bearer {token}"}
     together = Barrier(AT_ONCE)

@@ -26,7 +26,7 @@ def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[st
     changes = {"prefect_url": f"http://127.0.0.1:{free_port()}/api"}
     if request.param == "mariadb":
         changes["database_url"] = request.getfixturevalue("mariadb").fresh()
-    build(tmp_path / "home", tmp_path / "template.sqlite", **changes)
+    build(tmp_path / "home", **changes)
     ours = prefect_env.environment(cloud.settings) | cloud.settings.variables()
     ports = [free_port(), free_port()]
     command = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app"]

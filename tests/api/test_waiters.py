@@ -40,10 +40,8 @@ def server(tmp_path: Path) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-def test_five_hundred_wait_and_health_answers(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, server: tuple[str, int]
-) -> None:
-    world = build(tmp_path / "home", tmp_path_factory.getbasetemp() / "migrated.sqlite")
+def test_five_hundred_wait_and_health_answers(tmp_path: Path, server: tuple[str, int]) -> None:
+    world = build(tmp_path / "home")
     headers = {"Authorization": f"Bearer {tokens.first_token(cloud.database)}"}
     volume = VolumeRecord(
         id=world.datacenter,

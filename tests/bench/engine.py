@@ -37,7 +37,7 @@ def simulated(folder: Path, hosts: int = 20, **settings: str) -> Iterator[tuple[
     from tests import worlds
 
     home = folder / "home"
-    world = worlds.build(home, folder / "template.sqlite", hosts=hosts)
+    world = worlds.build(home, hosts=hosts)
     with cloud.database.write() as db:
         large = {"cpu": 640, "ram_mib": 2**20, "address": "memory?without=news"}
         db.execute(update(models.Host).values(**large))
@@ -112,7 +112,7 @@ def bench_steps(folder: Path) -> Iterator[Row]:
     from tests import worlds
     from tests.bench import ten_steps
 
-    world = worlds.build(folder / "home", folder / "template.sqlite")
+    world = worlds.build(folder / "home")
     told = ten_steps.run(world, folder / "home", RUNS)
     taskflow = statistics.median(
         timed(ten_steps.taskflow(folder / f"taskflow-{n}.sqlite")) for n in range(RUNS)

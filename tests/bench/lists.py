@@ -35,8 +35,7 @@ def bench_list_25k(folder: Path) -> Iterator[Row]:
     with ExitStack() as stack:
         stack.enter_context(started(server))
         url = server.fresh()
-        home, template = folder / "home", folder / "template.sqlite"
-        world = build(home, template, hosts=100, database_url=url)
+        world = build(folder / "home", hosts=100, database_url=url)
         largest = fill(world)
         token = tokens.mint(cloud.database, "bench", largest.enterprise)
         env = {**os.environ, **prefect_env.environment(cloud.settings)}

@@ -48,7 +48,7 @@ def bench_upload(folder: Path) -> Iterator[Row]:
         for _ in range(_SIZE_MIB):
             file.write(os.urandom(2**20))
     nowhere = f"http://127.0.0.1:{free_port()}/api"  # nobody carries out what is accepted
-    worlds.build(folder / "home", folder / "template.sqlite", prefect_url=nowhere)
+    worlds.build(folder / "home", prefect_url=nowhere)
     ours, theirs = free_port(), free_port()
     (folder / "nginx" / "files").mkdir(parents=True)
     told = folder / "nginx" / "nginx.conf"

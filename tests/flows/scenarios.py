@@ -109,7 +109,7 @@ class Worlds:
     def new(self, url: str = "") -> World:
         """A world in which nothing was asked for yet; it ends where the next one begins."""
         home = self._folder / "home"
-        return build(home, self._folder / "template.sqlite", database_url=url)
+        return build(home, database_url=url)
 
     def put_back(self, name: str) -> Operation:
         kept = self._folder / f"kept-{name}"

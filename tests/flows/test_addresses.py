@@ -21,7 +21,7 @@ RANGE = IPv4Network("10.0.0.0/29")
 
 @pytest.fixture
 def world(tmp_path):
-    return build(tmp_path / "home", tmp_path / "template.sqlite")
+    return build(tmp_path / "home")
 
 
 def network(world: World, kind: NetworkKind = NetworkKind.PRIVATE, **fields) -> UUID:

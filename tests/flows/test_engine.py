@@ -70,7 +70,7 @@ def engine(tmp_path_factory, stack) -> Iterator[tuple[worlds.World, dict[str, se
         "simulation": folder / "world.sqlite",
         **stack.settings,
     }
-    world = worlds.build(homes[0], folder / "template.sqlite", **changes)
+    world = worlds.build(homes[0], **changes)
     first = cloud.settings
     services = services_in(first)
     for n, home in enumerate(homes[1:], start=2):

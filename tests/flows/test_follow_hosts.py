@@ -18,7 +18,7 @@ from tests.worlds import build
 
 @pytest.fixture
 def world(tmp_path):
-    made = build(tmp_path / "home", tmp_path / "template.sqlite")
+    made = build(tmp_path / "home")
     yield made
     cloud.database.engine.dispose()
 

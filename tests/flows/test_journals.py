@@ -135,7 +135,7 @@ def write() -> None:
     """Keep a journal of this version."""
     folder = made_folder()
     try:
-        world = build(folder / "home", folder / "template.sqlite")
+        world = build(folder / "home")
         operation = SCENARIOS["deploy_vm"].accept(world)
         with pytest.MonkeyPatch.context() as monkeypatch:
             killed_at_the_end(operation, monkeypatch)

@@ -77,7 +77,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     collector = Collector()
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     folder = tmp_path_factory.mktemp("observed")
-    worlds.build(folder / "home", folder / "template.sqlite")
+    worlds.build(folder / "home")
     cloud.world.set_fate("storage.ensure_export", "fails", times=1)
     with pytest.MonkeyPatch.context() as patch:
         # Nothing is sent before its time: what arrives was flushed by those who left.

@@ -1,7 +1,6 @@
 """A sweep: what it takes for an orphan, what it may remove, and what it never touches."""
 
 import os
-import shutil
 import time
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -21,7 +20,7 @@ from flows.policies.sweeping import refusal
 from tests.flows.breaking import Breaker
 from tests.flows.scenarios import SCENARIOS, _seeded_vm, _volume, networked, put_rows_back, rows
 from tests.flows.test_fates import places_named
-from tests.worlds import World
+from tests.worlds import World, put_migrated
 
 # What people have made, and the database is to forget.
 TENANTS = (
@@ -321,7 +320,7 @@ def second_installation(world: World) -> World:
     """Another installation, which began with the same infrastructure and shares all of it."""
     theirs = replace(world, home=world.home.parent / "second")
     theirs.home.mkdir()
-    shutil.copy(world.home.parent / "template.sqlite", theirs.home / "cloudloom.sqlite")
+    put_migrated(theirs.home / "cloudloom.sqlite")
     kept = rows()
     become(theirs, world)
     put_rows_back(kept)

@@ -93,7 +93,7 @@ def without_images(
     home: Path, family: Family, address: str, tgtd: Tgtd, **changes: Any
 ) -> RealWorld:
     """The same with a host of any family, and without a template."""
-    world = worlds.build(home, home.parent / "template.sqlite", hosts=1)
+    world = worlds.build(home, hosts=1)
     cloud.become(worlds.settings_in(home, image_tool="qemu-img", **changes))
     (home / "pool").mkdir()
     with cloud.database.write() as db:

@@ -55,7 +55,7 @@ def world(request, tmp_path, vlans):
         lab = LABS[request.param](tmp_path / "dhcp", vlans.servers[0])
         stack.enter_context(started(lab))
         stack.enter_context(started(Relay(tmp_path, vlans)))
-        made = worlds.build(tmp_path / "home", tmp_path / "template.sqlite")
+        made = worlds.build(tmp_path / "home")
         address = lab.socket if isinstance(lab, Kea) else lab.folder
         made.dhcp = request.param, str(address)
         yield made

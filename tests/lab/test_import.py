@@ -29,7 +29,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture
 def world(tmp_path):
-    made = worlds.build(tmp_path / "home", tmp_path / "template.sqlite")
+    made = worlds.build(tmp_path / "home")
     cloud.become(worlds.settings_in(tmp_path / "home", image_tool="qemu-img", backend_timeout_s=0))
     yield made
     cloud.database.engine.dispose()

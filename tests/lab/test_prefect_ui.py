@@ -43,7 +43,7 @@ def flow_run_of(operation: Operation) -> UUID:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("ui")
-    world = worlds.build(folder / "home", folder / "template.sqlite")
+    world = worlds.build(folder / "home")
     world.image("tiny-linux", Format.QCOW2)
     slow = {"retries": "500", "retry_delay_s": "0.2", "retry_delay_max_s": "0.5"}
     ours = Cloudloom(folder / "home", image_tool="memory", backend_timeout_s="1", **slow)

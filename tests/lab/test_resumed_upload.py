@@ -75,7 +75,7 @@ class Server:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     away = {"prefect_url": f"http://127.0.0.1:{free_port()}/api", "image_tool": "qemu-img"}
-    worlds.build(tmp_path / "home", tmp_path / "template.sqlite", **away)
+    worlds.build(tmp_path / "home", **away)
     made = Server()
     made.start()
     yield made

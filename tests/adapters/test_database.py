@@ -40,7 +40,7 @@ from deployments.lab.mariadb import MariaDb
 from tests.worlds import put_migrated
 
 BOTH = ["sqlite", pytest.param("mariadb", marks=pytest.mark.lab)]
-PATIENCE_S = 30
+PATIENCE_S = 60
 FORK = multiprocessing.get_context("fork")
 
 

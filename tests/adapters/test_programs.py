@@ -11,7 +11,7 @@ from adapters import programs
 from adapters.errors import Transient, Unsupported
 from adapters.programs import ProgramFailed, Stopped
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def until(condition):
